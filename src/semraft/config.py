@@ -1,0 +1,215 @@
+"""A run is one value: the frozen dataclasses that say everything a training run depends on.
+
+If two runs differ, their configurations differ. Nothing here imports torch, so that `--help` is quick. The
+docstring under a field is its help text on the command line.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Random geometry and colour of a training pair; the defaults are the study's."""
+
+    enabled: bool = True
+    """Off: a random crop only."""
+    scale_probability: float = 0.8
+    """How often a pair is resized at all."""
+    min_log2_scale: float = -0.5
+    """Smallest resize, as a power of two. A crop that would not fit raises it for that pair."""
+    max_log2_scale: float = 0.2
+    """Largest resize, as a power of two."""
+    stretch_probability: float = 0.8
+    """How often a resize differs between width and height."""
+    max_log2_stretch: float = 0.2
+    """Largest difference, as a power of two, in either direction."""
+    horizontal_flip_probability: float = 0.5
+    """How often left and right change places."""
+    vertical_flip_probability: float = 0.1
+    """How often up and down change places."""
+    brightness: float = 0.4
+    """Largest relative change of brightness."""
+    contrast: float = 0.4
+    """Largest relative change of contrast."""
+    saturation: float = 0.4
+    """Largest relative change of saturation."""
+    hue_turns: float = 0.5 / 3.141592653589793
+    """Largest shift of hue, in turns of the colour circle."""
+    asymmetric_probability: float = 0.2
+    """How often the two frames get different colours."""
+    eraser_probability: float = 0.5
+    """How often one or two boxes of frame 2 are painted over with its mean colour."""
+    eraser_size_px: tuple[int, int] = (50, 100)
+    """Smallest and largest side of an erased box."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldConfig:
+    """The procedural driving world, for the data set called `world`."""
+
+    size: tuple[int, int] = (128, 256)
+    """Height and width of a frame in pixels."""
+    seed: int = 0
+    """The world's own seed; the run's seed does not change the scenes."""
+    scenes: int = 320
+    """Number of training scenes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is trained on and validated on."""
+
+    train: str = "world"
+    """Data sets, with weights when there are several: `viper:0.7,virtual-kitti:0.3`."""
+    root: str = ""
+    """Where the data lies: a folder, or one for each set: `viper=/data/viper,kitti=/data/kitti2015`."""
+    train_pairs: int | None = None
+    """Train on so many pairs of each set only, drawn once by `draw_seed` (overfitting studies)."""
+    validation: tuple[str, ...] = ("world",)
+    """Data sets to validate on; one without a root is left out, and the run says so."""
+    validation_pairs: int = 200
+    """Pairs in the validation draw of each set; KITTI is always taken whole."""
+    draw_seed: int = 0
+    """The seed of the validation draw, the same in every run whatever its own seed."""
+    crop: tuple[int, int] = (288, 960)
+    """Height and width of a training crop in pixels."""
+    damaged: Literal["refuse", "skip"] = "refuse"
+    """A damaged training pair stops the run, or is skipped, counted and written to the run's skipped.jsonl."""
+    workers: int = 2
+    """Loader processes; 0 loads in the training process."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """The procedural world."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network and where its weights come from."""
+
+    arch: Literal["large", "small", "tiny"] = "large"
+    """RAFT as published (large, small), or a small one for studies on a CPU (tiny)."""
+    weights: str = ""
+    """A checkpoint to start from: semraft's own, a public RAFT .pth or torchvision's. Empty: from scratch."""
+    batch_norm: Literal["auto", "train", "freeze"] = "auto"
+    """Batch norm statistics and weights: `auto` trains them from scratch and freezes them with `weights`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TermConfig:
+    """One auxiliary loss term, written NAME:WEIGHT on the command line."""
+
+    name: str
+    """A name that `semraft losses` lists."""
+    weight: float
+    """What its value is multiplied with in the total."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """The sequence loss and the terms added to it."""
+
+    gamma: float = 0.8
+    """Weight of refinement t of N in every sum over refinements: gamma^(N-t)."""
+    normalize: Literal["valid", "all"] = "valid"
+    """What the flow loss is divided by: the number of valid pixels, or of all pixels (RAFT's own code)."""
+    max_flow_px: float = 400.0
+    """Ground truth at least so long is not trained on."""
+    terms: tuple[TermConfig, ...] = ()
+    """Auxiliary terms, as NAME:WEIGHT, for example `semantic-v1:0.5 matching:0.3`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW under a one-cycle schedule."""
+
+    steps: int = 100_000
+    """Optimiser steps."""
+    batch: int = 6
+    """Samples a step, over all processes."""
+    learning_rate: float = 1e-4
+    """Peak of the one-cycle schedule."""
+    weight_decay: float = 1e-5
+    """AdamW's decoupled weight decay."""
+    epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    warm_up_frac: float = 0.05
+    """Part of the schedule spent rising to the peak."""
+    clip_norm: float = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One training run."""
+
+    recipe: str = "custom"
+    """The recipe this configuration was made from."""
+    seed: int = 0
+    """Initial weights, sample order and augmentation."""
+    output: str = ""
+    """The run's folder; empty: runs/RECIPE-seedSEED."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Network."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Losses."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+    num_updates: int = 12
+    """Refinements in training."""
+    validation_updates: int = 24
+    """Refinements in validation."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the network: `auto` is bfloat16 where the hardware multiplies it natively, else float32."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    log_every: int = 100
+    """Steps between lines of training metrics."""
+    validate_every: int = 5000
+    """Steps between validations, each followed by a checkpoint."""
+    checkpoint_every: int = 1000
+    """Steps between updates of checkpoints/last.pt."""
+    saved_pairs: int = 8
+    """Validation pairs whose pictures and flow the last validation keeps for the report."""
+    tracker: Literal["none"] = "none"
+    """A tracker beside TensorBoard."""
+
+
+def to_json(config: Any) -> str:
+    """A configuration as JSON text, every field named."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def load_config(path: Path) -> RunConfig:
+    """Reads what `to_json` wrote.
+
+    Raises:
+        ValueError: A name or value that no RunConfig has.
+    """
+    try:
+        return typing.cast(RunConfig, _build(RunConfig, json.loads(path.read_text())))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a run configuration: {error}") from error
+
+
+def _build(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _build(hints[name], part) for name, part in value.items()})  # type: ignore[operator]
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_build(part, item) for part, item in zip(kinds, value, strict=True))
+    if origin in (Union, types.UnionType):
+        return None if value is None else _build(parts[0], value)
+    return value

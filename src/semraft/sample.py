@@ -1,0 +1,161 @@
+"""The currency between rooms: what is read, what is trained on, what is predicted.
+
+Conventions (docs/conventions.md says them in full): flow component 0 is u (right +), 1 is v (down +), in
+pixels of that array, from frame 1 to frame 2, on frame 1's grid; `valid` is bool and always there; invalid
+flow is stored as 0 and never read; labels are in the common taxonomy with 255 ignored; instance 0 is none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
+
+IGNORE_LABEL = 255
+"""The label that never counts, in arrays and tensors alike."""
+
+
+class DamagedFile(ValueError):
+    """A file that exists but does not hold what it should: truncated, wrong type, wrong size."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DamagedFile, (self.path, self.reason)  # Raised in loader workers: must survive pickling.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowSample:
+    """One image pair and all that is known about it, as numpy arrays of one height and width.
+
+    `occluded1` is True where the point seen in frame 1 is not visible in frame 2: covered, or out of frame
+    (`occluded2`: the same from frame 2 to frame 1). `moving1` marks pixels of objects that move on their own.
+    `valid_noc` is KITTI's: valid and with the match inside frame 2. `sparse` ground truth must never be
+    interpolated. None means that the data does not say.
+    """
+
+    id: str
+    scene: str
+    dataset: str
+    image1: UInt8[np.ndarray, "H W 3"]
+    image2: UInt8[np.ndarray, "H W 3"]
+    flow: Float32[np.ndarray, "H W 2"]
+    valid: Bool[np.ndarray, "H W"]
+    sparse: bool = False
+    valid_noc: Bool[np.ndarray, "H W"] | None = None
+    backward_flow: Float32[np.ndarray, "H W 2"] | None = None
+    backward_valid: Bool[np.ndarray, "H W"] | None = None
+    labels1: UInt8[np.ndarray, "H W"] | None = None
+    labels2: UInt8[np.ndarray, "H W"] | None = None
+    instances1: Int32[np.ndarray, "H W"] | None = None
+    instances2: Int32[np.ndarray, "H W"] | None = None
+    occluded1: Bool[np.ndarray, "H W"] | None = None
+    occluded2: Bool[np.ndarray, "H W"] | None = None
+    moving1: Bool[np.ndarray, "H W"] | None = None
+
+
+OPTIONAL_FIELDS = (
+    "valid_noc",
+    "backward_flow",
+    "backward_valid",
+    "labels1",
+    "labels2",
+    "instances1",
+    "instances2",
+    "occluded1",
+    "occluded2",
+    "moving1",
+)
+"""The fields of a sample or batch that may be None; a dataset's `provides` is a subset of these."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowBatch:
+    """Samples stacked as tensors. Images are RGB, float 0..255. A field is None if any sample lacks it."""
+
+    ids: tuple[str, ...]
+    image1: Float[torch.Tensor, "B 3 H W"]
+    image2: Float[torch.Tensor, "B 3 H W"]
+    flow: Float[torch.Tensor, "B 2 H W"]
+    valid: Bool[torch.Tensor, "B H W"]
+    valid_noc: Bool[torch.Tensor, "B H W"] | None = None
+    backward_flow: Float[torch.Tensor, "B 2 H W"] | None = None
+    backward_valid: Bool[torch.Tensor, "B H W"] | None = None
+    labels1: Int64[torch.Tensor, "B H W"] | None = None
+    labels2: Int64[torch.Tensor, "B H W"] | None = None
+    instances1: Int64[torch.Tensor, "B H W"] | None = None
+    instances2: Int64[torch.Tensor, "B H W"] | None = None
+    occluded1: Bool[torch.Tensor, "B H W"] | None = None
+    occluded2: Bool[torch.Tensor, "B H W"] | None = None
+    moving1: Bool[torch.Tensor, "B H W"] | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Prediction:
+    """What a network says of a pair. `flows` holds one full-resolution flow per refinement asked for.
+
+    `features1`, `features2` are the 1/8 features that the correlation volume compares (unpadded size rounded
+    up to a multiple of 8), for the `matching` term. `occlusion` (logits, positive is occluded) and
+    `segmentation1`, `segmentation2` (class logits) are None where the network has no such head.
+    """
+
+    flows: list[Float[torch.Tensor, "B 2 H W"]]
+    features1: Float[torch.Tensor, "B C h w"]
+    features2: Float[torch.Tensor, "B C h w"]
+    occlusion: Float[torch.Tensor, "B H W"] | None = None
+    segmentation1: Float[torch.Tensor, "B K H W"] | None = None
+    segmentation2: Float[torch.Tensor, "B K H W"] | None = None
+
+    @property
+    def flow(self) -> Float[torch.Tensor, "B 2 H W"]:
+        """The last refinement's flow, in pixels."""
+        return self.flows[-1]
+
+
+class Problem(NamedTuple):
+    """Why a pair that should be there can't be used: the pair, the file, what is wrong with it."""
+
+    pair_id: str
+    path: Path
+    kind: Literal["missing", "empty", "damaged", "size"]
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """One pair before anything is opened: its id, its scene, its files by role (`image1`, `flow`, ...).
+
+    `id` is unique within (dataset, split) and stable across machines; `scene` groups pairs that are not
+    independent of each other (a sequence), which is what a bootstrap resamples.
+    """
+
+    id: str
+    scene: str
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowDataset:
+    """The usable pairs of one split, how to read one, and what could not be used."""
+
+    name: str
+    split: str
+    pairs: tuple[Pair, ...]
+    read: Callable[[Pair], FlowSample]
+    """Raises DamagedFile for a file that does not hold what it should."""
+    provides: frozenset[str]
+    """The optional fields (OPTIONAL_FIELDS) that every one of its samples has."""
+    sparse: bool = False
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> FlowSample:
+        return self.read(self.pairs[index])
