@@ -1,0 +1,42 @@
+"""What several tests share: where the real frames are, and small asymmetric samples."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semraft.sample import FlowSample
+
+REAL_DATA = Path(os.environ.get("SEMRAFT_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+needs_real_data = pytest.mark.skipif(
+    not REAL_DATA.is_dir(), reason=f"no real frames at {REAL_DATA} (set SEMRAFT_REAL_DATA)"
+)
+
+
+def make_sample(rng: np.random.Generator, height: int = 37, width: int = 53) -> FlowSample:
+    """A sample with every field set, no symmetry, and some invalid pixels."""
+    valid = rng.random((height, width)) > 0.2
+    backward_valid = rng.random((height, width)) > 0.2
+    flow = rng.normal(0, 4, (height, width, 2)).astype(np.float32) * valid[..., None]
+    backward = rng.normal(0, 4, (height, width, 2)).astype(np.float32) * backward_valid[..., None]
+    return FlowSample(
+        id="made/000001",
+        scene="made",
+        dataset="made",
+        image1=rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        image2=rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        flow=flow,
+        valid=valid,
+        valid_noc=valid & (rng.random((height, width)) > 0.1),
+        backward_flow=backward,
+        backward_valid=backward_valid,
+        labels1=rng.choice(np.array([0, 2, 7, 10, 255], dtype=np.uint8), (height, width)),
+        labels2=rng.choice(np.array([0, 2, 7, 10, 255], dtype=np.uint8), (height, width)),
+        instances1=rng.integers(0, 4, (height, width)).astype(np.int32),
+        instances2=rng.integers(0, 4, (height, width)).astype(np.int32),
+        occluded1=rng.random((height, width)) > 0.8,
+        occluded2=rng.random((height, width)) > 0.8,
+        moving1=rng.random((height, width)) > 0.7,
+    )
