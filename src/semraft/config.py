@@ -212,4 +212,4 @@ def _build(kind: Any, value: Any) -> Any:
         return tuple(_build(part, item) for part, item in zip(kinds, value, strict=True))
     if origin in (Union, types.UnionType):
         return None if value is None else _build(parts[0], value)
-    return value
+    return float(value) if kind is float else value

@@ -1,0 +1,53 @@
+"""RAFT's sequence loss: the L1 distance to the ground truth at every refinement."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from semraft.losses.reduction import masked_mean, refinement_sum
+
+MAX_FLOW_PX = 400.0
+"""Ground truth at least so long is not trained on (RAFT's own limit)."""
+
+
+def trusted_pixels(
+    flow_gt: Float[Tensor, "B 2 H W"], valid: Bool[Tensor, "B H W"], max_flow_px: float = MAX_FLOW_PX
+) -> Bool[Tensor, "B H W"]:
+    """The V of the definitions: valid in the file, finite, and shorter than `max_flow_px`."""
+    # A comparison with NaN or infinity is False, so this is also the test for finite.
+    return valid & (flow_gt.square().sum(dim=1) < max_flow_px**2)
+
+
+def sequence_loss(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flow_gt: Float[Tensor, "B 2 H W"],
+    valid: Bool[Tensor, "B H W"],
+    gamma: float = 0.8,
+    normalize: Literal["valid", "all"] = "valid",
+    max_flow_px: float = MAX_FLOW_PX,
+) -> Float[Tensor, ""]:
+    """sum_t gamma^(N-t) mean_V |F_t - F|_1, in pixels (Teed and Deng, ECCV 2020, equation 7).
+
+    `normalize="all"` divides by B H W instead of by the number of valid pixels. RAFT's own code also divides
+    by the two components: half of that.
+    """
+    return refinement_sum(sequence_values(flows, flow_gt, valid, normalize, max_flow_px), gamma)
+
+
+def sequence_values(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flow_gt: Float[Tensor, "B 2 H W"],
+    valid: Bool[Tensor, "B H W"],
+    normalize: Literal["valid", "all"] = "valid",
+    max_flow_px: float = MAX_FLOW_PX,
+) -> Float[Tensor, " T"]:
+    """The sequence loss at each refinement, before the weights."""
+    trusted = trusted_pixels(flow_gt, valid, max_flow_px)
+    target = torch.where(trusted[:, None], flow_gt, 0).float()
+    distances = [(flow.float() - target).abs().sum(dim=1) for flow in flows]
+    if normalize == "all":
+        return torch.stack([torch.where(trusted, distance, 0).mean() for distance in distances])
+    return torch.stack([masked_mean(distance, trusted) for distance in distances])
