@@ -1,0 +1,121 @@
+"""What limits a comparison, in sentences: different data, unfinished runs, too few seeds, skipped samples.
+
+Whoever reads the page reads these first. It decides nothing: comparison.py leaves out what can't be compared.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from semraft.analysis.comparison import variants
+from semraft.analysis.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notice:
+    """A sentence that the reader of a comparison must not miss; `stop`: the runs are not comparable."""
+
+    level: Literal["stop", "warning", "note"]
+    text: str
+
+
+def notices(runs: Sequence[Run]) -> list[Notice]:
+    """Everything that limits what the runs say, worst first."""
+    found = [*_data_notices(runs), *_step_notices(runs), *_seed_notices(runs), *_version_notices(runs)]
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for text in _about_one(run):
+            said.setdefault(text, []).append(run.name)
+    for text, names in said.items():
+        who = "every run" if len(names) == len(runs) > 1 else ", ".join(names)
+        found.append(Notice(level="warning", text=f"{who}: {text}"))
+    order = ("stop", "warning", "note")
+    return sorted(found, key=lambda notice: order.index(notice.level))
+
+
+def _about_one(run: Run) -> Iterable[str]:
+    if run.last_step < run.steps:
+        yield f"stopped or still running at step {run.last_step} of {run.steps}."
+    if not run.splits:
+        yield "no validation yet."
+    yield from (f"{note}." for note in run.notes)
+    for metric in dict.fromkeys(metric for row in run.logged.get("train", {}).values() for metric in row):
+        steps, values = run.curve("train", metric)
+        broken = steps[~np.isfinite(values)]
+        if metric.endswith("loss") and broken.size:
+            often = _count(broken.size, "logged step")
+            yield f"{metric} was not finite at {often}, first at step {int(broken[0])}."
+    if run.skipped:
+        ids = ", ".join(sorted({str(entry.get("id")) for entry in run.skipped})[:5])
+        yield f"{_count(len(run.skipped), 'damaged training sample')} skipped (such as {ids})."
+    data = run.environment.get("data", {})
+    for entry in data.get("train", []):
+        problems = entry.get("problems") or 0
+        if problems:
+            number = problems if isinstance(problems, int) else len(problems)
+            yield f"{_count(number, 'training pair')} of {entry.get('name')} could not be used."
+    yield from (f"not validated on {text}" for text in data.get("left_out", []))
+    yield from (str(text) for text in run.environment.get("warnings", []))
+
+
+def _data_notices(runs: Sequence[Run]) -> Iterable[Notice]:
+    for split in dict.fromkeys(split for run in runs for split in run.splits):
+        draws = [run.validation(split) for run in runs if split in run.splits]
+        if any(draw.get("ids") != draws[0].get("ids") for draw in draws):
+            text = f"{split}: the runs were validated on different pairs. Their numbers are not comparable."
+            yield Notice(level="stop", text=text)
+        elif any(draw.get("fingerprint") != draws[0].get("fingerprint") for draw in draws):
+            text = f"{split}: the validation data differs between runs. Their numbers are not comparable."
+            yield Notice(level="stop", text=text)
+    fingerprints: dict[str, set[Any]] = {}
+    for run in runs:
+        for entry in run.environment.get("data", {}).get("train", []):
+            fingerprints.setdefault(str(entry.get("name")), set()).add(entry.get("fingerprint"))
+    for name, found in fingerprints.items():
+        if len(found) > 1:
+            text = (
+                f"The training data called {name} differs between runs: differences may come from the data."
+            )
+            yield Notice(level="stop", text=text)
+
+
+def _step_notices(runs: Sequence[Run]) -> Iterable[Notice]:
+    for split in dict.fromkeys(split for run in runs for split in run.splits):
+        last = sorted({run.final(split)[0] for run in runs if split in run.splits})
+        if len(last) > 1:
+            text = f"{split}: the last validations are of different steps ({', '.join(map(str, last))})."
+            yield Notice(level="warning", text=f"{text} No best value is marked.")
+
+
+def _seed_notices(runs: Sequence[Run]) -> Iterable[Notice]:
+    groups = variants(runs)
+    seeds = {name: sorted(run.seed for run in group) for name, group in groups.items()}
+    for name, found in seeds.items():
+        if len(set(found)) < len(found):
+            yield Notice(
+                level="warning", text=f"{name}: one seed appears more than once among seeds {found}."
+            )
+    if len({tuple(found) for found in seeds.values()}) > 1:
+        listed = "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in seeds.items())
+        text = f"The variants were not run with the same seeds ({listed}). Differences use common seeds only."
+        yield Notice(level="warning", text=text)
+    single = [name for name, found in seeds.items() if len(set(found)) == 1]
+    if len(groups) > 1 and single:
+        text = (
+            f"One seed each for {', '.join(single)}: a single seed proves nothing. Runs that differ in "
+            "nothing but the seed differ too, often by as much as variants do."
+        )
+        yield Notice(level="warning", text=text)
+
+
+def _version_notices(runs: Sequence[Run]) -> Iterable[Notice]:
+    for field in ("semraft", "commit", "torch", "device"):
+        found = list(dict.fromkeys(str(run.environment.get(field)) for run in runs))
+        if len(found) > 1:
+            yield Notice(level="note", text=f"The runs differ in {field}: {', '.join(found)}.")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

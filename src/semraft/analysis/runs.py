@@ -1,0 +1,203 @@
+"""Run directories as values: what was run and what it logged.
+
+Reads files only and never imports torch; comparing runs is the business of comparison.py.
+"""
+
+import csv
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float16, Float64, UInt8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One training run as its folder tells it; an interrupted run has what it had written until then.
+
+    `config` is flat ("optim.batch" -> 6). `logged` is split -> step -> metric -> value, in order of steps.
+    `per_sample` is (split, pair id) -> metric -> value, of the last evaluation. `notes` says in sentences
+    what could not be read.
+    """
+
+    path: Path
+    recipe: str
+    seed: int
+    steps: int
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    logged: dict[str, dict[int, dict[str, float]]]
+    per_sample: dict[tuple[str, str], dict[str, float]]
+    pair_files: dict[str, tuple[Path, ...]]
+    skipped: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.resolve().name
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The validation splits that were scored at least once."""
+        return tuple(split for split in self.logged if split != "train")
+
+    @property
+    def last_step(self) -> int:
+        """The last step that anything was logged at, 0 before the first."""
+        return max((step for rows in self.logged.values() for step in rows), default=0)
+
+    def final(self, split: str) -> tuple[int, dict[str, float]]:
+        """The step and the numbers of the last evaluation of a split; (0, {}) if there was none."""
+        rows = self.logged.get(split)
+        return next(reversed(rows.items())) if rows else (0, {})
+
+    def curve(
+        self, split: str, metric: str
+    ) -> tuple[Float64[np.ndarray, " points"], Float64[np.ndarray, " points"]]:
+        """Steps and values of one metric, where it was logged."""
+        points = [(step, row[metric]) for step, row in self.logged.get(split, {}).items() if metric in row]
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        return np.array(steps, dtype=np.float64), np.array(values, dtype=np.float64)
+
+    def validation(self, split: str) -> dict[str, Any]:
+        """What the run recorded of a split's validation draw: `ids` and `fingerprint`."""
+        recorded: dict[str, Any] = self.environment.get("data", {}).get("validation", {})
+        return dict(recorded.get(split, recorded.get(split.removesuffix("-val"), {})))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedPair:
+    """A validation pair as one run saved it: the data and this run's flow. None: the data does not say."""
+
+    id: str
+    image1: UInt8[np.ndarray, "H W 3"]
+    image2: UInt8[np.ndarray, "H W 3"]
+    flow_gt: Float16[np.ndarray, "H W 2"]
+    valid: Bool[np.ndarray, "H W"]
+    flow: Float16[np.ndarray, "H W 2"]
+    labels1: UInt8[np.ndarray, "H W"] | None = None
+    occluded1: Bool[np.ndarray, "H W"] | None = None
+
+
+def load_run(path: Path) -> Run:
+    """Reads one run directory.
+
+    Raises:
+        ValueError: A file that a run directory has is missing, or does not hold what it should.
+    """
+    config = _flat(_read_object(path, "config.json"))
+    environment = _read_object(path, "environment.json")
+    absent = {"recipe", "seed", "optim.steps"} - config.keys()
+    if absent:
+        raise ValueError(f"{path / 'config.json'} is not a run configuration: it lacks {sorted(absent)}")
+    rows, notes = _read_lines(path / "metrics.jsonl")
+    skipped, skipped_notes = _read_lines(path / "skipped.jsonl")
+    if not rows:
+        notes.append("nothing was logged yet")
+    return Run(
+        path=path,
+        recipe=str(config["recipe"]),
+        seed=int(config["seed"]),
+        steps=int(config["optim.steps"]),
+        config=config,
+        environment=environment,
+        logged=_by_split(path, rows),
+        per_sample=_read_per_sample(path / "per_sample.csv"),
+        pair_files={
+            folder.name: tuple(sorted(folder.glob("*.npz")))
+            for folder in sorted((path / "pairs").glob("*"))
+            if folder.is_dir()
+        },
+        skipped=tuple(skipped),
+        notes=(*notes, *skipped_notes),
+    )
+
+
+def load_pair(path: Path) -> SavedPair:
+    """Reads one saved validation pair.
+
+    Raises:
+        ValueError: The file is damaged or lacks an array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return SavedPair(
+                id=str(arrays["id"]),
+                **{
+                    name: arrays[name]
+                    for name in ("image1", "image2", "flow_gt", "valid", "flow", "labels1", "occluded1")
+                    if name in arrays or name not in ("labels1", "occluded1")
+                },
+            )
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a saved validation pair: {error}") from error
+
+
+def _read_object(path: Path, name: str) -> dict[str, Any]:
+    if not (path / name).is_file():
+        raise ValueError(f"{path} is not a run directory: {name} is missing")
+    try:
+        value = json.loads((path / name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path / name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path / name} should hold a JSON object, holds a {type(value).__name__}")
+    return value
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Objects of a .jsonl file and notes on lines that a killed process left torn; no file is no lines."""
+    objects: list[dict[str, Any]] = []
+    notes: list[str] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            objects.append(value)
+        elif line.strip():
+            notes.append(f"line {number} of {path.name} is torn and was ignored")
+    return objects, notes
+
+
+def _by_split(path: Path, rows: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, float]]]:
+    """Later lines win: a resumed run logs the steps after its last checkpoint a second time."""
+    logged: dict[str, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        if "step" not in row or "split" not in row:
+            raise ValueError(f"{path / 'metrics.jsonl'}: a line lacks step or split: {row}")
+        values = {
+            name: math.nan if value is None else float(value)
+            for name, value in row.items()
+            if name not in ("step", "split") and (value is None or isinstance(value, int | float))
+        }
+        logged.setdefault(str(row["split"]), {}).setdefault(int(row["step"]), {}).update(values)
+    return {split: dict(sorted(steps.items())) for split, steps in logged.items()}
+
+
+def _read_per_sample(path: Path) -> dict[tuple[str, str], dict[str, float]]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            (row["split"], row["id"]): {
+                name: float(value) if value else math.nan
+                for name, value in row.items()
+                if name not in ("split", "id", "scene")
+            }
+            for row in csv.DictReader(file)
+        }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return leaves
