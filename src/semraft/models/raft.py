@@ -1,0 +1,212 @@
+"""RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020)."""
+
+from collections.abc import Callable
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semraft.models import correlation
+from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
+from semraft.models.update import MaskHead, MotionEncoder, UpdateBlock, upsample_bilinear, upsample_convex
+from semraft.ops.padding import pad_to_multiple
+from semraft.sample import Prediction
+
+MIN_SIZE_PX = 64
+"""Smallest height and width: below, the coarsest of four correlation levels would be empty."""
+
+
+class RAFT(nn.Module):
+    """The network whatever its sizes: two encoders, a correlation pyramid, a recurrence, an upsampling.
+
+    Flow, coordinates and correlation are float32 under autocast. `unit_features` gives every feature vector
+    the length sqrt(C), so that a correlation is sqrt(C) times a cosine: bounded, and soft enough to train on.
+    Without a `mask_head` flow is upsampled bilinearly.
+    """
+
+    def __init__(
+        self,
+        *,
+        arch: str,
+        feature_encoder: Encoder,
+        context_encoder: Encoder,
+        update_block: UpdateBlock,
+        mask_head: MaskHead | None,
+        levels: int,
+        radius: int,
+        unit_features: bool = False,
+    ) -> None:
+        super().__init__()
+        self.arch = arch
+        self.feature_encoder = feature_encoder
+        self.context_encoder = context_encoder
+        self.update_block = update_block
+        self.mask_head = mask_head
+        self.levels = levels
+        self.radius = radius
+        self.unit_features = unit_features
+        self.batch_norm_is_frozen = False
+
+    def forward(
+        self,
+        image1: Float[Tensor, "B 3 H W"],
+        image2: Float[Tensor, "B 3 H W"],
+        num_updates: int = 12,
+        flow_init: Float[Tensor, "B 2 h w"] | None = None,
+        keep: Literal["all", "last"] = "all",
+    ) -> Prediction:
+        """The flow from image1 to image2 after each of `num_updates` refinements.
+
+        Images are RGB, 0..255, of any size from 64 x 64. `flow_init` starts the recurrence: at 1/8 of the
+        size, rounded up, and in units of 8 pixels (an 1/8-size flow's own pixels). `keep="last"` upsamples
+        and returns the last refinement alone: the same numbers for less work.
+
+        Raises:
+            ValueError: Sizes that differ or are too small, or no refinement.
+        """
+        check_inputs(image1, image2, num_updates, flow_init)
+        height, width = image1.shape[-2:]
+        image1, image2 = (pad_to_multiple(2 * (image / 255) - 1, STRIDE) for image in (image1, image2))
+
+        features1, features2 = self.features(image1), self.features(image2)
+        volumes = correlation.pyramid(features1, features2, self.levels)
+        hidden, context = self.context_encoder(image1).split(self.update_block.channels, dim=1)
+        hidden, constants = torch.tanh(hidden), self.update_block.prepare(F.relu(context))
+
+        cells = cell_positions(features1)
+        flow = torch.zeros_like(cells) if flow_init is None else flow_init.to(cells.dtype)
+        flows = []
+        for updates_left in reversed(range(num_updates)):
+            flow = flow.detach()  # A refinement learns from its own change, not through where it looked.
+            window = correlation.lookup(volumes, cells + flow, self.radius)
+            hidden, change = self.update_block(hidden, constants, window, flow)
+            flow = flow + change
+            if keep == "all" or updates_left == 0:
+                flows.append(self.upsample(flow, hidden)[..., :height, :width])
+        return Prediction(flows=flows, features1=features1, features2=features2)
+
+    def features(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """What the correlation compares, in full precision."""
+        features = correlation.in_full_precision(self.feature_encoder(image))
+        return F.normalize(features) * features.shape[1] ** 0.5 if self.unit_features else features
+
+    def upsample(
+        self, flow: Float[Tensor, "B 2 h w"], hidden: Float[Tensor, "B D h w"]
+    ) -> Float[Tensor, "B 2 8*h 8*w"]:
+        """Flow in cells to flow in pixels."""
+        if self.mask_head is None:
+            return upsample_bilinear(STRIDE * flow)
+        return upsample_convex(STRIDE * flow, self.mask_head(hidden))
+
+    def freeze_batch_norm(self) -> Self:
+        """Keeps batch norm's running statistics as they are, now and under every later `train()`.
+
+        Its scale and shift still learn, as in RAFT's fine-tuning.
+        """
+        self.batch_norm_is_frozen = True
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.batch_norm_is_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+
+def check_inputs(image1: Tensor, image2: Tensor, num_updates: int, flow_init: Tensor | None) -> None:
+    height, width = image1.shape[-2:]
+    if image1.shape != image2.shape:
+        raise ValueError(
+            f"image1 and image2 differ in shape: {tuple(image1.shape)} and {tuple(image2.shape)}; "
+            "resize or crop them to one size"
+        )
+    if min(height, width) < MIN_SIZE_PX:
+        raise ValueError(
+            f"images are {height} x {width} px, the smallest is {MIN_SIZE_PX} x {MIN_SIZE_PX}: enlarge them"
+        )
+    if num_updates < 1:
+        raise ValueError(f"num_updates is {num_updates}, at least one refinement is needed")
+    cells = (image1.shape[0], 2, -(-height // STRIDE), -(-width // STRIDE))
+    if flow_init is not None and flow_init.shape != cells:
+        raise ValueError(
+            f"flow_init is {tuple(flow_init.shape)}, expected {cells}: 1/8 of the size, rounded up"
+        )
+
+
+def cell_positions(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 2 h w"]:
+    """The (x, y) of every cell of the features, integers."""
+    batch, _, height, width = features.shape
+    y = torch.arange(height, device=features.device, dtype=features.dtype)
+    x = torch.arange(width, device=features.device, dtype=features.dtype)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy")).expand(batch, -1, -1, -1)
+
+
+def raft_large() -> RAFT:
+    """RAFT as published, 5.3 million parameters."""
+    hidden, context = 128, 128
+    levels, radius = 4, 4
+    return RAFT(
+        arch="large",
+        feature_encoder=Encoder(ResidualBlock, (64, 96, 128), 256, "instance"),
+        context_encoder=Encoder(ResidualBlock, (64, 96, 128), hidden + context, "batch"),
+        update_block=UpdateBlock(
+            MotionEncoder(levels * (2 * radius + 1) ** 2, (256, 192), (128, 64), 128),
+            hidden,
+            context,
+            kernels=((1, 5), (5, 1)),
+            head_width=256,
+        ),
+        mask_head=MaskHead(hidden, 256),
+        levels=levels,
+        radius=radius,
+    )
+
+
+def raft_small() -> RAFT:
+    """RAFT small as published, 1.0 million parameters."""
+    hidden, context = 96, 64
+    levels, radius = 4, 3
+    return RAFT(
+        arch="small",
+        feature_encoder=Encoder(BottleneckBlock, (32, 64, 96), 128, "instance"),
+        context_encoder=Encoder(BottleneckBlock, (32, 64, 96), hidden + context, "none"),
+        update_block=UpdateBlock(
+            MotionEncoder(levels * (2 * radius + 1) ** 2, (96,), (64, 32), 82),
+            hidden,
+            context,
+            kernels=((3, 3),),
+            head_width=128,
+        ),
+        mask_head=None,
+        levels=levels,
+        radius=radius,
+    )
+
+
+def raft_tiny() -> RAFT:
+    """A RAFT for studies on a CPU, 0.4 million parameters; no norm that depends on the batch."""
+    hidden, context = 48, 48
+    levels, radius = 3, 3
+    return RAFT(
+        arch="tiny",
+        feature_encoder=Encoder(ResidualBlock, (24, 32, 48), 64, "instance"),
+        context_encoder=Encoder(ResidualBlock, (24, 32, 48), hidden + context, "none"),
+        update_block=UpdateBlock(
+            MotionEncoder(levels * (2 * radius + 1) ** 2, (64,), (32, 16), 48),
+            hidden,
+            context,
+            kernels=((1, 5), (5, 1)),
+            head_width=64,
+        ),
+        mask_head=MaskHead(hidden, 64),
+        levels=levels,
+        radius=radius,
+        unit_features=True,
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[], RAFT]] = {"large": raft_large, "small": raft_small, "tiny": raft_tiny}

@@ -1,0 +1,168 @@
+"""One refinement of RAFT: correlation and flow in, a change of flow out, and upsampling to full size."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semraft.models.encoder import STRIDE
+
+
+class MotionEncoder(nn.Module):
+    """The correlation window and the flow so far as `out_channels` features, the last two the flow itself."""
+
+    def __init__(
+        self,
+        correlation_channels: int,
+        correlation_widths: tuple[int, ...],
+        flow_widths: tuple[int, int],
+        out_channels: int,
+    ) -> None:
+        super().__init__()
+        self.correlation = nn.Sequential(nn.Conv2d(correlation_channels, correlation_widths[0], 1), nn.ReLU())
+        for in_channels, channels in pairwise(correlation_widths):
+            self.correlation.extend([nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU()])
+        self.flow = nn.Sequential(
+            nn.Conv2d(2, flow_widths[0], 7, padding=3),
+            nn.ReLU(),
+            nn.Conv2d(flow_widths[0], flow_widths[1], 3, padding=1),
+            nn.ReLU(),
+        )
+        self.merge = nn.Conv2d(correlation_widths[-1] + flow_widths[1], out_channels - 2, 3, padding=1)
+        self.out_channels = out_channels
+
+    def forward(
+        self, correlation: Float[Tensor, "B D h w"], flow: Float[Tensor, "B 2 h w"]
+    ) -> Float[Tensor, "B M h w"]:
+        both = torch.cat([self.correlation(correlation), self.flow(flow)], dim=1)
+        merged = F.relu(self.merge(both))
+        return torch.cat([merged, flow.to(merged.dtype)], dim=1)
+
+
+class GateConstants(NamedTuple):
+    """What a ConvGRU computes once per pair: its weights without the context's, and the context's share."""
+
+    gates_weight: Tensor
+    gates_share: Tensor
+    candidate_weight: Tensor
+    candidate_share: Tensor
+
+
+class ConvGRU(nn.Module):
+    """A gated recurrent unit of convolutions over hidden state, context and motion, in that order.
+
+    A convolution is linear in its input channels and the context is the same at every refinement: its share
+    of the three convolutions, biases included, is computed once (`prepare`) and added at each.
+    """
+
+    def __init__(
+        self, hidden_channels: int, context_channels: int, motion_channels: int, kernel: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.channels = (hidden_channels, context_channels, motion_channels)
+        self.padding = (kernel[0] // 2, kernel[1] // 2)
+        self.update_gate = nn.Conv2d(sum(self.channels), hidden_channels, kernel, padding=self.padding)
+        self.reset_gate = nn.Conv2d(sum(self.channels), hidden_channels, kernel, padding=self.padding)
+        self.candidate = nn.Conv2d(sum(self.channels), hidden_channels, kernel, padding=self.padding)
+
+    def prepare(self, context: Float[Tensor, "B C h w"]) -> GateConstants:
+        convolutions = (self.update_gate, self.reset_gate, self.candidate)
+        weight = torch.cat([convolution.weight for convolution in convolutions])
+        bias = torch.cat([convolution.bias for convolution in convolutions if convolution.bias is not None])
+        of_hidden, of_context, of_motion = torch.split(weight, self.channels, dim=1)
+        share = F.conv2d(context, of_context, bias, padding=self.padding)
+        changing = torch.cat([of_hidden, of_motion], dim=1)
+        gates = 2 * self.channels[0]
+        return GateConstants(changing[:gates], share[:, :gates], changing[gates:], share[:, gates:])
+
+    def forward(
+        self, hidden: Float[Tensor, "B H h w"], motion: Float[Tensor, "B M h w"], constants: GateConstants
+    ) -> Float[Tensor, "B H h w"]:
+        gates_weight, gates_share, candidate_weight, candidate_share = constants
+        both = torch.cat([hidden, motion], dim=1)
+        gates = F.conv2d(both, gates_weight, padding=self.padding) + gates_share
+        update, reset = torch.sigmoid(gates).chunk(2, dim=1)
+        both = torch.cat([reset * hidden, motion], dim=1)
+        candidate = torch.tanh(F.conv2d(both, candidate_weight, padding=self.padding) + candidate_share)
+        return torch.lerp(hidden, candidate, update)
+
+
+class UpdateBlock(nn.Module):
+    """Motion encoder, one recurrent unit per kernel, and the head that reads the change of flow."""
+
+    def __init__(
+        self,
+        motion_encoder: MotionEncoder,
+        hidden_channels: int,
+        context_channels: int,
+        kernels: tuple[tuple[int, int], ...],
+        head_width: int,
+    ) -> None:
+        super().__init__()
+        self.channels = (hidden_channels, context_channels)
+        self.motion_encoder = motion_encoder
+        self.recurrent_units = nn.ModuleList(
+            ConvGRU(hidden_channels, context_channels, motion_encoder.out_channels, kernel)
+            for kernel in kernels
+        )
+        self.flow_head = nn.Sequential(
+            nn.Conv2d(hidden_channels, head_width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(head_width, 2, 3, padding=1),
+        )
+
+    def prepare(self, context: Float[Tensor, "B C h w"]) -> list[GateConstants]:
+        """What depends on the context alone, once for all refinements."""
+        return [unit.prepare(context) for unit in self.recurrent_units]
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B H h w"],
+        constants: list[GateConstants],
+        correlation: Float[Tensor, "B D h w"],
+        flow: Float[Tensor, "B 2 h w"],
+    ) -> tuple[Float[Tensor, "B H h w"], Float[Tensor, "B 2 h w"]]:
+        """The new hidden state, and what to add to the flow, in cells."""
+        motion = self.motion_encoder(correlation, flow)
+        for unit, unit_constants in zip(self.recurrent_units, constants, strict=True):
+            hidden = unit(hidden, motion, unit_constants)
+        return hidden, self.flow_head(hidden)
+
+
+class MaskHead(nn.Module):
+    """The weights of convex upsampling from the hidden state, as logits: 9 neighbours of 8x8 pixels."""
+
+    def __init__(self, hidden_channels: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(hidden_channels, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 9 * STRIDE**2, 1),
+        )
+
+    def forward(self, hidden: Float[Tensor, "B H h w"]) -> Float[Tensor, "B 576 h w"]:
+        logits: Tensor = self.layers(hidden)
+        return 0.25 * logits  # RAFT's own factor, to balance this branch's gradients; the weights rely on it.
+
+
+def upsample_convex(
+    cells: Float[Tensor, "B C h w"], mask: Float[Tensor, "B 576 h w"]
+) -> Float[Tensor, "B C 8*h 8*w"]:
+    """Each pixel of the 8 times larger result is a convex combination of its cell's 3x3 neighbours.
+
+    The mask's channels run over the neighbour (row, column), then the pixel in its cell (row, column);
+    neighbours outside are zero. Values are not scaled: multiply flow by 8 before (paper, appendix B).
+    """
+    batch, channels, height, width = cells.shape
+    weights = mask.to(cells.dtype).view(batch, 1, 9, STRIDE, STRIDE, height, width).softmax(dim=2)
+    neighbours = F.unfold(cells, 3, padding=1).view(batch, channels, 9, 1, 1, height, width)
+    pixels = (weights * neighbours).sum(dim=2)  # B C 8 8 h w
+    return pixels.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels, STRIDE * height, STRIDE * width)
+
+
+def upsample_bilinear(cells: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C 8*h 8*w"]:
+    """Bilinear upsampling by 8 with the corner cells on the corner pixels, as RAFT small was trained with."""
+    return F.interpolate(cells, scale_factor=STRIDE, mode="bilinear", align_corners=True)

@@ -1,0 +1,212 @@
+"""Weights from files: semraft's checkpoints, the public RAFT .pth files, torchvision's RAFT. Always strict.
+
+A layout differs from ours in the names of tensors alone, one to one; the tensors are the same. A semraft
+checkpoint is a dictionary with `semraft` (the version, 1), `arch` and `model` (our state dict), and whatever
+training adds.
+"""
+
+import functools
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from semraft.models.raft import ARCHITECTURES, RAFT
+from semraft.sample import DamagedFile
+
+CHECKPOINT_VERSION = 1
+
+Layout = Literal["semraft", "official", "torchvision"]
+
+RENAMES: dict[Layout, tuple[tuple[str, str], ...]] = {
+    "semraft": (),
+    "official": (
+        ("feature_encoder.", "fnet."),
+        ("context_encoder.", "cnet."),
+        ("stem.", "conv1."),
+        ("stem_norm.", "norm1."),
+        ("stages.0.", "layer1."),
+        ("stages.1.", "layer2."),
+        ("stages.2.", "layer3."),
+        ("shortcut.", "downsample."),
+        ("project.", "conv2."),
+        ("motion_encoder.correlation.0.", "encoder.convc1."),
+        ("motion_encoder.correlation.2.", "encoder.convc2."),
+        ("motion_encoder.flow.0.", "encoder.convf1."),
+        ("motion_encoder.flow.2.", "encoder.convf2."),
+        ("motion_encoder.merge.", "encoder.conv."),
+        ("recurrent_units.0.update_gate.", "gru.convz1."),
+        ("recurrent_units.0.reset_gate.", "gru.convr1."),
+        ("recurrent_units.0.candidate.", "gru.convq1."),
+        ("recurrent_units.1.update_gate.", "gru.convz2."),
+        ("recurrent_units.1.reset_gate.", "gru.convr2."),
+        ("recurrent_units.1.candidate.", "gru.convq2."),
+        ("flow_head.0.", "flow_head.conv1."),
+        ("flow_head.2.", "flow_head.conv2."),
+        ("mask_head.layers.", "update_block.mask."),
+    ),
+    "torchvision": (
+        ("stem.", "convnormrelu.0."),
+        ("stem_norm.", "convnormrelu.1."),
+        ("stages.0.", "layer1."),
+        ("stages.1.", "layer2."),
+        ("stages.2.", "layer3."),
+        (".conv1.", ".convnormrelu1.0."),
+        (".conv2.", ".convnormrelu2.0."),
+        (".conv3.", ".convnormrelu3.0."),
+        (".norm1.", ".convnormrelu1.1."),
+        (".norm2.", ".convnormrelu2.1."),
+        ("shortcut.", "downsample."),
+        ("project.", "conv."),
+        ("motion_encoder.correlation.0.", "motion_encoder.convcorr1.0."),
+        ("motion_encoder.correlation.2.", "motion_encoder.convcorr2.0."),
+        ("motion_encoder.flow.0.", "motion_encoder.convflow1.0."),
+        ("motion_encoder.flow.2.", "motion_encoder.convflow2.0."),
+        ("motion_encoder.merge.", "motion_encoder.conv.0."),
+        ("recurrent_units.0.", "recurrent_block.convgru1."),
+        ("recurrent_units.1.", "recurrent_block.convgru2."),
+        ("update_gate.", "convz."),
+        ("reset_gate.", "convr."),
+        ("candidate.", "convq."),
+        ("flow_head.0.", "flow_head.conv1."),
+        ("flow_head.2.", "flow_head.conv2."),
+        ("mask_head.layers.0.", "mask_predictor.convrelu.0."),
+        ("mask_head.layers.2.", "mask_predictor.conv."),
+    ),
+}
+"""Our part of a name -> the layout's, replaced in this order."""
+
+CANDIDATES: tuple[tuple[Layout, str], ...] = (
+    *(("semraft", arch) for arch in ARCHITECTURES),
+    ("official", "large"),
+    ("official", "small"),
+    ("torchvision", "large"),
+    ("torchvision", "small"),
+)
+
+
+def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) -> RAFT:
+    """The network of the given weights, in training mode; `arch` is what they must be, if given.
+
+    Raises:
+        DamagedFile: See `load_state`.
+        ValueError: See `load_state`; or the weights are of another architecture than `arch`.
+    """
+    found, state = load_state(source)
+    if arch not in (None, found):
+        raise ValueError(f"the weights are of RAFT {found}, asked for was {arch}")
+    model = ARCHITECTURES[found]()
+    model.load_state_dict(state)
+    return model
+
+
+def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """The architecture and our state dict of a file, of a checkpoint or of a state dict in any layout.
+
+    Raises:
+        DamagedFile: A file that torch can't read, or that holds more than tensors and plain values.
+        ValueError: Tensors missing, unexpected or of another shape than the network's, by name.
+    """
+    if isinstance(source, str | Path):
+        try:
+            source = torch.load(source, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            reason = f"not a file of tensors: {str(error).splitlines()[0]}"
+            raise DamagedFile(str(source), reason) from error
+    if not isinstance(source, Mapping):
+        raise ValueError(f"expected a dictionary of tensors, got {type(source).__name__}")
+    if "semraft" not in source:
+        return convert(source)
+    if source["semraft"] != CHECKPOINT_VERSION:
+        raise ValueError(
+            f"checkpoint version is {source['semraft']}, this semraft reads {CHECKPOINT_VERSION}: update it"
+        )
+    check(source["model"], "semraft", source["arch"])
+    return source["arch"], dict(source["model"])
+
+
+def convert(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """Recognises layout and architecture by names and shapes; gives the architecture and our state dict.
+
+    Raises:
+        ValueError: See `load_state`.
+    """
+    if state and all(name.startswith("module.") for name in state):  # Saved from a data-parallel wrapper.
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"expected a dictionary of tensors, its keys are {shorten(state)}")
+    found = {(name, value.shape) for name, value in state.items()}
+    layout, arch = max(CANDIDATES, key=lambda pair: len(found & expected_shapes(*pair).items()))
+    if not found & expected_shapes(layout, arch).items():
+        raise ValueError(f"not the weights of a RAFT that semraft knows: its tensors are {shorten(state)}")
+    check(state, layout, arch)
+    return arch, {ours: state[theirs] for ours, theirs in names(layout, arch).items()}
+
+
+def revert(state: Mapping[str, Tensor], layout: Layout, arch: str) -> dict[str, Tensor]:
+    """Our state dict in another layout: the inverse of `convert`."""
+    theirs = {name: state[ours] for ours, name in names(layout, arch).items()}
+    return theirs | {alias: theirs[name] for alias, name in aliases(layout, arch).items()}
+
+
+@functools.cache
+def names(layout: Layout, arch: str) -> dict[str, str]:
+    """Our name of every tensor -> the layout's name."""
+    renamed = {}
+    for ours in our_shapes(arch):
+        theirs = ours
+        for part, replacement in RENAMES[layout]:
+            theirs = theirs.replace(part, replacement)
+        if (layout, arch) == ("official", "small"):  # Its only recurrent unit is not numbered.
+            theirs = re.sub(r"gru\.(conv[zrq])1\.", r"gru.\1.", theirs)
+        renamed[ours] = theirs
+    return renamed
+
+
+@functools.cache
+def aliases(layout: Layout, arch: str) -> dict[str, str]:
+    """Second names of one tensor: RAFT registers a shortcut's batch norm in the block and in the shortcut."""
+    if layout != "official":
+        return {}
+    shortcuts = [name for name in names(layout, arch).values() if "downsample.1." in name]
+    return {name.replace("downsample.1.", "norm3."): name for name in shortcuts}
+
+
+@functools.cache
+def our_shapes(arch: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in ARCHITECTURES[arch]().state_dict().items()}
+
+
+@functools.cache
+def expected_shapes(layout: Layout, arch: str) -> dict[str, torch.Size]:
+    shapes = {theirs: our_shapes(arch)[ours] for ours, theirs in names(layout, arch).items()}
+    return shapes | {alias: shapes[name] for alias, name in aliases(layout, arch).items()}
+
+
+def check(state: Mapping[str, Tensor], layout: Layout, arch: str) -> None:
+    """Raises ValueError unless the state dict has exactly the layout's tensors, aliases equal."""
+    expected = expected_shapes(layout, arch)
+    faults = []
+    if missing := expected.keys() - state.keys():
+        faults.append(f"missing {shorten(missing)}")
+    if unexpected := state.keys() - expected.keys():
+        faults.append(f"unexpected {shorten(unexpected)}")
+    for name in sorted(expected.keys() & state.keys()):
+        if state[name].shape != expected[name]:
+            faults.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name])}")
+    for alias, name in aliases(layout, arch).items():
+        if not faults and not torch.equal(state[alias], state[name]):
+            faults.append(f"{alias} and {name} are one tensor of the network but differ")
+    if faults:
+        raise ValueError(f"weights of RAFT {arch} in the {layout} layout: " + "; ".join(faults))
+
+
+def shorten(keys: Any) -> str:
+    """The first eight names, sorted, and how many more there are."""
+    listed = sorted(map(str, keys))
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
