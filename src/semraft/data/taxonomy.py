@@ -1,0 +1,328 @@
+"""What labels mean: the common classes, and the label images of each data set in their terms.
+
+Twelve classes and 255 (ignored), with the groups the loss terms ask for. Not for reading files as such
+(`formats`). Label images are looked up in tables: ids in one of 256, colours, as 24 bits, in one of 2^24.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, Integer, UInt8
+
+from semraft.data.formats import holds_ids, read_colors, read_ids
+from semraft.sample import IGNORE_LABEL, DamagedFile
+
+Color = tuple[int, int, int]
+Unknown = Literal["error", "ignore"]
+
+
+class CommonClass(NamedTuple):
+    """A class of the common taxonomy and the groups it is in; `color` (RGB) is for pictures only.
+
+    planar: lies on the ground plane, more or less. static: rigid with the world. thing: may move on its own,
+    which a parked car does not. sky: has no ground-truth flow in any data set. Vegetation is static, though
+    its flow is not smooth.
+    """
+
+    id: int
+    name: str
+    color: Color
+    planar: bool = False
+    static: bool = False
+    thing: bool = False
+    sky: bool = False
+
+
+CLASSES = (
+    CommonClass(0, "road", (128, 64, 128), planar=True, static=True),
+    CommonClass(1, "sidewalk", (244, 35, 232), planar=True, static=True),
+    CommonClass(2, "terrain", (152, 251, 152), planar=True, static=True),
+    CommonClass(3, "building", (70, 70, 70), static=True),
+    CommonClass(4, "barrier", (190, 153, 153), static=True),
+    CommonClass(5, "street_object", (220, 220, 0), static=True),
+    CommonClass(6, "vegetation", (107, 142, 35), static=True),
+    CommonClass(7, "sky", (70, 130, 180), sky=True),
+    CommonClass(8, "person", (220, 20, 60), thing=True),
+    CommonClass(9, "two_wheeler", (119, 11, 32), thing=True),
+    CommonClass(10, "car", (0, 0, 142), thing=True),
+    CommonClass(11, "large_vehicle", (0, 60, 100), thing=True),
+)
+NUM_CLASSES = len(CLASSES)
+
+PLANAR = tuple(entry.id for entry in CLASSES if entry.planar)
+STATIC = tuple(entry.id for entry in CLASSES if entry.static)
+THINGS = tuple(entry.id for entry in CLASSES if entry.thing)
+SKY = tuple(entry.id for entry in CLASSES if entry.sky)
+GROUND = (1, 2)
+"""Sidewalk and terrain, which Virtual KITTI paints alike: metrics over mixed data also merge them."""
+
+
+class SourceClass(NamedTuple):
+    """A class of a data set: its own id, name and colour (RGB), and the common id it becomes."""
+
+    id: int
+    name: str
+    color: Color
+    common: int
+
+
+VIPER_CLASSES = (
+    SourceClass(0, "unlabeled", (0, 0, 0), 255),
+    SourceClass(1, "ambiguous", (111, 74, 0), 255),
+    SourceClass(2, "sky", (70, 130, 180), 7),
+    SourceClass(3, "road", (128, 64, 128), 0),
+    SourceClass(4, "sidewalk", (244, 35, 232), 1),
+    SourceClass(5, "railtrack", (230, 150, 140), 0),
+    SourceClass(6, "terrain", (152, 251, 152), 2),
+    SourceClass(7, "tree", (87, 182, 35), 6),
+    SourceClass(8, "vegetation", (35, 142, 35), 6),
+    SourceClass(9, "building", (70, 70, 70), 3),
+    SourceClass(10, "infrastructure", (153, 153, 153), 5),
+    SourceClass(11, "fence", (190, 153, 153), 4),
+    SourceClass(12, "billboard", (150, 20, 20), 5),
+    SourceClass(13, "trafficlight", (250, 170, 30), 5),
+    SourceClass(14, "trafficsign", (220, 220, 0), 5),
+    SourceClass(15, "mobilebarrier", (180, 180, 100), 4),
+    SourceClass(16, "firehydrant", (173, 153, 153), 5),
+    SourceClass(17, "chair", (168, 153, 153), 5),
+    SourceClass(18, "trash", (81, 0, 21), 5),
+    SourceClass(19, "trashcan", (81, 0, 81), 5),
+    SourceClass(20, "person", (220, 20, 60), 8),
+    SourceClass(21, "animal", (255, 0, 0), 8),
+    SourceClass(22, "bicycle", (119, 11, 32), 9),
+    SourceClass(23, "motorcycle", (0, 0, 230), 9),
+    SourceClass(24, "car", (0, 0, 142), 10),
+    SourceClass(25, "van", (0, 80, 100), 10),
+    SourceClass(26, "bus", (0, 60, 100), 11),
+    SourceClass(27, "truck", (0, 0, 70), 11),
+    SourceClass(28, "trailer", (0, 0, 90), 11),
+    SourceClass(29, "train", (0, 80, 100), 11),
+    SourceClass(30, "plane", (0, 100, 100), 255),
+    SourceClass(31, "boat", (50, 0, 90), 255),
+)
+"""srrichter/viper, classes.csv. Van and train share a colour there."""
+
+VIPER_VAN = 25
+VIPER_TRAIN = 29
+VIPER_VAN_COLOR_RVC = (0, 80, 60)
+"""Van in the Robust Vision Challenge's copy of the table, where it is told from train."""
+
+VIRTUAL_KITTI_CLASSES = (
+    SourceClass(0, "Terrain", (210, 0, 200), 2),
+    SourceClass(1, "Sky", (90, 200, 255), 7),
+    SourceClass(2, "Tree", (0, 199, 0), 6),
+    SourceClass(3, "Vegetation", (90, 240, 0), 6),
+    SourceClass(4, "Building", (140, 140, 140), 3),
+    SourceClass(5, "Road", (100, 60, 100), 0),
+    SourceClass(6, "GuardRail", (250, 100, 255), 4),
+    SourceClass(7, "TrafficSign", (255, 255, 0), 5),
+    SourceClass(8, "TrafficLight", (200, 200, 0), 5),
+    SourceClass(9, "Pole", (255, 130, 0), 5),
+    SourceClass(10, "Misc", (80, 80, 80), 3),
+    SourceClass(11, "Truck", (160, 60, 60), 11),
+    SourceClass(12, "Car", (255, 127, 80), 10),
+    SourceClass(13, "Van", (0, 139, 139), 10),
+    SourceClass(14, "Undefined", (0, 0, 0), 255),
+)
+"""Virtual KITTI 2, colors.txt; the files hold colours, so the ids are row numbers and ours alone."""
+
+VIRTUAL_KITTI_MISC = 10
+
+CITYSCAPES_CLASSES = (
+    SourceClass(0, "unlabeled", (0, 0, 0), 255),
+    SourceClass(1, "ego vehicle", (0, 0, 0), 255),
+    SourceClass(2, "rectification border", (0, 0, 0), 255),
+    SourceClass(3, "out of roi", (0, 0, 0), 255),
+    SourceClass(4, "static", (0, 0, 0), 255),
+    SourceClass(5, "dynamic", (111, 74, 0), 255),
+    SourceClass(6, "ground", (81, 0, 81), 0),
+    SourceClass(7, "road", (128, 64, 128), 0),
+    SourceClass(8, "sidewalk", (244, 35, 232), 1),
+    SourceClass(9, "parking", (250, 170, 160), 0),
+    SourceClass(10, "rail track", (230, 150, 140), 0),
+    SourceClass(11, "building", (70, 70, 70), 3),
+    SourceClass(12, "wall", (102, 102, 156), 3),
+    SourceClass(13, "fence", (190, 153, 153), 4),
+    SourceClass(14, "guard rail", (180, 165, 180), 4),
+    SourceClass(15, "bridge", (150, 100, 100), 3),
+    SourceClass(16, "tunnel", (150, 120, 90), 3),
+    SourceClass(17, "pole", (153, 153, 153), 5),
+    SourceClass(18, "polegroup", (153, 153, 153), 5),
+    SourceClass(19, "traffic light", (250, 170, 30), 5),
+    SourceClass(20, "traffic sign", (220, 220, 0), 5),
+    SourceClass(21, "vegetation", (107, 142, 35), 6),
+    SourceClass(22, "terrain", (152, 251, 152), 2),
+    SourceClass(23, "sky", (70, 130, 180), 7),
+    SourceClass(24, "person", (220, 20, 60), 8),
+    SourceClass(25, "rider", (255, 0, 0), 8),
+    SourceClass(26, "car", (0, 0, 142), 10),
+    SourceClass(27, "truck", (0, 0, 70), 11),
+    SourceClass(28, "bus", (0, 60, 100), 11),
+    SourceClass(29, "caravan", (0, 0, 90), 11),
+    SourceClass(30, "trailer", (0, 0, 110), 11),
+    SourceClass(31, "train", (0, 80, 100), 11),
+    SourceClass(32, "motorcycle", (0, 0, 230), 9),
+    SourceClass(33, "bicycle", (119, 11, 32), 9),
+    SourceClass(255, "license plate", (0, 0, 142), 255),
+)
+"""Cityscapes and KITTI semantics by labelId (not trainId); the licence plate's -1 is 255 in uint8."""
+
+_UNKNOWN = 254  # Never an id of ours: what a table says where it says nothing.
+
+
+def _palette(classes: tuple[CommonClass, ...] | tuple[SourceClass, ...]) -> UInt8[np.ndarray, "256 3"]:
+    palette = np.zeros((256, 3), np.uint8)
+    for entry in classes:
+        palette[entry.id] = entry.color
+    palette.flags.writeable = False
+    return palette
+
+
+PALETTE = _palette(CLASSES)
+"""Picture colours (RGB) of the common ids; 255 is black."""
+VIPER_PALETTE = _palette(VIPER_CLASSES)
+"""Colours (RGB) of VIPER's ids, as its palette png files have them."""
+
+
+def viper_labels(path: Path | str, unknown: Unknown = "error") -> UInt8[np.ndarray, "H W"]:
+    """Reads a VIPER `cls` png, of ids (palette or grey) or of colours, as common ids.
+
+    Raises:
+        DamagedFile: An id above 31 or a colour that is in no table; with `unknown="ignore"` that is 255.
+    """
+    path = Path(path)
+    ids = _read_byte_ids(path) if holds_ids(path) else viper_ids_from_colors(path, unknown)[0]
+    return _look_up(path, "ids", ids, _id_table(VIPER_CLASSES), unknown, IGNORE_LABEL)
+
+
+def viper_ids_from_colors(
+    path: Path | str, unknown: Unknown = "error"
+) -> tuple[UInt8[np.ndarray, "H W"], int]:
+    """Reads a VIPER `cls` png of colours as VIPER ids, and counts the pixels that may be van or train.
+
+    The two share a colour, which is called van: train is not evaluated, and a dictionary built in the table's
+    order would turn every van into a train.
+
+    Raises:
+        DamagedFile: A colour that is in no table; with `unknown="ignore"` it is 0, unlabeled.
+    """
+    path = Path(path)
+    entries = tuple((entry.color, entry.id) for entry in VIPER_CLASSES if entry.id != VIPER_TRAIN)
+    codes = _pack(read_colors(path))
+    table = _color_table((*entries, (VIPER_VAN_COLOR_RVC, VIPER_VAN)))
+    shared = int(np.count_nonzero(codes == _code(VIPER_CLASSES[VIPER_TRAIN].color)))
+    return _look_up(path, "colours", codes, table, unknown, 0), shared
+
+
+def virtual_kitti_labels(
+    path: Path | str, misc: Literal["building", "ignore"] = "building", unknown: Unknown = "error"
+) -> UInt8[np.ndarray, "H W"]:
+    """Reads a Virtual KITTI 2 `classgt` png as common ids. Pavement comes as terrain: it is painted so.
+
+    `misc` says what becomes of Misc, large walls for the most part: static structure, or ignored.
+
+    Raises:
+        DamagedFile: A colour that is not in colors.txt; with `unknown="ignore"` that is 255.
+    """
+    path = Path(path)
+    common = {entry.color: entry.common for entry in VIRTUAL_KITTI_CLASSES}
+    if misc == "ignore":
+        common[VIRTUAL_KITTI_CLASSES[VIRTUAL_KITTI_MISC].color] = IGNORE_LABEL
+    table = _color_table(tuple(common.items()))
+    return _look_up(path, "colours", _pack(read_colors(path)), table, unknown, IGNORE_LABEL)
+
+
+def cityscapes_labels(path: Path | str, unknown: Unknown = "error") -> UInt8[np.ndarray, "H W"]:
+    """Reads a png of Cityscapes labelIds (KITTI's `semantic` too) as common ids. trainIds are not told apart.
+
+    Raises:
+        DamagedFile: An id that Cityscapes lacks (34..254); with `unknown="ignore"` that is 255.
+    """
+    path = Path(path)
+    return _look_up(path, "ids", _read_byte_ids(path), _id_table(CITYSCAPES_CLASSES), unknown, IGNORE_LABEL)
+
+
+def viper_instances(path: Path | str) -> Int32[np.ndarray, "H W"]:
+    """Reads a VIPER `inst` png: 256 G + B, 0 where nothing is told apart; R is the class and not part of it.
+
+    Raises:
+        DamagedFile: Not a png of colours, or R is above 31 and so no class (channels in the wrong order).
+    """
+    path = Path(path)
+    colors = read_colors(path)
+    if colors[..., 0].max() >= len(VIPER_CLASSES):
+        raise DamagedFile(path, f"class {colors[..., 0].max()} in the red channel, VIPER has 0..31")
+    return _pack(colors) & 0xFFFF
+
+
+def virtual_kitti_instances(path: Path | str) -> Int32[np.ndarray, "H W"]:
+    """Reads a Virtual KITTI 2 `instancegt` png: trackID + 1, 0 where there is none."""
+    return read_ids(path).astype(np.int32)
+
+
+def kitti_instances(path: Path | str) -> Int32[np.ndarray, "H W"]:
+    """Reads a KITTI `instance` png: labelId * 256 + n as stored, unique over classes; 0 where n is 0."""
+    values = read_ids(path).astype(np.int32)
+    return np.where(values & 0xFF, values, 0)
+
+
+def _read_byte_ids(path: Path) -> UInt8[np.ndarray, "H W"]:
+    ids = read_ids(path)
+    if ids.dtype != np.uint8:
+        raise DamagedFile(path, "holds 16-bit numbers, labels have 8 bits")
+    return ids
+
+
+def _code(color: Color) -> int:
+    red, green, blue = color
+    return red << 16 | green << 8 | blue
+
+
+def _pack(colors: UInt8[np.ndarray, "H W 3"]) -> Int32[np.ndarray, "H W"]:
+    wide = colors.astype(np.int32)
+    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+
+
+@cache
+def _id_table(classes: tuple[SourceClass, ...]) -> UInt8[np.ndarray, " 256"]:
+    table = np.full(256, _UNKNOWN, np.uint8)
+    for entry in classes:
+        table[entry.id] = entry.common
+    return table
+
+
+@cache
+def _color_table(entries: tuple[tuple[Color, int], ...]) -> UInt8[np.ndarray, " 16777216"]:
+    table = np.full(1 << 24, _UNKNOWN, np.uint8)
+    for color, value in entries:
+        table[_code(color)] = value
+    return table
+
+
+def _look_up(
+    path: Path,
+    kind: Literal["ids", "colours"],
+    codes: Integer[np.ndarray, "H W"],
+    table: UInt8[np.ndarray, " N"],
+    unknown: Unknown,
+    replacement: int,
+) -> UInt8[np.ndarray, "H W"]:
+    labels = table.take(codes)
+    missing = labels == _UNKNOWN
+    if missing.any():
+        if unknown != "ignore":
+            raise DamagedFile(path, f"unknown {kind}: {_name_codes(kind, codes[missing])}")
+        labels[missing] = replacement
+    return labels
+
+
+def _name_codes(kind: Literal["ids", "colours"], codes: Integer[np.ndarray, " N"]) -> str:
+    values, counts = np.unique(codes, return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:5]
+    names = [
+        f"{code if kind == 'ids' else (code >> 16, code >> 8 & 255, code & 255)} ({count} pixels)"
+        for code, count in zip(values[most].tolist(), counts[most].tolist(), strict=True)
+    ]
+    return ", ".join(names) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
