@@ -82,13 +82,18 @@ class DataConfig:
     crop: tuple[int, int] = (288, 960)
     """Height and width of a training crop in pixels."""
     damaged: Literal["refuse", "skip"] = "refuse"
-    """A damaged training pair stops the run, or is skipped, counted and written to the run's skipped.jsonl."""
+    """A damaged training pair stops the run, or is skipped, counted and named in skipped.jsonl."""
     workers: int = 2
     """Loader processes; 0 loads in the training process."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """The procedural world."""
+
+    def __post_init__(self) -> None:
+        _refuse("data.crop", self.crop, "two multiples of 8, 64 at least", [c % 8 or c < 64 for c in self.crop])
+        _refuse("data.workers", self.workers, "0 or more", [self.workers < 0])
+        _refuse("data.validation-pairs", self.validation_pairs, "1 or more", [self.validation_pairs < 1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +131,9 @@ class LossConfig:
     terms: tuple[TermConfig, ...] = ()
     """Auxiliary terms, as NAME:WEIGHT, for example `semantic-v1:0.5 matching:0.3`."""
 
+    def __post_init__(self) -> None:
+        _refuse("loss.gamma", self.gamma, "above 0, at most 1", [not 0 < self.gamma <= 1])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
@@ -145,6 +153,12 @@ class OptimConfig:
     """Part of the schedule spent rising to the peak."""
     clip_norm: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        _refuse("optim.steps", self.steps, "1 or more", [self.steps < 1])
+        _refuse("optim.batch", self.batch, "1 or more", [self.batch < 1])
+        _refuse("optim.learning-rate", self.learning_rate, "above 0", [self.learning_rate <= 0])
+        _refuse("optim.clip-norm", self.clip_norm, "0 or more", [self.clip_norm < 0])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +184,7 @@ class RunConfig:
     validation_updates: int = 24
     """Refinements in validation."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the network: `auto` is bfloat16 where the hardware multiplies it natively, else float32."""
+    """Arithmetic of the network: `auto` is bfloat16 where the hardware has it, else float32."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     log_every: int = 100
@@ -181,8 +195,16 @@ class RunConfig:
     """Steps between updates of checkpoints/last.pt."""
     saved_pairs: int = 8
     """Validation pairs whose pictures and flow the last validation keeps for the report."""
-    tracker: Literal["none"] = "none"
-    """A tracker beside TensorBoard."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_updates", "validation_updates", "log_every", "validate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            _refuse(name.replace("_", "-"), value, "1 or more", [value < 1])
+
+
+def _refuse(name: str, value: object, expected: str, faults: list[Any]) -> None:
+    if any(faults):
+        raise ValueError(f"--{name} is {value}: expected {expected}")
 
 
 def to_json(config: Any) -> str:

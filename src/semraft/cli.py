@@ -1,0 +1,371 @@
+"""The command line: argv -> one function. Commands import what they need when they run.
+
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong. What a user can cause ends in one line on
+standard error; SEMRAFT_TRACEBACK=1 shows where it came from.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from semraft.config import RunConfig, TermConfig, load_config
+
+Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
+Positional = tyro.conf.Positional
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a recipe, repeat a run (--from RUN) or go on with one (--resume RUN)."""
+    from semraft.recipes import RECIPES
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(TRAIN_HELP.format(recipes="\n".join(f"  {name}" for name in RECIPES)))
+        return
+    first, rest = arguments[0], list(arguments[1:])
+    if first in ("--resume", "--from") and not rest:
+        raise ValueError(f"{first} needs the folder of a run")
+    if first == "--resume":
+        if len(rest) > 1:
+            raise ValueError(f"--resume goes on exactly as before: take out {' '.join(rest[1:])}")
+        run = _run_folder(rest[0])
+        if not (run / "checkpoints" / "last.pt").exists():
+            raise ValueError(f"{run} has no checkpoints/last.pt to go on from: start it again")
+        config, resume = load_config(run / "config.json"), True
+    else:
+        if first == "--from":
+            base = load_config(_run_folder(rest.pop(0)) / "config.json")
+            base = _replace(base, output="")
+        elif first in RECIPES:
+            base = RECIPES[first].config
+        else:
+            raise ValueError(f"no recipe is called {first!r}: `semraft recipes` lists them")
+        config = tyro.cli(
+            RunConfig, default=base, args=rest, prog=f"semraft train {first}", registry=_terms_as_text()
+        )
+        run, resume = Path(config.output or f"runs/{config.recipe}-seed{config.seed}"), False
+    from semraft.training.loop import train as train_run
+
+    train_run(config, run, resume)
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        print(f"run: {run}")
+
+
+TRAIN_HELP = """usage: semraft train RECIPE [--data.root ROOT] [--model.weights FILE] [--seed N] [OPTION ...]
+       semraft train --from RUN [OPTION ...]     repeat a run, as its config.json has it
+       semraft train --resume RUN                go on exactly where it stopped
+
+`semraft train RECIPE --help` lists the options with the recipe's values. Under torchrun or SLURM the same
+command trains on several GPUs or machines.
+
+recipes (`semraft recipes` says what they are):
+{recipes}"""
+
+
+def evaluate(
+    checkpoint: Positional[str],
+    /,
+    dataset: str,
+    root: str = "",
+    split: Literal["train", "val"] = "val",
+    pairs: int | None = None,
+    num_updates: int = 24,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+    json: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
+    per_sample: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
+    damaged: Literal["refuse", "skip"] = "refuse",
+    size: tuple[int, int] = (128, 256),
+) -> None:
+    """Score a checkpoint on a data set.
+
+    Args:
+        checkpoint: A semraft checkpoint, public RAFT or torchvision weights; or zero, constant, farneback, dis.
+        dataset: A name that `semraft datasets` lists.
+        root: The data set's folder.
+        split: Which part of it.
+        pairs: Score a random draw of so many pairs, the same every time; all without it.
+        num_updates: Refinements.
+        device: auto, cpu, cuda or cuda:N.
+        precision: Arithmetic of the network.
+        json: Write all metrics to this file; - is standard output.
+        per_sample: Write one row a pair to this .csv file.
+        damaged: What a damaged pair does: stop, or be skipped, named and counted.
+        size: Height and width of the scenes of data set `world`.
+    """
+    from semraft.training.scoring import score
+
+    score(
+        checkpoint,
+        dataset,
+        root=Path(root) if root else None,
+        split=split,
+        pairs=pairs,
+        num_updates=num_updates,
+        device=device,
+        precision=precision,
+        json_file=json,
+        per_sample_file=per_sample,
+        damaged=damaged,
+        world_size=size,
+    )
+
+
+def predict(
+    checkpoint: Positional[str],
+    inputs: Positional[tuple[Path, ...]],
+    /,
+    out: Path,
+    num_updates: int = 24,
+    formats: tuple[Literal["flo", "kitti", "color"], ...] = ("flo", "kitti", "color"),
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+) -> None:
+    """Flow for two images, a folder of frames, or a video.
+
+    Args:
+        checkpoint: A semraft checkpoint, public RAFT or torchvision weights.
+        inputs: Two images, one folder (consecutive frames, or KITTI's *_10/*_11 pairs), or one video.
+        out: The folder to write into.
+        num_updates: Refinements.
+        formats: What to write: .flo, KITTI 16-bit png, colour picture.
+        device: auto, cpu, cuda or cuda:N.
+        precision: Arithmetic of the network.
+    """
+    from tqdm import tqdm
+
+    from semraft import inference, runtime
+
+    where = runtime.choose_device(device)
+    chosen = runtime.choose_precision(precision, where)
+    count, pairs = inference.frame_pairs(inputs)
+    model = inference.load(checkpoint).to(where)
+    out.mkdir(parents=True, exist_ok=True)
+    for pair in tqdm(pairs, total=count, unit="pair"):
+        flow = inference.refinements(
+            model, pair.image1, pair.image2, num_updates, precision=chosen, keep="last"
+        )[0]
+        inference.write_prediction(out, pair.name, flow, formats)
+    print(f"flow: {out}")
+
+
+def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path("report.html")) -> None:
+    """Compare runs on one self-contained page.
+
+    Args:
+        runs: Folders of runs.
+        out: The page to write.
+    """
+    from semraft.analysis.report import write_report
+
+    print(write_report(list(runs), out))
+    print(f"report: {out.resolve()}")
+
+
+def synthesize(
+    root: Positional[Path],
+    /,
+    layout: Literal["viper", "virtual-kitti", "kitti"],
+    train: int = 100,
+    val: int = 20,
+    size: tuple[int, int] = (288, 960),
+    seed: int = 0,
+) -> None:
+    """Make driving data with exact ground truth, in the layout of a public data set.
+
+    Args:
+        root: A new or empty folder.
+        layout: Whose files, names and encodings.
+        train: Training pairs.
+        val: Validation pairs.
+        size: Height and width in pixels.
+        seed: The world's seed.
+    """
+    from semraft.data.synthesize import synthesize as write
+
+    write(root, layout, train=train, val=val, size=size, seed=seed)
+    print(f"data: {root}")
+
+
+def check(
+    root: Positional[Path],
+    /,
+    dataset: str,
+    split: Literal["train", "val"] = "train",
+    pairs: int = 50,
+    json: Json = False,
+    list_bad: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
+) -> None:
+    """Say whether data is sound: what is there, what is missing or damaged, whether the flow fits the images.
+
+    Args:
+        root: The data set's folder.
+        dataset: A name that `semraft datasets` lists.
+        split: Which part of it.
+        pairs: How many pairs the alignment test takes.
+        json: Print JSON instead of text.
+        list_bad: Write the ids of unusable pairs to this file, one a line.
+    """
+    raise NotImplementedError
+
+
+def recipes(json: Json = False) -> None:
+    """List the recipes of `semraft train`."""
+    from semraft.recipes import RECIPES
+
+    _print_table({name: recipe.about for name, recipe in RECIPES.items()}, json)
+
+
+def losses(json: Json = False) -> None:
+    """List the auxiliary loss terms."""
+    from semraft.losses.objective import TERMS
+
+    rows = {
+        name: {"about": term.about, "needs": list(term.needs), "scalar": term.scalar}
+        for name, term in TERMS.items()
+    }
+    _print_table(rows if json else {name: term.about for name, term in TERMS.items()}, json)
+
+
+def datasets(json: Json = False) -> None:
+    """List the data sets."""
+    from semraft.data import DATASETS
+
+    _print_table({name: (index.__doc__ or "").split("\n")[0] for name, index in DATASETS.items()}, json)
+
+
+def _print_table(rows: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    width = max(map(len, rows))
+    for name, about in rows.items():
+        print(f"{name:{width}}  {about}")
+
+
+def _run_folder(name: str) -> Path:
+    run = Path(name)
+    if not (run / "config.json").exists():
+        raise ValueError(f"{run} is no run: it has no config.json")
+    return run
+
+
+def _terms_as_text() -> tyro.constructors.ConstructorRegistry:
+    """Lets tyro read a loss term as NAME:WEIGHT."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def term_rule(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[TermConfig] | None:
+        if info.type is not TermConfig:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NAME:WEIGHT",
+            instance_from_str=lambda text: parse_term(text[0]),
+            is_instance=lambda value: isinstance(value, TermConfig),
+            str_from_instance=lambda term: [f"{term.name}:{term.weight:g}"],
+        )
+
+    return registry
+
+
+def parse_term(text: str) -> TermConfig:
+    """NAME:WEIGHT -> a loss term."""
+    name, _, weight = text.rpartition(":")
+    if not name:
+        raise ValueError(f"a loss term is written NAME:WEIGHT, for example semantic-v1:0.5; got {text!r}")
+    return TermConfig(name=name, weight=float(weight))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
+    "data synthesize": synthesize,
+    "data check": check,
+    "recipes": recipes,
+    "losses": losses,
+    "datasets": datasets,
+}
+"""Command -> function."""
+
+
+def main() -> None:
+    """Runs the command that the arguments name."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a command and returns its exit code."""
+    words = 2 if arguments[:1] == ["data"] else 1
+    command = " ".join(arguments[:words])
+    if command in ("", "-h", "--help", "data", "data -h", "data --help"):
+        print(_help("data " if command.startswith("data") else ""))
+        return 0
+    if command in ("--version", "version"):
+        import semraft
+
+        print(f"semraft {semraft.__version__}")
+        return 0
+    if command not in COMMANDS:
+        print(f"semraft: no command is called {command!r}\n\n{_help()}", file=sys.stderr)
+        return 2
+    try:
+        return _call(command, list(arguments[words:]))
+    except KeyboardInterrupt:
+        print("semraft: stopped", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        code = _exit_code(error)
+        if code is None or os.environ.get("SEMRAFT_TRACEBACK"):
+            raise
+        print(f"semraft {command}: {error}", file=sys.stderr)
+        return code
+
+
+def _exit_code(error: Exception) -> int | None:
+    """1 for work that failed, 2 for a wrong call, None for a fault of ours."""
+    names = {kind.__name__ for kind in type(error).__mro__}  # By name: their modules import torch.
+    if names & {"DamagedFile", "TrainingStopped", "OutOfMemoryError"}:
+        return 1
+    if isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError)):
+        return 2
+    return 1 if isinstance(error, OSError) else None
+
+
+def _call(command: str, arguments: list[str]) -> int:
+    if command == "train":  # Its options depend on the recipe.
+        train(arguments)
+        return 0
+    tyro.cli(COMMANDS[command], args=arguments, prog=f"semraft {command}")
+    return 0
+
+
+def _help(prefix: str = "") -> str:
+    """The list of commands, each with the first line of its docstring."""
+    rows = [
+        f"  {name:16} {(function.__doc__ or '').splitlines()[0]}"
+        for name, function in COMMANDS.items()
+        if name.startswith(prefix)
+    ]
+    return "\n".join(
+        ["usage: semraft COMMAND ...", "", "RAFT optical flow with semantic supervision on driving data.", "", *rows]
+        + ["", "`semraft COMMAND --help` explains one."]
+    )
+
+
+def _replace(config: RunConfig, output: str) -> RunConfig:
+    import dataclasses
+
+    return dataclasses.replace(config, output=output)
+
+
+if __name__ == "__main__":
+    main()

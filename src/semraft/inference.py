@@ -1,0 +1,164 @@
+"""Trained networks at work: load one, get flow for a pair, for files, folders and videos."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch.nn import functional as F
+
+from semraft import runtime
+from semraft.config import Precision
+from semraft.data.formats import read_image, write_flow, write_image
+from semraft.models.encoder import STRIDE
+from semraft.models.raft import RAFT
+from semraft.models.weights import load_model
+from semraft.ops.color import flow_to_color
+
+IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+
+
+def load(path_or_state_dict: str | Path | dict[str, Any], arch: str | None = None) -> RAFT:
+    """A network from a semraft checkpoint, the public RAFT .pth files or torchvision's RAFT weights.
+
+    Strict: every weight has to be there and to fit. The architecture is read from the weights; `arch`
+    ("large", "small", "tiny") only checks it. On the CPU, ready to predict.
+
+    Raises:
+        ValueError: The file holds no RAFT, or another architecture than `arch`.
+    """
+    return load_model(path_or_state_dict, arch=arch).eval()
+
+
+def predict(
+    model: RAFT,
+    image1: UInt8[np.ndarray, "H W 3"],
+    image2: UInt8[np.ndarray, "H W 3"],
+    num_updates: int = 24,
+) -> Float32[np.ndarray, "H W 2"]:
+    """The flow from image1 to image2 in pixels. Images are RGB. Runs where the model is."""
+    return refinements(model, image1, image2, num_updates, keep="last")[0]
+
+
+@torch.inference_mode()
+def refinements(
+    model: RAFT,
+    image1: UInt8[np.ndarray, "H W 3"],
+    image2: UInt8[np.ndarray, "H W 3"],
+    num_updates: int,
+    *,
+    precision: Precision = "float32",
+    keep: Literal["all", "last"] = "all",
+    top_padding: Literal["half", "none"] = "half",
+) -> list[Float32[np.ndarray, "H W 2"]]:
+    """The flow after each refinement, or after the last alone.
+
+    Pads as RAFT's evaluation does, so that published figures can be met: half of the padding left and half
+    right; above half (its Sintel way), or none and all of it below (its KITTI way).
+    """
+    device = next(model.parameters()).device
+    height, width = image1.shape[:2]
+    padding_height, padding_width = -height % STRIDE, -width % STRIDE
+    left, top = padding_width // 2, padding_height // 2 if top_padding == "half" else 0
+    tensors = [
+        F.pad(
+            torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float(),
+            (left, padding_width - left, top, padding_height - top),
+            mode="replicate",
+        )
+        for image in (image1, image2)
+    ]
+    was_training = model.training
+    model.eval()
+    with runtime.autocast(device, precision):
+        prediction = model(tensors[0], tensors[1], num_updates, keep=keep)
+    model.train(was_training)
+    window = (..., slice(top, top + height), slice(left, left + width))
+    return [flow[window][0].permute(1, 2, 0).float().cpu().numpy() for flow in prediction.flows]
+
+
+@dataclass(frozen=True, slots=True)
+class FramePair:
+    """Two frames to get flow for, and the name its files get."""
+
+    name: str
+    image1: UInt8[np.ndarray, "H W 3"]
+    image2: UInt8[np.ndarray, "H W 3"]
+
+
+def frame_pairs(inputs: Sequence[Path]) -> tuple[int, Iterator[FramePair]]:
+    """The pairs to predict, and how many: two images, a folder of frames, or a video.
+
+    A folder's images are taken in natural order, each with its successor; where all are named *_10 and *_11,
+    as in KITTI, each pair by its number. A video's pairs are its consecutive frames.
+
+    Raises:
+        ValueError: Something else, or fewer than two frames.
+    """
+    for path in inputs:
+        if not path.exists():
+            raise ValueError(f"{path} is not there")
+    if len(inputs) == 2 and all(path.is_file() for path in inputs):
+        return 1, iter([FramePair(inputs[0].stem, read_image(inputs[0]), read_image(inputs[1]))])
+    if len(inputs) == 1 and inputs[0].is_dir():
+        pairs = _pairs_of_folder(inputs[0])
+        return len(pairs), (FramePair(a.stem, read_image(a), read_image(b)) for a, b in pairs)
+    if len(inputs) == 1 and inputs[0].suffix.lower() in VIDEOS:
+        return _pairs_of_video(inputs[0])
+    raise ValueError(
+        "give two images, one folder of images, or one video "
+        f"({', '.join(VIDEOS)}); got {', '.join(map(str, inputs))}"
+    )
+
+
+def _pairs_of_folder(folder: Path) -> list[tuple[Path, Path]]:
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+    images.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
+    if len(images) < 2:
+        raise ValueError(f"{folder} holds {len(images)} images ({', '.join(IMAGES)}): two at least are needed")
+    if all(re.fullmatch(r".+_1[01]", path.stem) for path in images):
+        by_stem = {path.stem: path for path in images}
+        return [(a, by_stem[a.stem[:-1] + "1"]) for a in images if a.stem[:-1] + "1" in by_stem and a.stem[-1] == "0"]
+    return list(pairwise(images))
+
+
+def _pairs_of_video(path: Path) -> tuple[int, Iterator[FramePair]]:
+    video = cv2.VideoCapture(str(path))
+    frames = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    there, first = video.read()
+    if not there:
+        raise ValueError(f"{path} can't be decoded as a video, or has no frame")
+
+    def pairs() -> Iterator[FramePair]:
+        before, number = cv2.cvtColor(first, cv2.COLOR_BGR2RGB), 0
+        while True:
+            there, frame = video.read()
+            if not there:
+                video.release()
+                return
+            after = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            yield FramePair(f"{path.stem}_{number:06d}", before, after)
+            before, number = after, number + 1
+
+    return max(frames - 1, 0), pairs()
+
+
+def write_prediction(
+    out: Path, name: str, flow: Float32[np.ndarray, "H W 2"], formats: Sequence[str]
+) -> list[Path]:
+    """Writes one flow as `flo` (NAME.flo), `kitti` (NAME_kitti.png) and `color` (NAME_flow.png)."""
+    written = {"flo": out / f"{name}.flo", "kitti": out / f"{name}_kitti.png", "color": out / f"{name}_flow.png"}
+    if "flo" in formats:
+        write_flow(written["flo"], flow)
+    if "kitti" in formats:
+        write_flow(written["kitti"], flow, encoding="kitti")
+    if "color" in formats:
+        write_image(written["color"], flow_to_color(flow))
+    return [written[name] for name in formats]

@@ -1,0 +1,146 @@
+"""Named runs: recipe name -> complete configuration. The study's scenarios, RAFT's stages, the small world.
+
+A recipe is a value; what differs from it on the command line is recorded in the run's config.json.
+"""
+
+from dataclasses import dataclass, replace
+
+from semraft.config import (
+    AugmentConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TermConfig,
+    WorldConfig,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a named run is for, and the run."""
+
+    about: str
+    config: RunConfig
+
+
+V1 = TermConfig(name="semantic-v1", weight=0.5)
+"""The study's semantic loss at the weight its notes give."""
+MATCHING = TermConfig(name="matching", weight=0.3)
+"""Features learn several times faster with it: the difference between minutes and an hour on a CPU."""
+
+STUDY = RunConfig(
+    data=DataConfig(crop=(288, 960), validation=("viper", "kitti"), validation_pairs=200),
+    loss=LossConfig(gamma=0.85),
+    optim=OptimConfig(steps=100_000, batch=6, learning_rate=1e-4, weight_decay=1e-5),
+)
+"""The protocol of the study (the runs that got worse): what its scenarios share."""
+
+WORLD = RunConfig(
+    data=DataConfig(
+        train="world",
+        validation=("world",),
+        crop=(96, 192),
+        workers=0,
+        augment=AugmentConfig(min_log2_scale=-0.2, max_log2_scale=0.4, eraser_size_px=(10, 30)),
+        world=WorldConfig(size=(128, 256), scenes=320),
+    ),
+    model=ModelConfig(arch="tiny"),
+    loss=LossConfig(terms=(MATCHING,)),
+    optim=OptimConfig(steps=250, batch=4, learning_rate=1.2e-3),
+    num_updates=4,
+    validation_updates=6,
+    log_every=25,
+    validate_every=250,
+    checkpoint_every=125,
+)
+"""A study in minutes on a laptop: the tiny network on the procedural driving world."""
+
+
+def _with_v1(config: RunConfig) -> RunConfig:
+    return replace(config, loss=replace(config.loss, terms=(*config.loss.terms, V1)))
+
+
+def _overfit(config: RunConfig) -> RunConfig:
+    return replace(
+        config,
+        data=replace(config.data, train_pairs=100),
+        optim=replace(config.optim, steps=5000),
+        validate_every=1000,
+    )
+
+
+def _study_recipes() -> dict[str, Recipe]:
+    mixtures = {
+        "viper": ("viper", ("viper", "kitti")),
+        "virtual-kitti": ("virtual-kitti", ("virtual-kitti", "kitti")),
+        "viper+virtual-kitti": ("viper:0.5,virtual-kitti:0.5", ("viper", "virtual-kitti", "kitti")),
+    }
+    recipes = {}
+    for name, (train, validation) in mixtures.items():
+        base = replace(STUDY, data=replace(STUDY.data, train=train, validation=validation))
+        what = f"fine-tune RAFT on {name.replace('+', ' and ')}, the study's protocol; give --model.weights"
+        few = f"overfit 100 pairs of {name.replace('+', ' and ')}: does the loss fall at all?"
+        recipes |= {
+            f"{name}-baseline": Recipe(what, base),
+            f"{name}-semantic-v1": Recipe(f"{what}; with semantic smoothness V1", _with_v1(base)),
+            f"{name}-overfit-100": Recipe(few, _overfit(base)),
+            f"{name}-overfit-100-semantic-v1": Recipe(
+                f"{few} With semantic smoothness V1", _with_v1(_overfit(base))
+            ),
+        }
+    return recipes
+
+
+def _stage(train: str, crop: tuple[int, int], batch: int, learning_rate: float, decay: float) -> RunConfig:
+    """A stage of RAFT's own pre-training, judged on Sintel."""
+    return RunConfig(
+        data=DataConfig(
+            train=train,
+            validation=("sintel", "sintel-final"),
+            crop=crop,
+            augment=AugmentConfig(
+                min_log2_scale=-0.1 if train == "flying-chairs" else -0.4,
+                max_log2_scale=1.0 if train == "flying-chairs" else 0.8,
+            ),
+        ),
+        optim=OptimConfig(batch=batch, learning_rate=learning_rate, weight_decay=decay),
+        validation_updates=32,
+    )
+
+
+def _make() -> dict[str, Recipe]:
+    recipes = {
+        "world-base": Recipe(
+            "the demo's base run: tiny RAFT on the procedural world, minutes on two cores", WORLD
+        ),
+        "world-semantic-v1": Recipe(
+            "the demo's semantic run: world-base with semantic smoothness V1", _with_v1(WORLD)
+        ),
+        "world-long": Recipe(
+            "tiny RAFT on the procedural world for up to an hour on two cores: beats OpenCV DIS (medium)",
+            replace(
+                WORLD,
+                data=replace(WORLD.data, world=replace(WORLD.data.world, scenes=2000)),
+                optim=replace(WORLD.optim, steps=4000),
+                log_every=100,
+                validate_every=1000,
+                checkpoint_every=250,
+            ),
+        ),
+        "chairs": Recipe(
+            "RAFT's first stage: FlyingChairs from scratch",
+            _stage("flying-chairs", (368, 496), 10, 4e-4, 1e-4),
+        ),
+        "things": Recipe(
+            "RAFT's second stage: FlyingThings3D; give the first stage's --model.weights",
+            _stage("flying-things", (400, 720), 6, 1.25e-4, 1e-4),
+        ),
+        **_study_recipes(),
+    }
+    return {name: replace(recipe, config=replace(recipe.config, recipe=name)) for name, recipe in recipes.items()}
+
+
+RECIPES = _make()
+"""Every recipe by name."""

@@ -1,0 +1,149 @@
+"""The machine a run sees: device, precision, processes, and the record of what it ran on."""
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+
+from semraft.config import Precision
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precision name -> the dtype of autocast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Where this process stands among those that train together."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+
+def join_processes(device: torch.device | None = None) -> Processes:
+    """Joins the process group that torchrun or SLURM announces in the environment; alone without one."""
+    environment = os.environ
+    if "RANK" not in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
+        environment["RANK"] = environment["SLURM_PROCID"]
+        environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+        environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+        environment.setdefault("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
+        environment.setdefault("MASTER_PORT", str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000))
+    if "RANK" not in environment:
+        return Processes()
+    processes = Processes(
+        int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", "0"))
+    )
+    if not torch.distributed.is_initialized():
+        on_gpu = device is not None and device.type == "cuda"
+        # The first process validates alone while the others wait: an hour, not the default ten minutes.
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=1))
+    return processes
+
+
+def leave_processes() -> None:
+    """Leaves the process group, if there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is this process's GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: A GPU is asked for and there is none.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    if name == "auto":
+        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"no device is called {name!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but torch sees no GPU here: use --device cpu")
+    return torch.device("cuda", local_rank) if name == "cuda" else device
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """The precision called `name`; `auto` is bfloat16 where the hardware multiplies it natively.
+
+    Raises:
+        ValueError: float16 on a CPU, where it has no advantage and no gradient scaler was tested.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.get_device_capability(device) >= (8, 0)
+            return "bfloat16" if native else "float16"
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        return "bfloat16" if native else "float32"
+    if name == "float16" and device.type == "cpu":
+        raise ValueError("precision float16 needs a GPU: use bfloat16 or float32 on a CPU")
+    if name not in DTYPES:
+        raise ValueError(f"no precision is called {name!r}: use auto, {', '.join(DTYPES)}")
+    return name  # type: ignore[return-value]
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """The context a network's forward pass runs in."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def environment_record(device: torch.device, precision: str, processes: Processes) -> dict[str, Any]:
+    """What a run ran on: versions, commit, hardware. JSON-ready."""
+    return {
+        "semraft": _version("semraft"),
+        "torch": torch.__version__,
+        "numpy": _version("numpy"),
+        "opencv": _version("opencv-python-headless"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "precision": precision,
+        "processes": processes.count,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout semraft runs from; None where it is installed as a package."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here)]
+    try:
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, text=True
+        )
+        if tracked.returncode != 0:
+            return None
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True)
+    except OSError:  # No git on this machine.
+        return None
+    return commit + ("+changes" if changed.stdout.strip() else "")

@@ -1,0 +1,95 @@
+"""The run directory: the only thing that training and reports share."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+PER_SAMPLE = "per_sample.csv"
+SKIPPED = "skipped.jsonl"
+PAIRS = "pairs"
+CHECKPOINTS = "checkpoints"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def create_run(run: Path) -> None:
+    """Makes a new run's folder.
+
+    Raises:
+        ValueError: There is a run in it already.
+    """
+    if (run / CONFIG).exists():
+        raise ValueError(
+            f"{run} holds a run already: go on with `semraft train --resume {run}` or choose another --output"
+        )
+    (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drops the lines of a .jsonl file whose step is later than `step`, and a torn last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except json.JSONDecodeError:
+            break  # The process was killed while it wrote this line.
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Appends one object to a .jsonl file; numbers that JSON does not have become null."""
+    clean = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    with open(path, "a") as file:
+        file.write(json.dumps(clean) + "\n")
+
+
+def scalar_name(split: str, metric: str) -> str:
+    """The tracker's name of a metric, after the notes the project started from: `kitti-epe`, `viper-val-1px`.
+
+    On KITTI `kitti-epe` is RAFT's convention, the mean over pairs; the pooled EPE is `kitti-epe-pooled`.
+    """
+    if split == "train":
+        return metric
+    if split.startswith("kitti"):
+        metric = {"epe_image_mean": "epe", "epe": "epe-pooled", "fl": "f1"}.get(metric, metric)
+    return f"{split}-{metric}"
+
+
+class Tracker:
+    """The open metric files of one run: metrics.jsonl and TensorBoard."""
+
+    def __init__(self, run: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._metrics = run / METRICS
+        self._writer = SummaryWriter(str(run), purge_step=first_step)
+
+    def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Writes the metrics of one split at one step to both."""
+        append_line(self._metrics, {"step": step, "split": split, **values})
+        for name, value in values.items():
+            self._writer.add_scalar(scalar_name(split, name), value, step)
+
+    def close(self) -> None:
+        """Flushes and closes TensorBoard's file."""
+        self._writer.close()

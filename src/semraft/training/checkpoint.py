@@ -1,0 +1,63 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped, tensors only, written atomically."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FORMAT = 1
+"""Version of the file's layout, under the key that marks a file as semraft's."""
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    arch: str,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    window: dict[str, Tensor],
+    best: float,
+) -> None:
+    """Writes a checkpoint whole or not at all. `window` holds the sums of the current logging window."""
+    partial = path.with_name(f".{path.name}.partial")
+    state = {
+        "semraft": FORMAT,
+        "arch": arch,
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "window": window,
+        "best": best,
+    }
+    with open(partial, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def link_checkpoint(path: Path, name: str) -> None:
+    """Gives a checkpoint a second name beside it, atomically and without a copy."""
+    partial = path.with_name(f".{name}.partial")
+    partial.unlink(missing_ok=True)
+    os.link(path, partial)
+    os.replace(partial, path.with_name(name))
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Reads what `save_checkpoint` wrote.
+
+    Raises:
+        ValueError: The file is no semraft checkpoint.
+    """
+    state = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(state, dict) or state.get("semraft") != FORMAT:
+        raise ValueError(
+            f"{path} is no semraft checkpoint of format {FORMAT}: a run can't be resumed from it"
+        )
+    return state

@@ -1,0 +1,215 @@
+"""Training: one loop from a configuration to a run directory.
+
+No plotting, no argument parsing, no data set names, no metric definitions: those live in their own rooms.
+"""
+
+import dataclasses
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from semraft import runtime, tracking
+from semraft.config import RunConfig, load_config, to_json
+from semraft.data.loader import training_batches
+from semraft.losses.objective import Objective, check_terms, objective
+from semraft.losses.reduction import mean_over_processes, refinement_sum
+from semraft.models.build import build_model
+from semraft.sample import FlowBatch
+from semraft.training import sources
+from semraft.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
+from semraft.training.optim import learning_rate, make_optimizer, set_learning_rate
+from semraft.training.validate import training_metrics, validate
+
+
+class TrainingStopped(RuntimeError):
+    """Training can't or shouldn't go on; the message says why and what to do. Nothing saved is lost."""
+
+
+def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
+    """Trains one run to its end and returns its folder.
+
+    Args:
+        config: The whole run; with `resume`, the configuration the run was started with is used instead.
+        run: The run's folder.
+        resume: Go on exactly where checkpoints/last.pt left off.
+
+    Raises:
+        ValueError: The configuration, data or folder do not fit together (nothing was trained).
+        DamagedFile: A training pair is damaged and `data.damaged` is "refuse".
+        TrainingStopped: Loss or gradient became non-finite, or the process was asked to stop.
+    """
+    if resume:
+        config = load_config(run / tracking.CONFIG)
+    device = runtime.choose_device(config.device)
+    processes = runtime.join_processes(device)
+    precision = runtime.choose_precision(config.precision, device)
+    config = dataclasses.replace(config, precision=precision)
+    training, weights = sources.training_data(config.data)
+    check_terms(config.loss, {dataset.name: dataset.provides for dataset in training})
+    validation, left_out = sources.validation_data(config.data)
+    if processes.leads and not resume:
+        tracking.create_run(run)
+        tracking.write_text(run / tracking.CONFIG, to_json(config))
+        record = runtime.environment_record(device, precision, processes)
+        record |= sources.data_record(training, validation, left_out)
+        tracking.write_text(run / tracking.ENVIRONMENT, json.dumps(record, indent=2))
+
+    model = build_model(config.model, config.seed).to(device)
+    optimizer = make_optimizer(model, config.optim)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    window: dict[str, Tensor] = {}
+    first, best = 0, float("inf")
+    if resume:
+        state = load_checkpoint(run / tracking.CHECKPOINTS / "last.pt", device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        first, window, best = state["step"], state["window"], state["best"]
+        if processes.leads:
+            tracking.forget_after(run / tracking.METRICS, first)
+            tracking.forget_after(run / tracking.SKIPPED, first)
+    network: nn.Module = model
+    if processes.count > 1:
+        network = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    tracker = tracking.Tracker(run, first + 1) if processes.leads else None
+    batches = training_batches(
+        training, weights, config.data, config.seed, config.optim, first, processes.rank, processes.count
+    )
+
+    def save(step: int, name: str) -> Path:
+        path = run / tracking.CHECKPOINTS / name
+        save_checkpoint(
+            path,
+            arch=config.model.arch,
+            step=step,
+            model=model,
+            optimizer=optimizer,
+            scaler=scaler,
+            window=window,
+            best=best,
+        )
+        return path
+
+    steps = range(first + 1, config.optim.steps + 1)
+    progress = tqdm(total=config.optim.steps, initial=first, unit="step", disable=not processes.leads)
+    model.train()
+    with progress, _asked_to_stop() as asked_to_stop:
+        for step, (batch, skipped) in zip(steps, batches, strict=True):
+            # ---- one step --------------------------------------------------------------------------------
+            batch = sources.to_device(batch, device)
+            set_learning_rate(optimizer, learning_rate(step - 1, config.optim))
+            with runtime.autocast(device, precision):
+                prediction = network(batch.image1, batch.image2, config.num_updates)
+            losses = objective(prediction, batch, config.loss)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimizer)
+            gradient_norm = _clip(model, config.optim.clip_norm)
+            if not scaler.is_enabled():
+                _refuse_non_finite(step, batch, losses, gradient_norm, run)
+            scaler.step(optimizer)
+            scaler.update()
+            # ---- what is written of it -------------------------------------------------------------------
+            _add(window, losses, gradient_norm, config.loss.gamma)
+            if processes.leads:
+                for problem in skipped:
+                    tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
+            if step % config.log_every == 0 or step == config.optim.steps:
+                values = _means(window, config)
+                values |= training_metrics(prediction, batch)
+                values["learning_rate"] = optimizer.param_groups[0]["lr"]
+                window.clear()
+                if tracker is not None:
+                    tracker.log(step, "train", values)
+                    progress.set_postfix(loss=f"{values['total_loss']:.3f}", epe=f"{values['epe']:.2f}")
+            if step % config.validate_every == 0 or step == config.optim.steps:
+                if tracker is not None:
+                    last = step == config.optim.steps
+                    score = validate(model, validation, config, run, step, tracker, keep_pairs=last)
+                    improved, best = score < best, min(score, best)
+                    path = save(step, f"step-{step:06d}.pt")
+                    for name in ("last.pt", "best.pt") if improved else ("last.pt",):
+                        link_checkpoint(path, name)
+                model.train()
+            elif processes.leads and (step % config.checkpoint_every == 0 or asked_to_stop()):
+                save(step, "last.pt")
+            progress.update()
+            if asked_to_stop():
+                raise TrainingStopped(
+                    f"stopped after step {step}: go on with `semraft train --resume {run}`"
+                )
+    if tracker is not None:
+        tracker.close()
+    return run
+
+
+def _clip(model: nn.Module, clip_norm: float) -> Tensor:
+    """Clips the gradient to `clip_norm` (0: not at all) and returns its norm before."""
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else float("inf"))
+
+
+def _refuse_non_finite(
+    step: int, batch: FlowBatch, losses: Objective, gradient_norm: Tensor, run: Path
+) -> None:
+    """A non-finite loss or gradient never moves the weights."""
+    if torch.isfinite(gradient_norm) and torch.isfinite(losses.total):
+        return
+    broken = [name for name, values in losses.values.items() if not torch.isfinite(values).all()]
+    where = f"loss {' and '.join(broken)}" if broken else "gradient"
+    raise TrainingStopped(
+        f"{where} not finite at step {step}, samples {', '.join(batch.ids)}: the weights were not moved. "
+        f"The last checkpoint is in {run / tracking.CHECKPOINTS}; try a lower --optim.learning-rate"
+    )
+
+
+def _add(window: dict[str, Tensor], losses: Objective, gradient_norm: Tensor, gamma: float) -> None:
+    """Adds one step's losses to the sums of the logging window, without waiting for the device."""
+    values = {"total_loss": losses.total, "gradient_norm": gradient_norm, **losses.values}
+    for name, value in values.items():
+        window[name] = window.get(name, 0) + value.detach().float()
+    window["steps"] = window.get("steps", torch.zeros(())) + 1
+
+
+def _means(window: dict[str, Tensor], config: RunConfig) -> dict[str, float]:
+    """Means over the logging window and all processes; per refinement where a loss has refinements."""
+    means: dict[str, float] = {}
+    for name, summed in window.items():
+        if name == "steps":
+            continue
+        value = mean_over_processes(summed) / float(window["steps"])
+        if value.ndim == 0:
+            means[name] = float(value)
+            continue
+        means[name] = float(refinement_sum(value, config.loss.gamma))
+        if len(value) > 1:
+            means |= {f"{name}_iter_{t:03d}": float(part) for t, part in enumerate(value)}
+    return means
+
+
+class _asked_to_stop:
+    """Turns SIGINT and SIGTERM into a question the loop asks after each step; a second SIGINT is Ctrl-C."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> Callable[[], bool]:
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._asked:
+                raise KeyboardInterrupt
+            self._asked = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, ask)
+        return lambda: self._asked
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,36 @@
+"""AdamW and its one-cycle schedule, a pure function of the step."""
+
+import torch
+from torch import nn
+
+from semraft.config import OptimConfig
+
+EXTRA_STEPS = 100
+"""The schedule is this much longer than the training, so that the last rate is not zero (RAFT's own)."""
+
+
+def learning_rate(step: int, config: OptimConfig) -> float:
+    """The rate of optimiser step `step` (from 0): linear one-cycle, as torch's OneCycleLR has it.
+
+    Rises from peak / 25 over `warm_up_frac` of the schedule, then falls to peak / 250 000.
+    """
+    total = config.steps + EXTRA_STEPS
+    top = config.warm_up_frac * total - 1
+    first, last = config.learning_rate / 25, config.learning_rate / 25e4
+    if step <= top:
+        return first + (config.learning_rate - first) * step / top
+    return config.learning_rate + (last - config.learning_rate) * (step - top) / (total - 1 - top)
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the weights that train (frozen batch norm has none)."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        trained, lr=learning_rate(0, config), weight_decay=config.weight_decay, eps=config.epsilon
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every parameter group this rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,127 @@
+"""From a data configuration to the data sets of a run, and the record of what they were."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semraft.config import DataConfig
+from semraft.data import open_dataset
+from semraft.data.loader import (
+    keep_in_memory,
+    limit_pairs,
+    parse_mixture,
+    parse_roots,
+    validation_draw,
+)
+from semraft.sample import FlowBatch, FlowDataset
+
+TAKEN_WHOLE = ("kitti", "kitti-2012")
+"""Validation sets that are scored on every pair."""
+WORLD_MEMORY_MB = 4000
+"""Scenes of the procedural world are made once and kept, up to this size."""
+
+
+def training_data(config: DataConfig) -> tuple[list[FlowDataset], list[float]]:
+    """The data sets of the training mixture and their weights.
+
+    Raises:
+        ValueError: A name, weight or root that does not fit; a set that is asked for and not there.
+    """
+    mixture = parse_mixture(config.train)
+    names = [name for name, _ in mixture]
+    roots = parse_roots(config.root, names)
+    datasets = []
+    for name in names:
+        dataset = open_dataset(name, roots.get(name), "train", config.world)
+        if config.train_pairs is not None:
+            dataset = limit_pairs(dataset, config.train_pairs, config.draw_seed)
+        datasets.append(keep_in_memory(dataset, WORLD_MEMORY_MB) if name == "world" else dataset)
+    return datasets, [weight for _, weight in mixture]
+
+
+def validation_data(config: DataConfig) -> tuple[dict[str, tuple[FlowDataset, tuple[int, ...]]], list[str]]:
+    """The validation sets by split name (`viper-val`, `kitti`), each with its draw; and those left out.
+
+    A set without a root of its own is left out and said so: the study validated on KITTI, but not everybody
+    who trains on VIPER has it. A root that is given and does not hold the set is an error.
+    """
+    roots = parse_roots(config.root, [name for name, _ in parse_mixture(config.train)])
+    named = "=" in config.root
+    drawn, left_out = {}, []
+    for name in config.validation:
+        root = roots.get(name)
+        if root is None and config.root and not named:
+            beside = Path(config.root) / name
+            root = beside if beside.is_dir() else None
+        if root is None and name != "world":
+            left_out.append(f"{name}: no root given (--data.root ...,{name}=FOLDER)")
+            continue
+        dataset = open_dataset(name, root, "val", config.world)
+        whole = name in TAKEN_WHOLE
+        indices = (
+            tuple(range(len(dataset)))
+            if whole
+            else validation_draw(dataset, config.validation_pairs, config.draw_seed)
+        )
+        drawn[name if whole else f"{name}-val"] = (dataset, indices)
+    return drawn, left_out
+
+
+def data_record(
+    training: list[FlowDataset],
+    validation: dict[str, tuple[FlowDataset, tuple[int, ...]]],
+    left_out: list[str],
+) -> dict[str, Any]:
+    """What a run was trained and validated on, for environment.json."""
+    return {
+        "data": {
+            "train": [
+                {
+                    "name": dataset.name,
+                    "pairs": len(dataset),
+                    "problems": len(dataset.problems),
+                    "fingerprint": fingerprint(dataset),
+                }
+                for dataset in training
+            ],
+            "validation": {
+                split: {
+                    "ids": [dataset.pairs[index].id for index in indices],
+                    "fingerprint": fingerprint(dataset),
+                }
+                for split, (dataset, indices) in validation.items()
+            },
+            "left_out": left_out,
+        },
+        "warnings": [
+            f"{dataset.name}: {len(dataset.problems)} pairs can't be used, for example "
+            f"{dataset.problems[0].path}: {dataset.problems[0].kind} (semraft data check lists them)"
+            for dataset in training
+            if dataset.problems
+        ],
+    }
+
+
+def fingerprint(dataset: FlowDataset) -> str:
+    """A digest of a data set: ids and file sizes of all pairs, and the content of the first frame."""
+    digest = hashlib.sha256()
+    for pair in dataset.pairs:
+        sizes = [(role, path.stat().st_size) for role, path in sorted(pair.files.items())]
+        digest.update(repr((pair.id, sizes)).encode())
+    digest.update(dataset[0].image1.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def to_device(batch: FlowBatch, device: torch.device) -> FlowBatch:
+    """The batch with every tensor on `device`."""
+    if device.type == "cpu":
+        return batch
+    moved = {
+        field.name: value.to(device, non_blocking=True)
+        for field in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, field.name), torch.Tensor)
+    }
+    return dataclasses.replace(batch, **moved)

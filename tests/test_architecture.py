@@ -1,0 +1,80 @@
+"""The rooms import one way only, and what must be light stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import semraft
+
+SOURCE = Path(semraft.__file__).parent
+FLOORS = [
+    ["config", "sample"],
+    ["ops"],
+    ["data", "models", "losses", "metrics"],
+    ["runtime", "tracking", "recipes"],
+    ["inference"],
+    ["training"],
+    ["analysis"],
+    ["cli"],
+]
+"""Bottom to top. A room imports from floors below; rooms of one floor don't know each other."""
+MAY_ALSO: dict[str, set[str]] = {}
+
+
+def room_of(module: str) -> str:
+    return module.removeprefix("semraft.").split(".")[0]
+
+
+def imports_of(file: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = [node.module or ""]
+            if node.module == "semraft":
+                names = [f"semraft.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {room_of(name) for name in names if name.startswith("semraft.")}
+    return rooms
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda f: str(f.relative_to(SOURCE)))
+def test_imports_go_down(file: Path) -> None:
+    """Red when: a loss imports a model, or analysis imports training."""
+    room = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if room in ("__init__", "py"):
+        return
+    floor = next(index for index, rooms in enumerate(FLOORS) if room in rooms)
+    below = {name for rooms in FLOORS[:floor] for name in rooms} | {room} | MAY_ALSO.get(room, set())
+    if room == "analysis":  # Reads files only.
+        below = {"analysis", "config", "metrics", "ops", "tracking", "data"}
+    assert imports_of(file) <= below
+
+
+def run_python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+@pytest.mark.parametrize("module", ["semraft", "semraft.cli", "semraft.recipes", "semraft.analysis.report"])
+def test_light_modules_do_not_import_torch(module: str) -> None:
+    """`semraft --help` has a second; importing torch alone takes longer."""
+    assert run_python(f"import sys, {module}; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_no_file_has_grown_into_two_things() -> None:
+    """Past 400 lines a module is asked to split; the report's page is data."""
+    sizes = {file.name: len(file.read_text().splitlines()) for file in SOURCE.rglob("*.py")}
+    assert {name: size for name, size in sizes.items() if size > 400} == {}
+
+
+def test_the_changelog_is_alive() -> None:
+    changelog = Path(__file__).parents[1] / "CHANGELOG.md"
+    assert f"## {semraft.__version__}" in changelog.read_text()

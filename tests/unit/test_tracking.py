@@ -1,0 +1,41 @@
+"""The run directory: whole files, torn lines, names of scalars."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from semraft import tracking
+
+
+def test_scalars_keep_the_study_names() -> None:
+    """Old and new runs stand side by side in a tracker only while these names hold."""
+    assert tracking.scalar_name("train", "flow_loss_iter_000") == "flow_loss_iter_000"
+    assert tracking.scalar_name("viper-val", "1px") == "viper-val-1px"
+    assert tracking.scalar_name("kitti", "fl") == "kitti-f1"
+    assert tracking.scalar_name("kitti", "epe_image_mean") == "kitti-epe"
+    assert tracking.scalar_name("kitti", "epe") == "kitti-epe-pooled"
+    assert tracking.scalar_name("world-val", "epe_image_mean") == "world-val-epe_image_mean"
+
+
+def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    for step in (5, 10, 15):
+        tracking.append_line(file, {"step": step, "epe": step / 2})
+    with open(file, "a") as torn:
+        torn.write('{"step": 20, "ep')
+    tracking.forget_after(file, 10)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [5, 10]
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    tracking.append_line(file, {"step": 1, "epe": float("nan"), "fl": float("inf"), "1px": 0.5})
+    assert json.loads(file.read_text()) == {"step": 1, "epe": None, "fl": None, "1px": 0.5}
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    tracking.create_run(tmp_path / "run")
+    (tmp_path / "run" / tracking.CONFIG).write_text("{}")
+    with pytest.raises(ValueError, match="--resume"):
+        tracking.create_run(tmp_path / "run")
