@@ -211,13 +211,14 @@ def pair_metrics(record: Record) -> dict[str, float]:
 
 
 def pool(records: Sequence[Record]) -> dict[str, float]:
-    """The metrics of many pairs: pooled over pixels, and where named so, the mean over pairs.
+    """The metrics of one pair or more: pooled over pixels, and where named so, the mean over pairs.
 
-    The same for any order of the pairs. A stratum without a valid pixel in any pair has no metrics; a pair
-    without one in a stratum does not count in the stratum's mean over pairs.
+    The same for any order of the pairs; names in the order all, STRATA, classes. A stratum without a valid
+    pixel in any pair has no metrics; a pair without one in a stratum does not count in its mean over pairs.
     """
     flat: dict[str, float] = {}
-    for stratum in dict.fromkeys(stratum for record in records for stratum in record):
+    classes = [stratum for record in records for stratum in record]
+    for stratum in dict.fromkeys((ALL, *STRATA, *classes)):
         parts = [record[stratum] for record in records if stratum in record]
         filled = [part for part in parts if part.valid]
         if not filled and stratum != ALL:

@@ -1,0 +1,326 @@
+"""Scores anything that predicts flow on a data set: pooled and stratified metrics, one row a pair.
+
+A network, or a classical baseline, is a function from a sample to its flows; reading runs ahead of it and
+scoring behind it, in threads. Metrics themselves are in semraft.metrics.
+"""
+
+import csv
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from tqdm import tqdm
+
+from semraft.data.pairs import WrongSize
+from semraft.data.taxonomy import CLASSES, SKY
+from semraft.metrics import ALL, Record, endpoint_error, measure, metric_name, pair_metrics, pool
+from semraft.ops.occlusion import forward_backward, out_of_frame
+from semraft.ops.segments import boundary_distance
+from semraft.ops.warp import warp
+from semraft.sample import DamagedFile, FlowDataset, FlowSample, Problem
+
+Predict = Callable[[FlowSample], Sequence[Float32[np.ndarray, "H W 2"]]]
+"""A sample -> the flow after each refinement, the last one being the prediction; often only that one."""
+
+BASELINES = ("zero", "constant", "farneback", "dis")
+"""What can be scored without a network."""
+
+BOUNDARY_PX = 5.0
+"""Pixels at most so far from a label boundary are in the stratum `boundary`."""
+
+_CLASS_NAMES = tuple(entry.name for entry in CLASSES)
+_READ_AHEAD = 2  # Two 1080p pairs with all their maps are about 200 MB.
+_CONSTANT_STEP = 97  # Every so many valid pixels; prime, so that no column of the image is preferred.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What came out of scoring a data set. Names are those of semraft.metrics; nothing in it needs torch."""
+
+    dataset: str
+    split: str
+    metrics: dict[str, float]
+    """Pooled over pixels, but where the name says `_image_mean`; `epe_iter_000` is after refinement 0."""
+    per_sample: list[dict[str, Any]]
+    """One row a pair: `id`, `scene`, then its metrics; a name is missing where the pair has no such pixel."""
+    skipped: list[Problem]
+    """Pairs that could not be read, and so are in no number."""
+    derived: tuple[str, ...]
+    """Strata that no data set gave: found by the forward-backward check of its two ground-truth flows."""
+
+    def to_json(self) -> str:
+        """All but the rows, as JSON text. NaN and Inf, which JSON lacks, are null; see `non_finite`."""
+        finite = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
+        content = {
+            "dataset": self.dataset,
+            "split": self.split,
+            "pairs": len(self.per_sample),
+            "metrics": finite,
+            "skipped": [{**problem._asdict(), "path": str(problem.path)} for problem in self.skipped],
+            "derived": self.derived,
+        }
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+    def write_per_sample(self, path: Path) -> None:
+        """Writes per_sample.csv, whole or not at all. Columns go id, scene, all, then stratum by stratum."""
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns(), restval="")
+            writer.writeheader()
+            writer.writerows(self.per_sample)
+        os.replace(partial, path)
+
+    def _columns(self) -> list[str]:
+        # The pooled metrics have every name that any row has, in an order that does not depend on the pairs.
+        return [
+            "id",
+            "scene",
+            *(name for name in self.metrics if any(name in row for row in self.per_sample)),
+        ]
+
+
+def evaluate(
+    predict: Predict,
+    dataset: FlowDataset,
+    indices: Sequence[int] | None = None,
+    *,
+    damaged: Literal["refuse", "skip"] = "refuse",
+    progress: bool = False,
+) -> Evaluation:
+    """Scores a predictor on the pairs at `indices`, or on all of them.
+
+    `predict` is called in this thread, one sample at a time and in order; at most two finished predictions
+    are kept. A non-finite prediction counts as an infinite error (`non_finite` in each row).
+
+    Args:
+        predict: The predictor.
+        dataset: What to score on.
+        indices: Which pairs.
+        damaged: Stop at a pair that can't be read, or leave it out and name it in `skipped`.
+        progress: Show a progress bar.
+
+    Raises:
+        DamagedFile: A pair can't be read, and `damaged` is "refuse".
+        ValueError: No pair to score, or a prediction of the wrong shape.
+    """
+    indices = range(len(dataset)) if indices is None else indices
+    skipped: list[Problem] = []
+    label = f"{dataset.name} {dataset.split}"
+    with tqdm(total=len(indices), desc=label, unit="pair", disable=not progress) as bar:
+
+        def predictions() -> Iterator[tuple[FlowSample, Sequence[Float32[np.ndarray, "H W 2"]]]]:
+            for sample in _readable(dataset, indices, damaged, skipped):
+                yield sample, predict(sample)
+                bar.update()
+
+        scores = list(_in_background(_score, predictions(), ahead=1))
+    if not scores:
+        reason = f"; the first: {skipped[0].path}: {skipped[0].detail}" if skipped else ""
+        raise ValueError(f"{label}: none of {len(indices)} pairs could be scored{reason}")
+    return Evaluation(
+        dataset=dataset.name,
+        split=dataset.split,
+        metrics=_pool(scores),
+        per_sample=[score.row for score in scores],
+        skipped=skipped,
+        derived=("occluded", "visible") if any(score.occlusion_derived for score in scores) else (),
+    )
+
+
+def baseline(
+    name: str,
+    dataset: FlowDataset,
+    indices: Sequence[int] | None = None,
+    damaged: Literal["refuse", "skip"] = "refuse",
+) -> Predict:
+    """A classical predictor by its name in BASELINES: what any network must beat.
+
+    `zero` is no motion. `constant` is the one vector that is best for this data set's pooled EPE; it is found
+    from the ground truth it is then scored on, and so flattered. `farneback` and `dis` are OpenCV's.
+
+    Raises:
+        ValueError: Unknown name, or for `constant` no valid pixel at all.
+        DamagedFile: As in `evaluate`, for `constant`.
+    """
+    if name == "zero":
+        return lambda sample: [np.zeros_like(sample.flow)]
+    if name == "constant":
+        indices = range(len(dataset)) if indices is None else indices
+        vector = best_constant(_readable(dataset, indices, damaged, []))
+        return lambda sample: [np.broadcast_to(vector, sample.flow.shape).copy()]
+    if name == "farneback":
+        return lambda sample: [opencv_flow(sample.image1, sample.image2, "farneback")]
+    if name == "dis":
+        return lambda sample: [opencv_flow(sample.image1, sample.image2, "dis")]
+    raise ValueError(f"unknown baseline {name!r}: expected one of {', '.join(BASELINES)}")
+
+
+def opencv_flow(
+    image1: UInt8[np.ndarray, "H W 3"],
+    image2: UInt8[np.ndarray, "H W 3"],
+    method: Literal["dis", "farneback"] = "dis",
+) -> Float32[np.ndarray, "H W 2"]:
+    """OpenCV's flow of two RGB images, in pixels.
+
+    `dis`: dense inverse search (Kroeger et al., ECCV 2016), preset medium. `farneback`: polynomial expansion
+    (Farneback, SCIA 2003), 5 levels of pyramid, windows of 15 px, the tutorial's values otherwise.
+    """
+    grey1, grey2 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (image1, image2))
+    if method == "dis":
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = search.calc(grey1, grey2, None)  # type: ignore[call-overload]
+    else:
+        flow = cv2.calcOpticalFlowFarneback(
+            grey1,
+            grey2,
+            None,  # type: ignore[call-overload]
+            pyr_scale=0.5,
+            levels=5,
+            winsize=15,
+            iterations=3,
+            poly_n=5,
+            poly_sigma=1.2,
+            flags=0,
+        )
+    return np.asarray(flow, dtype=np.float32)
+
+
+def best_constant(samples: Iterable[FlowSample]) -> Float32[np.ndarray, " 2"]:
+    """The vector with the least mean distance to the ground truth: its geometric median, on a subset.
+
+    One valid pixel in 97 is looked at. Weiszfeld's iteration with distances softened at 0.01 px, to 1e-4 px.
+
+    Raises:
+        ValueError: No sample has a valid pixel.
+    """
+    vectors = np.concatenate(
+        [np.zeros((0, 2)), *(sample.flow[sample.valid][::_CONSTANT_STEP] for sample in samples)]
+    )
+    if len(vectors) == 0:
+        raise ValueError("no valid ground truth to find the best constant flow from")
+    center = np.median(vectors, axis=0)
+    for _ in range(1000):
+        weight = 1 / np.sqrt(np.square(vectors - center).sum(1) + 0.01**2)
+        previous, center = center, weight @ vectors / weight.sum()
+        if np.abs(center - previous).max() < 1e-4:
+            break
+    return np.asarray(center, dtype=np.float32)
+
+
+def sample_masks(sample: FlowSample) -> dict[str, Bool[np.ndarray, "H W"]]:
+    """The strata that a sample's own fields tell, as masks named as in `semraft.metrics.STRATA`."""
+    masks: dict[str, Bool[np.ndarray, "H W"]] = {}
+    if sample.labels1 is not None:
+        masks["boundary"] = boundary_distance(sample.labels1) <= BOUNDARY_PX
+    if sample.moving1 is not None:
+        masks["moving"] = sample.moving1
+    occluded = derive_occlusion(sample) if sample.occluded1 is None else sample.occluded1
+    if occluded is not None:
+        masks["occluded"] = occluded
+    if sample.valid_noc is not None:
+        masks["noc"] = sample.valid_noc
+    return masks
+
+
+def derive_occlusion(sample: FlowSample) -> Bool[np.ndarray, "H W"] | None:
+    """What leaves the frame, or fails the forward-backward check; None without backward ground truth.
+
+    Where the backward flow is not valid, nothing can be checked, and the pixel counts as visible.
+    """
+    if sample.backward_flow is None or sample.backward_valid is None:
+        return None
+    flow, backward = (
+        torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0) for array in (sample.flow, sample.backward_flow)
+    )
+    known, _ = warp(torch.from_numpy(sample.backward_valid)[None, None].float(), flow)
+    covered = forward_backward(flow, backward) & (known[:, 0] > 0.999)
+    occluded: Bool[np.ndarray, "H W"] = (covered | out_of_frame(flow))[0].numpy()
+    return occluded
+
+
+class _Score(NamedTuple):
+    row: dict[str, Any]
+    record: Record
+    means: dict[str, tuple[int, float]]
+    """Name -> number of pixels and sum over them, of what has no strata."""
+    occlusion_derived: bool
+
+
+def _score(predicted: tuple[FlowSample, Sequence[Float32[np.ndarray, "H W 2"]]]) -> _Score:
+    sample, flows = predicted
+    shapes = {flow.shape for flow in flows}
+    if shapes != {sample.flow.shape}:
+        raise ValueError(f"{sample.id}: predicted flow {sorted(shapes)}, expected {sample.flow.shape}")
+    masks = sample_masks(sample)
+    record = measure(
+        flows[-1], sample.flow, sample.valid, masks=masks, labels=sample.labels1, class_names=_CLASS_NAMES
+    )
+    if sample.dataset == "kitti" and "moving" in record:  # The devkit's own names for the object map.
+        record |= {"foreground": record["moving"], "background": record["static"]}
+    means: dict[str, tuple[int, float]] = {}
+    if sample.labels1 is not None:
+        length = endpoint_error(flows[-1], np.zeros_like(sample.flow), np.isin(sample.labels1, SKY))
+        means[metric_name("flow_px", "sky")] = len(length), float(length.sum())
+    row = {"id": sample.id, "scene": sample.scene, **pair_metrics(record)}
+    row |= {name: total / count for name, (count, total) in means.items() if count}
+    if len(flows) > 1:
+        totals = [float(endpoint_error(flow, sample.flow, sample.valid).sum()) for flow in flows[:-1]]
+        for number, total in enumerate((*totals, record[ALL].error_px)):
+            means[metric_name("epe", f"iter_{number:03d}")] = record[ALL].valid, total
+    return _Score(row, record, means, "occluded" in masks and sample.occluded1 is None)
+
+
+def _pool(scores: Sequence[_Score]) -> dict[str, float]:
+    metrics = pool([score.record for score in scores])
+    for name in dict.fromkeys(name for score in scores for name in score.means):
+        parts = [score.means[name] for score in scores if name in score.means]
+        if count := sum(part_count for part_count, _ in parts):
+            metrics[name] = math.fsum(total for _, total in parts) / count
+    return metrics
+
+
+def _readable(
+    dataset: FlowDataset, indices: Sequence[int], damaged: Literal["refuse", "skip"], skipped: list[Problem]
+) -> Iterator[FlowSample]:
+    """The samples in order, read ahead; a damaged one raises, or is left out and added to `skipped`."""
+
+    def read(index: int) -> FlowSample | Problem:
+        try:
+            return dataset[index]
+        except DamagedFile as error:
+            if damaged == "refuse":
+                raise
+            kind: Literal["size", "damaged"] = "size" if isinstance(error, WrongSize) else "damaged"
+            return Problem(dataset.pairs[index].id, error.path, kind, error.reason)
+
+    for result in _in_background(read, indices, ahead=_READ_AHEAD):
+        if isinstance(result, Problem):
+            skipped.append(result)
+        else:
+            yield result
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def _in_background(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """The results of `function` in the order of `items`, `ahead` of them being worked on in threads."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(ahead) as threads:
+        for item in items:
+            pending.append(threads.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
