@@ -1,0 +1,355 @@
+"""From a list of data sets to batches: which sample is next, loading it, drawing pairs to validate on.
+
+Every training sample is a function of (seed, sample number): its pair, its crop, its colours. Step s of a run
+uses the numbers s * batch ... s * batch + batch - 1, so neither the workers, nor a resume, nor the number of
+processes changes what is trained on. No random state is kept anywhere.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import DataLoader, Dataset
+
+from semraft.config import DataConfig, OptimConfig
+from semraft.data.augment import augment
+from semraft.sample import OPTIONAL_FIELDS, DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair
+
+BLOCK = 100
+"""Samples over which the shares of a mixture are exact."""
+ATTEMPTS = 20
+"""Pairs tried for one sample before damaged files are taken for the rule rather than the exception."""
+# The last number of a seed, so that no two kinds of draw share a generator. A sample's own generator has the
+# seed (seed, sample number), which NumPy pads with zeros.
+_PAIR_ORDER, _MIXTURE_ORDER, _REPLACEMENT = 1, 2, 3
+
+
+class Skipped(TypedDict):
+    """A damaged pair that a training sample should have come from: a line of the run's skipped.jsonl."""
+
+    sample_number: int
+    dataset: str
+    id: str
+    path: str
+    reason: str
+
+
+class TrainingSample(NamedTuple):
+    """A sample, and the damaged pairs passed over for it."""
+
+    sample: FlowSample
+    skipped: tuple[Skipped, ...]
+
+
+class TrainingBatch(NamedTuple):
+    """A batch, and the damaged pairs passed over for it."""
+
+    batch: FlowBatch
+    skipped: tuple[Skipped, ...]
+
+
+def parse_mixture(text: str) -> tuple[tuple[str, float], ...]:
+    """Reads `viper` or `viper,kitti` (equal weights) or `viper:0.7,virtual-kitti:0.3`, in the order written.
+
+    Raises:
+        ValueError: Not of this form, a data set twice, or a weight that is not a positive number.
+    """
+    form = "expected NAME or NAME:WEIGHT,NAME:WEIGHT,..."
+    mixture: dict[str, float] = {}
+    for part in text.split(","):
+        name, colon, weight = (piece.strip() for piece in part.partition(":"))
+        if not name:
+            raise ValueError(f"data mixture {text!r}: a name is empty; {form}")
+        if name in mixture:
+            raise ValueError(f"data mixture {text!r}: {name} is there twice; write it once, with one weight")
+        if bool(colon) != (":" in text):
+            raise ValueError(f"data mixture {text!r}: {name} has no weight but others have; {form}")
+        try:
+            mixture[name] = float(weight) if colon else 1.0
+        except ValueError:
+            raise ValueError(
+                f"data mixture {text!r}: the weight {weight!r} is not a number; {form}"
+            ) from None
+        if not 0 < mixture[name] < float("inf"):
+            raise ValueError(f"data mixture {text!r}: the weight of {name} must be above 0, got {weight}")
+    return tuple(mixture.items())
+
+
+def parse_roots(text: str, names: Sequence[str]) -> dict[str, Path | None]:
+    """Where each of the data sets `names` lies, None where `text` does not say.
+
+    `text` is empty, or one folder (a data set is in its subfolder NAME if there is one, else in the folder
+    itself), or NAME=FOLDER,NAME=FOLDER,... for some or all of the names and perhaps others.
+
+    Raises:
+        ValueError: NAME=FOLDER for some parts only, or a name twice.
+    """
+    if not text:
+        return dict.fromkeys(names)
+    if "=" not in text:
+        root = Path(text).expanduser()
+        return {name: root / name if (root / name).is_dir() else root for name in names}
+    folders: dict[str, Path] = {}
+    for part in text.split(","):
+        name, equals, folder = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and folder):
+            raise ValueError(f"data root {text!r}: expected NAME=FOLDER in every part, got {part!r}")
+        if name in folders:
+            raise ValueError(f"data root {text!r}: {name} is there twice; keep one folder")
+        folders[name] = Path(folder).expanduser()
+    return {name: folders.get(name) for name in names}
+
+
+def sample_address(
+    number: int, seed: int, lengths: Sequence[int], weights: Sequence[float]
+) -> tuple[int, int]:
+    """Which data set, and which pair of it, training sample `number` comes from.
+
+    Of every `BLOCK` samples each data set gives its exact share (largest remainder), in random order; the
+    pairs of a data set are all used once, in random order, before any is used again.
+
+    Args:
+        lengths: Number of pairs of each data set.
+        weights: Share of each, in any unit.
+
+    Raises:
+        ValueError: A weight too small for one sample in a block.
+    """
+    block, place = divmod(number, BLOCK)
+    order = _block_order(seed, block, block_shares(tuple(weights)))
+    dataset = int(order[place])
+    used = block * int((order == dataset).sum()) + int((order[:place] == dataset).sum())
+    epoch, position = divmod(used, lengths[dataset])
+    return dataset, int(_pair_order(seed, dataset, epoch, lengths[dataset])[position])
+
+
+def block_shares(weights: tuple[float, ...]) -> tuple[int, ...]:
+    """Samples of each data set in a block: rounded down, the rest to the largest remainders.
+
+    Raises:
+        ValueError: A weight that comes out at no sample at all.
+    """
+    exact = BLOCK * np.array(weights) / np.sum(weights)
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: BLOCK - shares.sum()]] += 1
+    if shares.min() < 1:
+        weight = weights[int(shares.argmin())]
+        raise ValueError(
+            f"weight {weight} of weights {weights}: below one sample in {BLOCK}; raise or drop it"
+        )
+    return tuple(shares.tolist())
+
+
+@lru_cache(maxsize=64)
+def _block_order(seed: int, block: int, shares: tuple[int, ...]) -> Int64[np.ndarray, " N"]:
+    order = np.repeat(np.arange(len(shares)), shares)
+    return np.random.default_rng([seed, block, 0, _MIXTURE_ORDER]).permutation(order)
+
+
+@lru_cache(maxsize=64)
+def _pair_order(seed: int, dataset: int, epoch: int, length: int) -> Int64[np.ndarray, " N"]:
+    return np.random.default_rng([seed, dataset, epoch, _PAIR_ORDER]).permutation(length)
+
+
+def training_sample(
+    number: int, seed: int, datasets: Sequence[FlowDataset], weights: Sequence[float], config: DataConfig
+) -> TrainingSample:
+    """Training sample `number` of a run with `seed`, read and augmented.
+
+    With `config.damaged == "skip"` a damaged pair is replaced by another of the same data set, drawn from
+    (seed, number, attempt), and named in the result.
+
+    Raises:
+        DamagedFile: With "refuse", a damaged pair; with "skip", the last of `ATTEMPTS` that all were.
+    """
+    which, pair = sample_address(number, seed, [len(dataset) for dataset in datasets], weights)
+    dataset = datasets[which]
+    skipped: list[Skipped] = []
+    while True:
+        try:
+            sample = dataset[pair]
+        except DamagedFile as error:
+            if config.damaged == "refuse" or len(skipped) == ATTEMPTS - 1:
+                raise
+            damaged = dataset.pairs[pair].id
+            skipped.append(
+                Skipped(
+                    sample_number=number,
+                    dataset=dataset.name,
+                    id=damaged,
+                    path=str(error.path),
+                    reason=error.reason,
+                )
+            )
+            again = np.random.default_rng([seed, number, len(skipped), _REPLACEMENT])
+            pair = int(again.integers(len(dataset)))
+        else:
+            generator = np.random.default_rng([seed, number])
+            return TrainingSample(augment(sample, config.augment, config.crop, generator), tuple(skipped))
+
+
+def collate(samples: Sequence[FlowSample]) -> FlowBatch:
+    """Stacks samples; a field that any of them lacks is None.
+
+    Raises:
+        ValueError: Samples of different sizes.
+    """
+    sizes = {sample.valid.shape for sample in samples}
+    if len(sizes) != 1:
+        raise ValueError(
+            f"a batch needs samples of one size, got {sorted(sizes)}; crop them, or use a batch of 1"
+        )
+    tensors: dict[str, Any] = {}
+    for name in ("image1", "image2", "flow", "valid", *OPTIONAL_FIELDS):
+        arrays = [getattr(sample, name) for sample in samples]
+        if any(array is None for array in arrays):
+            continue
+        tensor = torch.from_numpy(np.stack(arrays))
+        if tensor.ndim == 4:
+            tensor = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        elif tensor.dtype != torch.bool:
+            tensor = tensor.to(torch.int64)
+        tensors[name] = tensor
+    return FlowBatch(ids=tuple(sample.id for sample in samples), **tensors)
+
+
+def training_batches(
+    datasets: Sequence[FlowDataset],
+    weights: Sequence[float],
+    config: DataConfig,
+    seed: int,
+    optim: OptimConfig,
+    first_step: int = 0,
+    rank: int = 0,
+    processes: int = 1,
+) -> Iterator[TrainingBatch]:
+    """The batches of steps `first_step` ... `optim.steps` - 1, loaded ahead by `config.workers` processes.
+
+    Args:
+        first_step: 0, or the number of steps that a resumed run has done.
+        rank: This process of `processes`, which gets its contiguous part of every batch of `optim.batch`.
+
+    Raises:
+        ValueError: A batch that the processes can't share evenly, an empty data set, or a weight too small.
+        DamagedFile: As in `training_sample`; the same one whether workers load or not.
+    """
+    if optim.batch % processes:
+        raise ValueError(
+            f"batch {optim.batch} can't be shared by {processes} processes: take a multiple of it"
+        )
+    for dataset in datasets:
+        if not len(dataset):
+            raise ValueError(f"{dataset.name}: no usable pair in split {dataset.split!r}; check --data.root")
+    block_shares(tuple(weights))
+    loader = DataLoader(
+        _Steps(datasets, weights, config, seed, optim.batch, rank, processes),
+        batch_size=None,
+        sampler=range(first_step, optim.steps),
+        num_workers=config.workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # DataLoader draws a seed for its workers: not from the global one.
+    )
+    return _unpacked(loader)
+
+
+class _Steps(Dataset[dict[str, Any] | DamagedFile]):
+    """One process's part of the batch of each step, in plain containers that DataLoader can page-lock."""
+
+    def __init__(
+        self,
+        datasets: Sequence[FlowDataset],
+        weights: Sequence[float],
+        config: DataConfig,
+        seed: int,
+        batch: int,
+        rank: int,
+        processes: int,
+    ) -> None:
+        self.sources = seed, datasets, weights, config
+        self.batch, self.rank, self.part = batch, rank, batch // processes
+
+    def __getitem__(self, step: int) -> dict[str, Any] | DamagedFile:
+        first = step * self.batch + self.rank * self.part
+        try:
+            loaded = [training_sample(number, *self.sources) for number in range(first, first + self.part)]
+        except DamagedFile as error:
+            return (
+                error  # As a value: DataLoader would raise another exception, with a traceback for a message.
+            )
+        batch = collate([sample for sample, _ in loaded])
+        fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        return {"skipped": [entry for _, skipped in loaded for entry in skipped], **fields}
+
+
+def _unpacked(loader: Iterable[dict[str, Any] | DamagedFile]) -> Iterator[TrainingBatch]:
+    for loaded in loader:
+        if isinstance(loaded, DamagedFile):
+            raise loaded
+        skipped, ids = tuple(loaded.pop("skipped")), tuple(loaded.pop("ids"))
+        yield TrainingBatch(FlowBatch(ids=ids, **loaded), skipped)
+
+
+def _unchanged(loaded: Any) -> Any:
+    return loaded
+
+
+def _start_worker(worker: int) -> None:
+    # One core each. Not 1: a forked OpenCV would wait for ever for the threads that its parent had.
+    cv2.setNumThreads(0)
+
+
+def validation_draw(dataset: FlowDataset, pairs: int, draw_seed: int) -> tuple[int, ...]:
+    """Indices of `pairs` pairs drawn at random, all if there are no more, in the order of their ids.
+
+    Those whose SHA-256 of seed and id is smallest: the same in every run, on every machine and with every
+    NumPy, whatever order the pairs are listed in; a pair that one machine lacks changes one place only.
+
+    Raises:
+        ValueError: Fewer than 1 pair asked for.
+    """
+    if pairs < 1:
+        raise ValueError(f"pairs to draw from {dataset.name}: expected 1 or more, got {pairs}")
+
+    def lot(index: int) -> bytes:
+        return hashlib.sha256(f"{draw_seed} {dataset.pairs[index].id}".encode()).digest()
+
+    drawn = sorted(range(len(dataset)), key=lot)[:pairs]
+    return tuple(sorted(drawn, key=lambda index: dataset.pairs[index].id))
+
+
+def limit_pairs(dataset: FlowDataset, pairs: int, draw_seed: int) -> FlowDataset:
+    """The data set of `pairs` pairs only, those of `validation_draw`."""
+    kept = validation_draw(dataset, pairs, draw_seed)
+    return dataclasses.replace(dataset, pairs=tuple(dataset.pairs[index] for index in kept))
+
+
+def keep_in_memory(dataset: FlowDataset, max_mb: float) -> FlowDataset:
+    """The data set with samples read once and kept, until they take `max_mb` (10^6 bytes).
+
+    Every loader process keeps its own, so that the memory is up to `max_mb` for each worker.
+    """
+    kept: dict[str, FlowSample] = {}
+    used_mb = 0.0
+
+    def read(pair: Pair) -> FlowSample:
+        nonlocal used_mb
+        if pair.id in kept:
+            return kept[pair.id]
+        sample = dataset.read(pair)
+        arrays = (getattr(sample, field.name) for field in dataclasses.fields(sample))
+        size_mb = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) / 1e6
+        if used_mb + size_mb <= max_mb:
+            kept[pair.id] = sample
+            used_mb += size_mb
+        return sample
+
+    return dataclasses.replace(dataset, read=read)
