@@ -1,0 +1,58 @@
+"""Everything that can be trained and scored on, by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from semraft.config import WorldConfig
+from semraft.data import flying_chairs, flying_things, kitti, sintel, viper, virtual_kitti
+from semraft.sample import FlowDataset
+
+DATASETS: dict[str, Callable[..., FlowDataset]] = {
+    "viper": viper.index,
+    "virtual-kitti": virtual_kitti.index,
+    "kitti": kitti.index,
+    "kitti-2012": kitti.index_2012,
+    "flying-chairs": flying_chairs.index,
+    "flying-things": flying_things.index,
+    "sintel": sintel.index,
+    "sintel-final": sintel.index_final,
+}
+"""Name -> its index function; the first line of its docstring says what the data set is."""
+
+
+def open_dataset(name: str, root: Path | None, split: str, world: WorldConfig) -> FlowDataset:
+    """The pairs of a data set's split (`train` or `val`): their files exist and are not empty.
+
+    `root` is the data set's folder; the data set `world` needs none and takes its size and seed from `world`.
+
+    Raises:
+        ValueError: No such data set or split; nothing usable at the root, with what was looked for.
+    """
+    dataset = index_dataset(name, root, split, world)
+    if not dataset.pairs:
+        raise ValueError(f"{name}: {root} has no usable {split} pair; {_describe(dataset)}")
+    return dataset
+
+
+def index_dataset(name: str, root: Path | None, split: str, world: WorldConfig) -> FlowDataset:
+    """As `open_dataset`, but it may turn out that no pair is usable: its `problems` say why.
+
+    Raises:
+        ValueError: No such data set or split; no root, or none of the data set's folders there.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+    if split not in ("train", "val"):
+        raise ValueError(f"split: expected 'train' or 'val', got {split!r}")
+    if root is None:
+        raise ValueError(f"{name}: no root given, the folder that the data set was unpacked into")
+    if not root.is_dir():
+        raise ValueError(f"{name}: the root {root} is no folder")
+    return DATASETS[name](root, split)
+
+
+def _describe(dataset: FlowDataset) -> str:
+    if not dataset.problems:
+        return "its folders are there, but hold no file with the name of a first frame or flow"
+    examples = ", ".join(f"{bad.path} ({bad.kind})" for bad in dataset.problems[:3])
+    return f"{len(dataset.problems)} files are missing or empty, for example {examples}"
