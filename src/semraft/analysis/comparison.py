@@ -7,35 +7,17 @@ as they are: intervals and tests are not this module's business.
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from semraft.analysis.runs import Run
+from semraft.metrics import ALL, METRICS, STRATA, Metric, split_metric_name
 
 KEY_METRICS = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
-"""The columns of the table of results, where a run has them."""
+"""The columns of the table of results, where a run has them; every other metric is told by stratum."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Presentation:
-    """How a family of metrics is written: `epe_moving` and `epe_road` are of the family `epe`."""
-
-    label: str
-    unit: str
-    better: Literal["lower", "higher"]
-    decimals: int
-
-
-PRESENTATIONS = {
-    "epe": Presentation(label="EPE", unit="px", better="lower", decimals=3),
-    "1px": Presentation(label="within 1 px", unit="fraction", better="higher", decimals=4),
-    "3px": Presentation(label="within 3 px", unit="fraction", better="higher", decimals=4),
-    "5px": Presentation(label="within 5 px", unit="fraction", better="higher", decimals=4),
-    "fl": Presentation(label="Fl", unit="%", better="lower", decimals=2),
-    "wauc": Presentation(label="WAUC", unit="%", better="higher", decimals=2),
-}
-"""Families of metrics; a metric of none of them is shown without a mark for the best."""
-
+DECIMALS = {"px": 3, "fraction": 4, "per cent": 2, "0..100": 2, "pixels": 0}
+"""Unit -> digits after the point."""
 
 SAME_VARIANT_FIELDS = frozenset(
     {
@@ -56,32 +38,59 @@ SAME_VARIANT_FIELDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One line of a table of results: a variant's mean over its seeds, or one of its runs.
+    """One line of a table of results: a variant (its run, or the mean over its seeds), or one of its runs.
 
-    `values` are the numbers as text, "-" for what is not there or not a number; `exact` the numbers.
-    `differences` are against the reference variant, over common seeds, None where there are none.
+    `best` are the metrics in which no other variant reads better. `differences` are against the reference
+    variant, over common seeds; none where there are none.
     """
 
     variant: str
     color: int
     seeds: tuple[int, ...]
-    is_mean: bool
+    is_variant: bool
     step: int
-    exact: dict[str, float]
-    values: dict[str, str]
-    best: frozenset[str]
-    differences: dict[str, tuple[float, str]]
+    metrics: dict[str, float]
+    best: frozenset[str] = frozenset()
+    differences: dict[str, float] = field(default_factory=dict)
+
+    def text(self, metric: str) -> str:
+        """A number as the report writes it, "-" where there is none."""
+        return format_value(metric, self.metrics.get(metric, math.nan))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """The final numbers of one validation split; columns in `metrics` are those some run has."""
+    """The final numbers of one validation split: every metric that some run has, the key metrics first."""
 
     split: str
     pairs: int | None
     comparable: bool
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def key_metrics(self) -> tuple[str, ...]:
+        """The columns of the table of results."""
+        return tuple(metric for metric in self.metrics if metric in KEY_METRICS)
+
+    @property
+    def variant_rows(self) -> tuple[Row, ...]:
+        """One row for each variant."""
+        return tuple(row for row in self.rows if row.is_variant)
+
+    def by_stratum(self) -> dict[str, dict[str, str]]:
+        """Metric -> stratum -> full name, for the metrics that some run has by stratum, in table order."""
+        found: dict[str, dict[str, str]] = {}
+        for name in self.metrics:
+            if (known := definition(name)) is not None and known.better != "neither":
+                metric, stratum = split_metric_name(name)
+                found.setdefault(metric, {})[stratum] = name
+        order = [ALL, *STRATA]
+        return {
+            metric: dict(sorted(found[metric].items(), key=lambda item: _position(item[0], order)))
+            for metric in METRICS
+            if len(found.get(metric, {})) > 1
+        }
 
 
 def variants(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -96,7 +105,7 @@ def variants(runs: Sequence[Run]) -> dict[str, list[Run]]:
     named: dict[str, list[Run]] = {}
     for group in members:
         alike = [other[0] for other in members if other[0].recipe == group[0].recipe]
-        settings = [f"{field}={_short(group[0].config.get(field))}" for field in _differing(alike)]
+        settings = [f"{field}={short_setting(group[0].config.get(field))}" for field in _differing(alike)]
         named[" ".join([group[0].recipe, *settings])] = group
     return named
 
@@ -108,33 +117,36 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {field: values for field, values in table.items() if any(value != values[0] for value in values)}
 
 
+def short_setting(value: Any) -> str:
+    """A configuration value as one types it: loss terms as NAME:WEIGHT."""
+    if isinstance(value, list):
+        return " ".join(short_setting(item) for item in value) or "none"
+    if isinstance(value, dict) and value.keys() == {"name", "weight"}:
+        return f"{value['name']}:{value['weight']}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def comparable(runs: Sequence[Run], split: str) -> bool:
     """Whether the final numbers of a split may be ranked: the same pairs, the same data, the same step."""
-    scored = [run for run in runs if split in run.splits]
-    recorded = [(run.validation(split), run.final(split)[0]) for run in scored]
+    scored = [(run.validation(split), *run.final(split)) for run in runs if split in run.splits]
+    recorded = [(draw, step, metrics.get("pairs")) for draw, step, metrics in scored]
     return all(entry == recorded[0] for entry in recorded)
 
 
-def presentation(metric: str) -> Presentation | None:
-    """How a metric is written, by its family; None for a metric of no known family."""
-    return PRESENTATIONS.get(metric.split("_")[0]) if "_iter_" not in metric else None
-
-
-def column_name(metric: str) -> str:
-    """A metric as a heading: what is measured, then where."""
-    shown = presentation(metric)
-    if shown is None:
-        return metric
-    where = metric.partition("_")[2].replace("_", " ")
-    return " ".join(part for part in (shown.label, f"({where})" if where else "") if part)
+def definition(metric: str) -> Metric | None:
+    """What a metric's name means, whatever its stratum; None for one that is not in the table of metrics."""
+    try:
+        return METRICS[split_metric_name(metric)[0]] if "_iter_" not in metric else None
+    except ValueError:
+        return None
 
 
 def format_value(metric: str, value: float, signed: bool = False) -> str:
     """A number as the report writes it: decimals by family, "-" for NaN and infinity alike."""
     if not math.isfinite(value):
         return "-"
-    shown = presentation(metric)
-    decimals = shown.decimals if shown else 4
+    known = definition(metric)
+    decimals = DECIMALS[known.unit] if known else 4
     return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}") if signed else f"{value:.{decimals}f}"
 
 
@@ -205,60 +217,48 @@ def _table(numbers: dict[str, Any], split: str) -> Table:
     rows: list[Row] = []
     for color, variant in enumerate(protocol["variants"]):
         entries = _select(numbers["runs"], variant, split)
-        differences = {
-            entry["metric"]: (entry["difference"], format_value(entry["metric"], entry["difference"], True))
-            for entry in numbers["comparisons"]
-            if entry["split"] == split and entry["variant"] == variant
-        }
-        for mean in _select(means, variant, split):
-            seeds = tuple(entry["seed"] for entry in entries)
-            marked = frozenset(metric for metric in metrics if variant in best[metric])
-            step = max(entry["step"] for entry in entries)
-            rows.append(_row(variant, color, seeds, step, mean["metrics"], metrics, marked, differences))
-        if len(entries) > 1:
-            rows += [
-                _row(variant, color, (e["seed"],), e["step"], e["metrics"], metrics, frozenset(), {})
-                for e in entries
-            ]
+        rows += [
+            Row(
+                variant=variant,
+                color=color,
+                seeds=tuple(entry["seed"] for entry in entries),
+                is_variant=True,
+                step=max(entry["step"] for entry in entries),
+                metrics=mean["metrics"],
+                best=frozenset(metric for metric in metrics if variant in best[metric]),
+                differences={
+                    entry["metric"]: entry["difference"]
+                    for entry in _select(numbers["comparisons"], variant, split)
+                },
+            )
+            for mean in _select(means, variant, split)
+        ]
+        rows += [
+            Row(
+                variant=variant,
+                color=color,
+                seeds=(entry["seed"],),
+                is_variant=False,
+                step=entry["step"],
+                metrics=entry["metrics"],
+            )
+            for entry in (entries if len(entries) > 1 else [])
+        ]
     pairs = protocol["splits"][split]["pairs"]
     return Table(split=split, pairs=pairs, comparable=is_comparable, metrics=metrics, rows=tuple(rows))
 
 
-def _row(
-    variant: str,
-    color: int,
-    seeds: tuple[int, ...],
-    step: int,
-    found: dict[str, float],
-    metrics: Sequence[str],
-    best: frozenset[str],
-    differences: dict[str, tuple[float, str]],
-) -> Row:
-    exact = {metric: found.get(metric, math.nan) for metric in metrics}
-    return Row(
-        variant=variant,
-        color=color,
-        seeds=seeds,
-        is_mean=len(seeds) > 1,
-        step=step,
-        exact=exact,
-        values={metric: format_value(metric, value) for metric, value in exact.items()},
-        best=best,
-        differences=differences,
-    )
-
-
 def _best(metric: str, means: Sequence[dict[str, Any]]) -> frozenset[str]:
     """The variants whose mean reads best as written; nothing where fewer than two have a number."""
-    shown = presentation(metric)
+    known = definition(metric)
     values = {
         entry["variant"]: value
         for entry in means
         if math.isfinite(value := entry["metrics"].get(metric, math.nan))
     }
-    if shown is None or len(values) < 2:
+    if known is None or known.better == "neither" or len(values) < 2:
         return frozenset()
-    best = format_value(metric, (min if shown.better == "lower" else max)(values.values()))
+    best = format_value(metric, (min if known.better == "lower" else max)(values.values()))
     return frozenset(name for name, value in values.items() if format_value(metric, value) == best)
 
 
@@ -272,7 +272,7 @@ def _paired(rows: Sequence[dict[str, Any]], against: Sequence[dict[str, Any]]) -
     other = {row["seed"]: row["metrics"] for row in against}
     common = {row["seed"]: row["metrics"] for row in rows if row["seed"] in other}
     for metric in dict.fromkeys(metric for metrics in common.values() for metric in metrics):
-        if presentation(metric) is None:
+        if definition(metric) is None:
             continue
         each = [
             metrics.get(metric, math.nan) - other[seed].get(metric, math.nan)
@@ -280,6 +280,10 @@ def _paired(rows: Sequence[dict[str, Any]], against: Sequence[dict[str, Any]]) -
         ]
         if all(math.isfinite(difference) for difference in each):
             yield {"metric": metric, "difference": sum(each) / len(each), "seeds": len(each)}
+
+
+def _position(stratum: str, order: Sequence[str]) -> int:
+    return order.index(stratum) if stratum in order else len(order)
 
 
 def _select(entries: Sequence[dict[str, Any]], variant: str, split: str) -> list[dict[str, Any]]:
@@ -298,7 +302,3 @@ def _variant_key(run: Run) -> dict[str, Any]:
 
 def _differing(runs: Sequence[Run]) -> list[str]:
     return [field for field in differences(runs) if field not in SAME_VARIANT_FIELDS]
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

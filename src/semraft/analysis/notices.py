@@ -29,7 +29,7 @@ def notices(runs: Sequence[Run]) -> list[Notice]:
         for text in _about_one(run):
             said.setdefault(text, []).append(run.name)
     for text, names in said.items():
-        who = "every run" if len(names) == len(runs) > 1 else ", ".join(names)
+        who = "Every run" if len(names) == len(runs) > 1 else ", ".join(names)
         found.append(Notice(level="warning", text=f"{who}: {text}"))
     order = ("stop", "warning", "note")
     return sorted(found, key=lambda notice: order.index(notice.level))
@@ -47,15 +47,16 @@ def _about_one(run: Run) -> Iterable[str]:
         if metric.endswith("loss") and broken.size:
             often = _count(broken.size, "logged step")
             yield f"{metric} was not finite at {often}, first at step {int(broken[0])}."
+    for split in run.splits:
+        metrics = run.final(split)[1]
+        if metrics.get("skipped"):
+            yield f"{_count(int(metrics['skipped']), 'pair')} of {split} could not be read: in no number."
+        if metrics.get("non_finite"):
+            yield f"the flow of {split} is NaN or infinite at {_count(int(metrics['non_finite']), 'pixel')}."
     if run.skipped:
         ids = ", ".join(sorted({str(entry.get("id")) for entry in run.skipped})[:5])
-        yield f"{_count(len(run.skipped), 'damaged training sample')} skipped (such as {ids})."
+        yield f"{_count(len(run.skipped), 'damaged sample')} skipped (such as {ids})."
     data = run.environment.get("data", {})
-    for entry in data.get("train", []):
-        problems = entry.get("problems") or 0
-        if problems:
-            number = problems if isinstance(problems, int) else len(problems)
-            yield f"{_count(number, 'training pair')} of {entry.get('name')} could not be used."
     yield from (f"not validated on {text}" for text in data.get("left_out", []))
     yield from (str(text) for text in run.environment.get("warnings", []))
 

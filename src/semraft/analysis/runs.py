@@ -99,6 +99,7 @@ def load_run(path: Path) -> Run:
     skipped, skipped_notes = _read_lines(path / "skipped.jsonl")
     if not rows:
         notes.append("nothing was logged yet")
+    pair_files, torn_pairs = _find_pairs(path / "pairs")
     return Run(
         path=path,
         recipe=str(config["recipe"]),
@@ -108,13 +109,9 @@ def load_run(path: Path) -> Run:
         environment=environment,
         logged=_by_split(path, rows),
         per_sample=_read_per_sample(path / "per_sample.csv"),
-        pair_files={
-            folder.name: tuple(sorted(folder.glob("*.npz")))
-            for folder in sorted((path / "pairs").glob("*"))
-            if folder.is_dir()
-        },
+        pair_files=pair_files,
         skipped=tuple(skipped),
-        notes=(*notes, *skipped_notes),
+        notes=(*notes, *skipped_notes, *torn_pairs),
     )
 
 
@@ -182,18 +179,33 @@ def _by_split(path: Path, rows: list[dict[str, Any]]) -> dict[str, dict[int, dic
     return {split: dict(sorted(steps.items())) for split, steps in logged.items()}
 
 
+def _find_pairs(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """Split -> saved pairs, and notes on those that a killed process left torn."""
+    found: dict[str, tuple[Path, ...]] = {}
+    notes: list[str] = []
+    for split in sorted(path for path in folder.glob("*") if path.is_dir()):
+        files = sorted(split.glob("*.npz"))
+        found[split.name] = tuple(path for path in files if zipfile.is_zipfile(path))
+        torn = [path.name for path in files if path not in found[split.name]]
+        notes += [f"pairs/{split.name}/{name} is torn and was ignored" for name in torn]
+    return found, notes
+
+
 def _read_per_sample(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     if not path.is_file():
         return {}
+    scores: dict[tuple[str, str], dict[str, float]] = {}
     with path.open(newline="", encoding="utf-8") as file:
-        return {
-            (row["split"], row["id"]): {
-                name: float(value) if value else math.nan
-                for name, value in row.items()
-                if name not in ("split", "id", "scene")
-            }
-            for row in csv.DictReader(file)
-        }
+        for row in csv.DictReader(file):
+            try:
+                scores[row["split"], row["id"]] = {
+                    name: float(value) if value else math.nan
+                    for name, value in row.items()
+                    if name not in ("split", "id", "scene")
+                }
+            except (KeyError, ValueError) as error:
+                raise ValueError(f"{path} is not a table of scores by pair: {error} in {row}") from error
+    return scores
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

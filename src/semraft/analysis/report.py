@@ -1,0 +1,321 @@
+"""One HTML page that compares runs: it opens offline, and holds everything it shows.
+
+It arranges what comparison.py, notices.py and figures.py say; the template draws it. Names come from people
+and folders: everything is escaped, and the page's own policy lets no script run but ours.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from semraft.analysis import figures
+from semraft.analysis.comparison import (
+    SAME_VARIANT_FIELDS,
+    definition,
+    differences,
+    format_value,
+    short_setting,
+    summary,
+    tables,
+    variants,
+)
+from semraft.analysis.figures import (
+    Chart,
+    data_uri,
+    error_colors,
+    error_picture,
+    error_scale_px,
+    flow_picture,
+    flow_scale_px,
+    make_chart,
+    refinement_curves,
+    shrink,
+    step_curves,
+)
+from semraft.analysis.notices import notices
+from semraft.analysis.runs import Run, SavedPair, load_pair, load_run
+from semraft.metrics import METRICS, STRATA
+from semraft.ops.color import color_wheel_legend, labels_to_color
+
+MAX_PAIRS = 12
+"""Pairs of a split whose pictures are shown."""
+
+VALIDATION_CURVES = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary")
+"""What is drawn of every validation split, where a run has it."""
+
+TRAINING_CURVES = ("total_loss", "flow_loss", "epe", "1px", "gradient_norm", "learning_rate")
+"""What is drawn of training besides every other loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One image of the page and what is said under it."""
+
+    caption: str
+    detail: str
+    uri: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairPictures:
+    """A validation pair: what all runs were given, and each run's flow and error on common scales in px."""
+
+    id: str
+    split: str
+    flow_scale_px: float
+    error_scale_px: float
+    given: list[Picture]
+    runs: list[tuple[int, str, Picture, Picture]]
+    classes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def write_report(run_paths: Sequence[Path], out: Path) -> str:
+    """Writes the page that compares runs, and returns their `final_table`.
+
+    Raises:
+        ValueError: No runs, or a folder that is not a run directory.
+    """
+    if not run_paths:
+        raise ValueError("a report needs at least one run directory, got none")
+    runs = [load_run(path) for path in {path.resolve(): path for path in run_paths}.values()]
+    numbers = summary(runs)
+    script, style = (_beside(name) for name in ("report.js", "report.css"))
+    page = _template().render(
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup(style),
+        runs=runs,
+        groups=variants(runs),
+        numbers=numbers,
+        numbers_json=json_ready(numbers),
+        tables=tables(numbers),
+        notices=notices(runs),
+        training=list(_training_charts(runs)),
+        validation=list(_validation_charts(runs, numbers)),
+        pairs=list(_pairs(runs)),
+        error_scale=data_uri(
+            error_colors(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)), "flat"
+        ),
+        wheel=data_uri(color_wheel_legend(96), "flat"),
+        settings=_settings(runs),
+        data_rows=_data_rows(runs),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    return final_table(runs)
+
+
+def final_table(runs: Sequence[Run]) -> str:
+    """The final numbers as text for a terminal; the best variant of each column is marked with *."""
+    blocks = []
+    for table in tables(summary(runs)):
+        pairs = f", {table.pairs} pairs" if table.pairs else ""
+        lines = [["", "seed", "step", *(f"{metric} " for metric in table.key_metrics)]]
+        for row in table.rows:
+            seed = str(row.seeds[0]) if len(row.seeds) == 1 else f"mean of {len(row.seeds)}"
+            marked = [row.text(metric) + ("*" if metric in row.best else " ") for metric in table.key_metrics]
+            lines.append([row.variant if row.is_variant else "", seed, str(row.step), *marked])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+            for line in lines
+        ]
+        blocks.append("\n".join([f"{table.split}{pairs}", *text]))
+    limits = [f"! {notice.text}" for notice in notices(runs) if notice.level != "note"]
+    return "\n\n".join([*(blocks or ["No validation yet."]), *(["\n".join(limits)] if limits else [])])
+
+
+def json_ready(value: Any) -> Any:
+    """The same value with None for every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: json_ready(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        definition=definition,
+        format_value=format_value,
+        setting=short_setting,
+        figure=figures,
+        short=_short,
+        chart_data=_chart_data,
+        metrics=METRICS,
+        strata=STRATA,
+    )
+    return environment.get_template("report.html.jinja")
+
+
+def _beside(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _training_charts(runs: Sequence[Run]) -> Iterator[Chart]:
+    logged = dict.fromkeys(
+        metric for run in runs for row in run.logged.get("train", {}).values() for metric in row
+    )
+    losses = [metric for metric in logged if metric.endswith("_loss") and metric not in TRAINING_CURVES]
+    order = [*TRAINING_CURVES[:2], *losses, *TRAINING_CURVES[2:]]
+    groups = variants(runs)
+    for metric in order:
+        if chart := make_chart(metric, "step", metric, step_curves(groups, "train", metric)):
+            yield chart
+
+
+def _validation_charts(runs: Sequence[Run], numbers: dict[str, Any]) -> Iterator[tuple[str, list[Chart]]]:
+    groups = variants(runs)
+    for table in tables(numbers):
+        charts = [
+            make_chart(metric, "step", metric, step_curves(groups, table.split, metric))
+            for metric in VALIDATION_CURVES
+        ]
+        final = [(row.variant, row.color, row.metrics) for row in table.variant_rows]
+        curves = refinement_curves(final, "epe")
+        charts.append(make_chart("epe by refinement", "refinement", "epe", curves))
+        yield table.split, [chart for chart in charts if chart]
+
+
+def _chart_data(chart: Chart) -> str:
+    """What the readout of a chart needs, as JSON for an attribute."""
+    lines = [{"label": line.label, "color": line.color, "x": line.x, "y": line.y} for line in chart.lines]
+    return json.dumps(lines, separators=(",", ":"))
+
+
+def _short(value: Any) -> str:
+    """A value of the environment for a table: a commit or fingerprint by its first characters."""
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…{text[-8:] if text.endswith('+changes') else ''}"
+
+
+def _data_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """One row for each data set as runs recorded it: name, use, pairs, problems, fingerprint, which runs."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        data = run.environment.get("data", {})
+        for entry in data.get("train", []):
+            problems = entry.get("problems") or 0
+            number = problems if isinstance(problems, int) else len(problems)
+            fingerprint = _short(entry.get("fingerprint"))
+            row = (str(entry.get("name")), "training", _short(entry.get("pairs")), str(number), fingerprint)
+            rows.setdefault(row, []).append(run.name)
+        for name, entry in data.get("validation", {}).items():
+            row = (
+                name,
+                "validation draw",
+                str(len(entry.get("ids", []))),
+                "-",
+                _short(entry.get("fingerprint")),
+            )
+            rows.setdefault(row, []).append(run.name)
+    everywhere = len(runs)
+    return [(*row, "all" if len(names) == everywhere else ", ".join(names)) for row, names in rows.items()]
+
+
+def _settings(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Configuration fields that differ between variants, with each variant's value."""
+    groups = variants(runs)
+    table = differences([group[0] for group in groups.values()])
+    return {
+        name: [short_setting(value) for value in values]
+        for name, values in table.items()
+        if name not in SAME_VARIANT_FIELDS
+    }
+
+
+def _pairs(runs: Sequence[Run]) -> Iterator[PairPictures]:
+    """The pairs that runs saved, each with the pictures of every run that has it; one pair in memory."""
+    labels = {run.path: f"{name} seed {run.seed}" for name, group in variants(runs).items() for run in group}
+    colors = {run.path: color for color, group in enumerate(variants(runs).values()) for run in group}
+    for split in dict.fromkeys(split for run in runs for split in run.pair_files):
+        names = dict.fromkeys(path.name for run in runs for path in run.pair_files.get(split, ()))
+        for name in list(names)[:MAX_PAIRS]:
+            saved = [
+                (run, load_pair(path))
+                for run in runs
+                for path in run.pair_files.get(split, ())
+                if path.name == name
+            ]
+            alike = [(run, pair) for run, pair in saved if pair.id == saved[0][1].id]
+            yield _pair_pictures(split, alike, labels, colors)
+
+
+def _pair_pictures(
+    split: str, saved: Sequence[tuple[Run, SavedPair]], labels: dict[Path, str], colors: dict[Path, int]
+) -> PairPictures:
+    shown = saved[0][1]
+    classes = _classes(saved[0][0])
+    flow_px, error_px = flow_scale_px(shown), error_scale_px([pair for _, pair in saved])
+    everywhere = np.ones_like(shown.valid)
+    known = f"{100 * shown.valid.mean():.0f} % known"
+    given = [
+        Picture(caption="Frame 1", detail="", uri=data_uri(shrink(shown.image1), "photo")),
+        Picture(caption="Frame 2", detail="", uri=data_uri(shrink(shown.image2), "photo")),
+        Picture(
+            caption="Ground truth",
+            detail=known,
+            uri=data_uri(flow_picture(shown.flow_gt, shown.valid, flow_px), "photo"),
+        ),
+    ]
+    present: list[tuple[str, str]] = []
+    if shown.labels1 is not None:
+        palette = np.array([color for _, color in classes], dtype=np.uint8)
+        picture = shrink(labels_to_color(shown.labels1, palette), nearest=True)
+        given.append(Picture(caption="Labels of frame 1", detail="", uri=data_uri(picture, "flat")))
+        present = [(classes[label][0], _hex(classes[label][1])) for label in np.unique(shown.labels1)]
+    if shown.occluded1 is not None:
+        light, dark = np.uint8(235), np.uint8(45)
+        mask = shrink(np.where(shown.occluded1[..., None].repeat(3, -1), light, dark), nearest=True)
+        detail = "light: not visible in frame 2"
+        given.append(Picture(caption="Occluded", detail=detail, uri=data_uri(mask, "flat")))
+    pictures = []
+    for run, pair in saved:
+        epe = run.per_sample.get((split, pair.id), {}).get("epe", math.nan)
+        flow = Picture(
+            caption="Flow", detail="", uri=data_uri(flow_picture(pair.flow, everywhere, flow_px), "photo")
+        )
+        error = Picture(
+            caption="Error",
+            detail=f"EPE {format_value('epe', epe)} px",
+            uri=data_uri(error_picture(pair, error_px), "photo"),
+        )
+        pictures.append((colors[run.path], labels[run.path], flow, error))
+    return PairPictures(
+        id=shown.id,
+        split=split,
+        flow_scale_px=flow_px,
+        error_scale_px=error_px,
+        given=given,
+        runs=pictures,
+        classes=present,
+    )
+
+
+def _hex(color: tuple[int, int, int]) -> str:
+    return "#" + bytes(color).hex()
+
+
+def _classes(run: Run) -> list[tuple[str, tuple[int, int, int]]]:
+    """Name and colour of each of the 256 labels, as the run recorded its classes; the rest is dark."""
+    table = [(f"class {label}", (24, 24, 24)) for label in range(255)] + [("ignored", (24, 24, 24))]
+    for entry in run.environment.get("classes", []):
+        red, green, blue = entry["color"]
+        table[entry["id"]] = (entry["name"].replace("_", " "), (red, green, blue))
+    return table

@@ -1,0 +1,132 @@
+"""Run directories made of numbers that a test can foretell; no training."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semraft.config import DataConfig, LossConfig, OptimConfig, RunConfig, TermConfig
+
+SPLIT = "world-val"
+IDS = ("scene/000003", "scene/000011")
+
+
+def make_config(recipe: str = "world-base", seed: int = 0, **changes: Any) -> RunConfig:
+    """A configuration of 400 steps; a recipe with "semantic" in its name has the semantic term."""
+    terms = (TermConfig(name="semantic-v1", weight=0.5),) if "semantic" in recipe else ()
+    config = RunConfig(
+        recipe=recipe,
+        seed=seed,
+        output=f"runs/{recipe}-seed{seed}",
+        data=DataConfig(validation=("world", "kitti")),
+        loss=LossConfig(terms=terms),
+        optim=OptimConfig(steps=400),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def make_environment(ids: tuple[str, ...] = IDS, fingerprint: str = "f0") -> dict[str, Any]:
+    """What a run records of where it ran."""
+    draw = {"ids": list(ids), "fingerprint": fingerprint}
+    return {
+        "semraft": "0.1.0",
+        "torch": "2.13.0",
+        "python": "3.11.2",
+        "device": "x86_64",
+        "precision": "float32",
+        "commit": "50582b6aa2c90e3c18d2f9a7a50fe2fa2e2b3b11",
+        "started": "2026-03-04T05:06:07+00:00",
+        "classes": [
+            {"id": 0, "name": "road", "color": [128, 64, 128]},
+            {"id": 10, "name": "car", "color": [0, 0, 142]},
+        ],
+        "data": {
+            "train": [{"name": "world", "pairs": 320, "problems": 0, "fingerprint": "t0"}],
+            "validation": {SPLIT: draw},
+            "left_out": ["kitti: no root given"],
+        },
+        "warnings": [],
+    }
+
+
+def make_scores(epe: float, pairs: int = len(IDS)) -> dict[str, float]:
+    """The numbers of one validation, all told by its EPE."""
+    scores = {
+        "epe": epe,
+        "epe_image_mean": epe * 1.01,
+        "1px": 1 / (1 + epe),
+        "3px": 3 / (3 + epe),
+        "5px": 5 / (5 + epe),
+        "fl": 10 * epe,
+        "wauc": 90 - 5 * epe,
+        "valid": 6000,
+        "non_finite": 0,
+        "epe_moving": 2 * epe,
+        "fl_moving": 15 * epe,
+        "epe_occluded": 3 * epe,
+        "epe_car": 2.5 * epe,
+    }
+    refinements = {f"epe_iter_{t:03d}": epe * (1 + 2.0 ** (1 - t)) for t in range(6)}
+    return scores | refinements | {"pairs": float(pairs), "skipped": 0.0}
+
+
+def make_pair(pair_id: str, error_px: float = 0.5, size: tuple[int, int] = (37, 53)) -> dict[str, Any]:
+    """A saved pair whose flow is wrong by `error_px` everywhere, with invalid ground truth in the top rows."""
+    height, width = size
+    rng = np.random.default_rng(len(pair_id))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    flow_gt = np.stack([x / 8 - 2, y / 16], axis=-1)
+    valid = y > height // 4
+    return {
+        "id": np.array(pair_id),
+        "image1": rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        "image2": rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        "flow_gt": np.where(valid[..., None], flow_gt, 0).astype(np.float16),
+        "valid": valid,
+        "flow": (flow_gt + np.float32([error_px, 0])).astype(np.float16),
+        "labels1": np.where(x > width / 2, 10, 0).astype(np.uint8),
+        "occluded1": x > width - 4,
+    }
+
+
+def make_run(
+    path: Path,
+    recipe: str = "world-base",
+    seed: int = 0,
+    epe: float = 2.0,
+    steps: tuple[int, ...] = (200, 400),
+    validated: tuple[int, ...] = (200, 400),
+    environment: dict[str, Any] | None = None,
+    config: RunConfig | None = None,
+) -> Path:
+    """Writes a run whose last validation has this EPE, and 1 px more for each validation before."""
+    path.mkdir(parents=True)
+    config = config or make_config(recipe, seed)
+    (path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    (path / "environment.json").write_text(json.dumps(environment or make_environment()))
+    lines: list[dict[str, Any]] = [
+        {
+            "step": step,
+            "split": "train",
+            "total_loss": 100.0 / step + epe,
+            "flow_loss": 90.0 / step + epe,
+            "epe": 200.0 / step + epe,
+            "learning_rate": 1e-4 * (1 - step / 500),
+            "flow_loss_iter_000": 3.0,
+        }
+        for step in steps
+    ]
+    for back, step in enumerate(reversed(validated)):
+        lines.append({"step": step, "split": SPLIT, **make_scores(epe + back)})
+    lines.sort(key=lambda line: line["step"])
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if validated:
+        rows = [f"{SPLIT},{pair_id},scene,6000,{epe + 0.125}" for pair_id in IDS]
+        (path / "per_sample.csv").write_text("\n".join(["split,id,scene,valid,epe", *rows]) + "\n")
+        (path / "pairs" / SPLIT).mkdir(parents=True)
+        for pair_id in IDS:
+            name = pair_id.replace("/", "_") + ".npz"
+            np.savez_compressed(path / "pairs" / SPLIT / name, **make_pair(pair_id))
+    return path
