@@ -288,14 +288,13 @@ def _read_flow_npz(path: Path) -> Float32[np.ndarray, "H W 2"]:
         raise DamagedFile(path, "is no npz archive")
     try:
         with np.load(io.BytesIO(data)) as archive:
-            missing = {"u", "v"} - set(archive.files)
-            if missing:
-                raise DamagedFile(path, f"has the keys {sorted(archive.files)}, expected u and v")
-            u, v = archive["u"], archive["v"]
-    except DamagedFile:
-        raise
-    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            keys = sorted(archive.files)
+            arrays = [archive[key] for key in ("u", "v") if key in keys]
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedFile(path, f"the npz archive can't be read: {error}") from error
+    if len(arrays) != 2:
+        raise DamagedFile(path, f"has the keys {keys}, expected u and v")
+    u, v = arrays
     if u.ndim != 2 or u.size == 0 or u.shape != v.shape or u.dtype.kind != "f" or v.dtype.kind != "f":
         found = f"u {u.dtype}{u.shape} and v {v.dtype}{v.shape}"
         raise DamagedFile(path, f"has {found}, expected two float arrays of one height and width")
