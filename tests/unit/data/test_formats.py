@@ -1,0 +1,640 @@
+"""Files to arrays and back: round trips, each format's invalid pixels, every way a file can be damaged."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semraft.data.formats import (
+    Encoding,
+    holds_ids,
+    read_colors,
+    read_flow,
+    read_ids,
+    read_image,
+    read_mask,
+    read_pfm,
+    write_flow,
+    write_ids,
+    write_image,
+    write_mask,
+    write_palette,
+    write_pfm,
+)
+from semraft.sample import DamagedFile
+
+HEIGHT, WIDTH = 7, 11
+FORMATS: list[tuple[str, Encoding | None]] = [
+    ("flow.flo", None),
+    ("flow.pfm", None),
+    ("kitti.png", "kitti"),
+    ("virtual.png", "virtual-kitti"),
+    ("flow.npz", None),
+]
+READERS: dict[str, Callable[[Path], object]] = {
+    "flow.flo": read_flow,
+    "flow.pfm": read_flow,
+    "kitti.png": lambda path: read_flow(path, "kitti"),
+    "flow.npz": read_flow,
+    "image.png": read_image,
+    "image.jpg": read_image,
+    "image.ppm": read_image,
+    "ids.png": read_ids,
+    "palette.png": read_ids,
+    "colors.png": read_colors,
+    "mask.png": read_mask,
+}
+
+
+@pytest.fixture
+def flow(rng: np.random.Generator) -> np.ndarray:
+    """u and v of different spread and mean, inside every encoding's range (Virtual KITTI: 10 and 6 px)."""
+    u = rng.uniform(-9, 7, (HEIGHT, WIDTH))
+    v = rng.uniform(-2, 5, (HEIGHT, WIDTH))
+    return np.stack([u, v], axis=-1).astype(np.float32)
+
+
+@pytest.fixture
+def valid(rng: np.random.Generator) -> np.ndarray:
+    return rng.random((HEIGHT, WIDTH)) > 0.3
+
+
+@pytest.fixture
+def image(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def files(tmp_path: Path, flow: np.ndarray, valid: np.ndarray, image: np.ndarray) -> Path:
+    """A folder with one sound file for each of READERS."""
+    for name, encoding in FORMATS:
+        write_flow(tmp_path / name, flow, valid, encoding)
+    for suffix in ("png", "jpg", "ppm"):
+        write_image(tmp_path / f"image.{suffix}", image)
+    write_ids(tmp_path / "ids.png", image[..., 0])
+    write_palette(tmp_path / "palette.png", image[..., 0] % 5, image[0, :5])
+    write_image(tmp_path / "colors.png", image)
+    write_mask(tmp_path / "mask.png", valid)
+    return tmp_path
+
+
+def png16(path: Path, red: int, green: int, blue: int, height: int = 5, width: int = 8) -> Path:
+    """A 16-bit RGB png of one colour, by OpenCV alone."""
+    cv2.imwrite(str(path), np.full((height, width, 3), (blue, green, red), np.uint16))
+    return path
+
+
+# --- flow: round trips
+
+
+@pytest.mark.parametrize(("name", "encoding"), FORMATS)
+def test_round_trip_keeps_validity_and_zeroes_the_rest(
+    tmp_path: Path, flow: np.ndarray, valid: np.ndarray, name: str, encoding: Encoding | None
+) -> None:
+    """Red when: invalid pixels keep the format's own sign for unknown (1e10, NaN, -512)."""
+    flow[~valid] = np.nan
+    assert write_flow(tmp_path / name, flow, valid, encoding) == valid.sum()
+    got, got_valid = read_flow(tmp_path / name, encoding)
+    assert got.dtype == np.float32
+    assert got_valid.dtype == np.bool_
+    np.testing.assert_array_equal(got_valid, valid)
+    assert (got[~valid] == 0).all()
+    np.testing.assert_allclose(got[valid], flow[valid], atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["flow.flo", "flow.pfm"])
+def test_flo_and_pfm_are_exact(tmp_path: Path, flow: np.ndarray, name: str) -> None:
+    flow *= np.float32(1e5 / 3)
+    write_flow(tmp_path / name, flow)
+    np.testing.assert_array_equal(read_flow(tmp_path / name)[0], flow)
+
+
+def test_kitti_is_exact_on_its_grid_and_within_half_a_step_off_it(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """Red when: the writer truncates instead of rounding (a bias of -1/128 px)."""
+    on_grid = rng.integers(-32768, 32768, (HEIGHT, WIDTH, 2)).astype(np.float32) / 64
+    write_flow(tmp_path / "a.png", on_grid, encoding="kitti")
+    np.testing.assert_array_equal(read_flow(tmp_path / "a.png", "kitti")[0], on_grid)
+
+    off_grid = rng.uniform(-500, 500, (61, 83, 2)).astype(np.float32)
+    write_flow(tmp_path / "b.png", off_grid, encoding="kitti")
+    error = read_flow(tmp_path / "b.png", "kitti")[0].astype(np.float64) - off_grid
+    assert np.abs(error).max() <= 1 / 128
+    assert abs(error.mean()) < 1e-3
+
+
+def test_virtual_kitti_is_within_half_a_step(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Red when: the writer truncates; the reader scales by W instead of W - 1."""
+    height, width = 61, 1242
+    flow = rng.uniform(-1, 1, (height, width, 2)) * (width - 1, height - 1)
+    write_flow(tmp_path / "a.png", flow.astype(np.float32), encoding="virtual-kitti")
+    error = np.abs(read_flow(tmp_path / "a.png", "virtual-kitti")[0] - flow)
+    assert error[..., 0].max() <= 1.01 * (width - 1) / 65535  # 1 % for float32.
+    assert error[..., 1].max() <= 1.01 * (height - 1) / 65535
+
+
+def test_virtual_kitti_zero_is_not_representable(tmp_path: Path) -> None:
+    write_flow(tmp_path / "a.png", np.zeros((375, 1242, 2), np.float32), encoding="virtual-kitti")
+    got, valid = read_flow(tmp_path / "a.png", "virtual-kitti")
+    assert valid.all()
+    np.testing.assert_allclose(np.abs(got[0, 0]), (1241 / 65535, 374 / 65535), rtol=1e-3)
+
+
+def test_viper_is_within_half_a_float16_step(tmp_path: Path, rng: np.random.Generator) -> None:
+    flow = rng.uniform(-500, 500, (61, 83, 2)).astype(np.float32)
+    write_flow(tmp_path / "a.npz", flow)
+    got, valid = read_flow(tmp_path / "a.npz")
+    assert valid.all()
+    assert (np.abs(got - flow) <= np.abs(flow) * 2.0**-11).all()
+    assert np.abs(got - flow).max() <= 1 / 8
+    with np.load(tmp_path / "a.npz") as archive:
+        assert {name: archive[name].dtype for name in archive.files} == {"u": np.float16, "v": np.float16}
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "lowest", "highest", "too_low", "too_high"),
+    [
+        ("a.png", "kitti", -512, 65535 / 64 - 512, -512.01, 512.0),
+        ("a.png", "virtual-kitti", 1 - WIDTH, WIDTH - 1, -WIDTH, WIDTH),
+        ("a.npz", None, -511.75, 511.75, -512, 511.9),
+        ("a.flo", None, -1e9, 1e9, -1.1e9, 1.1e9),
+        ("a.pfm", None, -1e9, 1e9, -1.1e9, 1.1e9),
+    ],
+)
+def test_what_an_encoding_can_not_hold_is_written_as_invalid(
+    tmp_path: Path,
+    name: str,
+    encoding: Encoding | None,
+    lowest: float,
+    highest: float,
+    too_low: float,
+    too_high: float,
+) -> None:
+    """Red when: out-of-range flow is clipped to a wrong value called valid, or wraps around (RAFT's writer);
+    only u is tested; 511.9, which float16 rounds to 512, is called written."""
+    flow = np.ones((HEIGHT, WIDTH, 2), np.float32)
+    flow[0, 1, 0], flow[0, 2, 0] = lowest, highest
+    flow[1, 3, 0], flow[2, 4, 1], flow[3, 5, 0], flow[4, 6, 1] = too_low, too_low, too_high, too_high
+    expected = np.ones((HEIGHT, WIDTH), bool)
+    expected[(1, 2, 3, 4), (3, 4, 5, 6)] = False
+
+    assert write_flow(tmp_path / name, flow, encoding=encoding) == expected.sum()
+    got, valid = read_flow(tmp_path / name, encoding)
+    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_allclose(got[0, 1:3, 0], (lowest, highest), rtol=1e-6)
+
+
+@given(
+    st.integers(1, 9),
+    st.integers(2, 9),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["a.flo", "a.pfm", "a.npz"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_second_round_trip_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, seed: int, name: str
+) -> None:
+    path = tmp_path_factory.mktemp("trip") / name
+    rng = np.random.default_rng(seed)
+    write_flow(path, rng.normal(0, 300, (height, width, 2)).astype(np.float32))
+    flow, valid = read_flow(path)
+    write_flow(path, flow, valid)
+    again, valid_again = read_flow(path)
+    np.testing.assert_array_equal(again, flow)
+    np.testing.assert_array_equal(valid_again, valid)
+
+
+# --- flow: the bytes, from the definitions and not from our own writer
+
+
+def test_flo_bytes(tmp_path: Path) -> None:
+    """Red when: u and v, or width and height, change places."""
+    path = tmp_path / "a.flo"
+    path.write_bytes(struct.pack("<fii", 202021.25, 3, 2) + np.arange(12, dtype="<f4").tobytes())
+    flow, valid = read_flow(path)
+    np.testing.assert_array_equal(flow[1, 2], (10, 11))
+    assert valid.all()
+    write_flow(tmp_path / "b.flo", flow)
+    assert (tmp_path / "b.flo").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("unknown", [1e10, 1.67e9, -1.1e9, np.nan, np.inf])
+@pytest.mark.parametrize("component", [0, 1])
+def test_flo_unknown_in_either_component_is_invalid(tmp_path: Path, unknown: float, component: int) -> None:
+    """Red when: only u is tested; NaN compares its way through."""
+    values = np.full((2, 3, 2), 5, "<f4")
+    values[1, 2, component] = unknown
+    (tmp_path / "a.flo").write_bytes(b"PIEH" + struct.pack("<ii", 3, 2) + values.tobytes())
+    flow, valid = read_flow(tmp_path / "a.flo")
+    assert valid.sum() == 5
+    assert not valid[1, 2]
+    np.testing.assert_array_equal(flow[1, 2], (0, 0))
+
+
+def test_written_invalid_pixels_use_each_formats_own_sign(
+    tmp_path: Path, flow: np.ndarray, valid: np.ndarray
+) -> None:
+    for name, encoding in FORMATS:
+        write_flow(tmp_path / name, flow, valid, encoding)
+    flo = np.frombuffer((tmp_path / "flow.flo").read_bytes(), "<f4", offset=12).reshape(HEIGHT, WIDTH, 2)
+    assert (flo[~valid] == np.float32(1e10)).all()
+    pfm = read_pfm(tmp_path / "flow.pfm")
+    assert np.isnan(pfm[~valid][:, :2]).all()
+    assert (pfm[..., 2] == 0).all()
+    kitti = cv2.imread(str(tmp_path / "kitti.png"), cv2.IMREAD_UNCHANGED)
+    assert (kitti[~valid] == (0, 32768, 32768)).all()  # As in the real files.
+    assert (kitti[valid][:, 0] == 1).all()
+    virtual = cv2.imread(str(tmp_path / "virtual.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(virtual[..., 0], np.where(valid, 65535, 0))
+    with np.load(tmp_path / "flow.npz") as archive:
+        assert np.isnan(archive["u"][~valid]).all()
+        assert np.isnan(archive["v"][~valid]).all()
+
+
+@pytest.mark.parametrize(("magic", "channels"), [("Pf", 1), ("PF", 3)])
+@pytest.mark.parametrize(("scale", "kind"), [("-1.0", "<f4"), ("1", ">f4"), ("-0.5", "<f4")])
+def test_pfm_has_its_rows_bottom_to_top(
+    tmp_path: Path, magic: str, channels: int, scale: str, kind: str
+) -> None:
+    """Red when: the rows are not turned over; the sign of the scale is not read as the byte order."""
+    values = np.arange(2 * 4 * channels, dtype=kind)
+    (tmp_path / "a.pfm").write_bytes(f"{magic}\n4 2\n{scale}\n".encode() + values.tobytes())
+    got = read_pfm(tmp_path / "a.pfm")
+    assert got.shape == ((2, 4) if channels == 1 else (2, 4, 3))
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got[1].ravel(), np.arange(4 * channels))
+    write_pfm(tmp_path / "b.pfm", got)
+    np.testing.assert_array_equal(read_pfm(tmp_path / "b.pfm"), got)
+    assert (tmp_path / "b.pfm").read_bytes().endswith(values.astype("<f4").tobytes())
+
+
+def test_kitti_png_values(tmp_path: Path) -> None:
+    """Red when: blue and red change places, as OpenCV orders them; 16 bits are cut to 8."""
+    flow, valid = read_flow(png16(tmp_path / "a.png", red=32768 + 130, green=32768 - 67, blue=1), "kitti")
+    np.testing.assert_array_equal(flow, np.broadcast_to(np.float32((130 / 64, -67 / 64)), (5, 8, 2)))
+    assert valid.all()
+
+
+def test_virtual_kitti_png_values(tmp_path: Path) -> None:
+    """Red when: W stands for W - 1, or width and height change places."""
+    path = png16(tmp_path / "a.png", red=65535, green=13107, blue=7, height=11, width=21)
+    flow, valid = read_flow(path, "virtual-kitti")
+    np.testing.assert_allclose(flow, np.broadcast_to((20, (2 / 5 - 1) * 10), (11, 21, 2)), rtol=1e-6)
+    assert valid.all()
+
+
+@pytest.mark.parametrize("encoding", ["kitti", "virtual-kitti"])
+@pytest.mark.parametrize(("blue", "expected"), [(0, False), (1, True), (65535, True)])
+def test_png_validity_is_a_third_channel_that_is_not_zero(
+    tmp_path: Path, encoding: Encoding, blue: int, expected: bool
+) -> None:
+    """Red when: an invalid (0, 0, 0) comes back as -512 px; only 1, or only 65535, counts as valid."""
+    flow, valid = read_flow(png16(tmp_path / "a.png", red=0, green=0, blue=blue), encoding)
+    assert (valid == expected).all()
+    assert (flow == 0).all() == (not expected)
+
+
+def test_viper_npz_validity_needs_both_components_finite_and_below_512(tmp_path: Path) -> None:
+    """Red when: only u is tested; Inf becomes 65504; 512 is let through; NaN is zero and valid."""
+    u, v = np.full((2, 3, 5), 2.5, np.float16)
+    v[:] = -7.5
+    u[0] = np.nan, np.inf, -np.inf, 512, -512
+    v[1] = np.nan, np.inf, -np.inf, 512, -512
+    np.savez_compressed(tmp_path / "a.npz", u=u, v=v)
+    flow, valid = read_flow(tmp_path / "a.npz")
+    np.testing.assert_array_equal(valid, np.arange(3)[:, None] == np.full(5, 2))
+    assert flow.dtype == np.float32
+    assert (flow[:2] == 0).all()
+    assert (flow[2] == (2.5, -7.5)).all()
+
+
+def test_reading_one_png_encoding_as_the_other_goes_wrong(tmp_path: Path, flow: np.ndarray) -> None:
+    """The container is the same, so no reader can notice: the caller has to know."""
+    write_flow(tmp_path / "a.png", flow, encoding="virtual-kitti")
+    got, valid = read_flow(tmp_path / "a.png", "kitti")
+    assert valid.all()
+    assert np.abs(got - flow).mean() > 50
+
+
+# --- flow: wrong calls
+
+
+def test_a_png_without_encoding_is_refused(tmp_path: Path, flow: np.ndarray) -> None:
+    path = png16(tmp_path / "a.png", 1, 2, 3)
+    with pytest.raises(ValueError, match=r'a png needs encoding="kitti" or "virtual-kitti"'):
+        read_flow(path)
+    with pytest.raises(ValueError, match="a png needs encoding"):
+        write_flow(path, flow)
+
+
+def test_unknown_suffixes_are_refused(tmp_path: Path, flow: np.ndarray, image: np.ndarray) -> None:
+    for call in (
+        lambda: read_flow(tmp_path / "a.txt"),
+        lambda: write_flow(tmp_path / "a.flo5", flow),
+        lambda: write_image(tmp_path / "a.tif", image),
+        lambda: write_ids(tmp_path / "a.jpg", image[..., 0]),
+        lambda: write_palette(tmp_path / "a.jpg", image[..., 0], image[0]),
+    ):
+        with pytest.raises(ValueError, match=r"a\.\w+: .* not '\."):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_shapes_are_refused(tmp_path: Path, flow: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"flow: shape \(2, 7, 11\), expected \(H, W, 2\)"):
+        write_flow(tmp_path / "a.flo", flow.transpose(2, 0, 1))
+    with pytest.raises(ValueError, match=r"expected \(H, W\) or \(H, W, 3\)"):
+        write_pfm(tmp_path / "a.pfm", flow)
+    with pytest.raises(ValueError, match="2x2"):
+        write_flow(tmp_path / "a.png", flow[:, :1], encoding="virtual-kitti")
+
+
+@pytest.mark.parametrize(("name", "encoding"), FORMATS)
+def test_flow_that_is_not_finite_can_not_be_called_valid(
+    tmp_path: Path, flow: np.ndarray, name: str, encoding: Encoding | None
+) -> None:
+    flow[1, 2, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN or Inf in 1 pixels that `valid` calls valid"):
+        write_flow(tmp_path / name, flow, np.ones((HEIGHT, WIDTH), bool), encoding)
+    assert write_flow(tmp_path / name, flow, encoding=encoding) == HEIGHT * WIDTH - 1
+
+
+def test_writing_leaves_the_callers_arrays_alone(tmp_path: Path, flow: np.ndarray, valid: np.ndarray) -> None:
+    """Red when: out-of-range pixels are struck from the caller's own mask."""
+    valid[0, 0] = True
+    flow[0, 0] = 600
+    before, valid_before = flow.copy(), valid.copy()
+    for name, encoding in FORMATS:
+        write_flow(tmp_path / name, flow, valid, encoding)
+    np.testing.assert_array_equal(flow, before)
+    np.testing.assert_array_equal(valid, valid_before)
+
+
+# --- images
+
+
+@pytest.mark.parametrize("suffix", ["png", "ppm", "PNG"])
+def test_images_round_trip_exactly(tmp_path: Path, image: np.ndarray, suffix: str) -> None:
+    write_image(tmp_path / f"a.{suffix}", image)
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{suffix}"), image)
+
+
+def test_images_are_rgb(tmp_path: Path) -> None:
+    """Red when: OpenCV's B, G, R is passed on (a reader and a writer wrong alike would agree)."""
+    (tmp_path / "a.ppm").write_bytes(b"P6\n2 1\n255\n" + bytes([200, 100, 50, 7, 8, 9]))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.ppm"), [[(200, 100, 50), (7, 8, 9)]])
+    write_image(tmp_path / "b.ppm", read_image(tmp_path / "a.ppm"))
+    assert (tmp_path / "b.ppm").read_bytes().endswith(bytes([200, 100, 50, 7, 8, 9]))
+
+
+def test_jpg_is_close(tmp_path: Path) -> None:
+    ramp = np.linspace(10, 200, 64 * 96 * 3).reshape(64, 96, 3).astype(np.uint8)
+    write_image(tmp_path / "a.jpg", ramp)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - ramp).mean() < 2
+
+
+def test_grey_is_repeated_and_alpha_dropped(tmp_path: Path, image: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), image[..., 0])
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([image[..., ::-1], image[..., 0]]))
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), image[..., [0, 0, 0]])
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), image)
+
+
+def test_a_16_bit_picture_is_refused(tmp_path: Path) -> None:
+    """Red when: 16 bits are cut to 8 in silence."""
+    with pytest.raises(DamagedFile, match="has uint16 values"):
+        read_image(png16(tmp_path / "a.png", 1000, 2000, 3000))
+
+
+def test_exif_orientation_does_not_turn_the_grid(tmp_path: Path) -> None:
+    """Red when: OpenCV applies the orientation, so that height and width no longer fit flow and labels."""
+    write_image(tmp_path / "a.jpg", np.full((16, 24, 3), 90, np.uint8))
+    plain = (tmp_path / "a.jpg").read_bytes()
+    tiff = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)  # 6: turned by 90 degrees.
+    exif = b"Exif\0\0" + tiff
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    (tmp_path / "b.jpg").write_bytes(plain[:2] + segment + plain[2:])
+    assert cv2.imread(str(tmp_path / "b.jpg")).shape == (24, 16, 3)
+    assert read_image(tmp_path / "b.jpg").shape == (16, 24, 3)
+
+
+# --- ids, colours, masks
+
+
+def indexed_png(path: Path, ids: np.ndarray, depth: int, color_type: int, extra: bytes = b"") -> Path:
+    """A png written from its definition: `depth` bits a pixel, no filter, palette of nothing but red."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width = ids.shape
+    bits = np.unpackbits(ids[..., None], axis=-1)[..., 8 - depth :].reshape(height, -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
+    palette = chunk(b"PLTE", bytes([255, 0, 0]) * 2**depth) if color_type == 3 else b""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
+    tail = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + palette + extra + tail)
+    return path
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("color_type", [0, 3])
+def test_ids_are_what_is_stored(
+    tmp_path: Path, rng: np.random.Generator, depth: int, color_type: int
+) -> None:
+    """Red when: the palette is expanded to colours, as OpenCV does; a 1-bit 1 comes back as 255."""
+    ids = rng.integers(0, 2**depth, (HEIGHT, WIDTH), dtype=np.uint8)
+    path = indexed_png(tmp_path / "a.png", ids, depth, color_type)
+    assert holds_ids(path)
+    got = read_ids(path)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, ids)
+    np.testing.assert_array_equal(read_mask(path), ids != 0)
+
+
+def test_a_palette_with_transparency_still_gives_ids(tmp_path: Path) -> None:
+    """Red when: the palette's tRNS chunk is left in a file that is then called grey."""
+    ids = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    body = b"tRNS" + bytes([0, 128, 255, 0])
+    transparency = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
+    np.testing.assert_array_equal(read_ids(indexed_png(tmp_path / "a.png", ids, 8, 3, transparency)), ids)
+
+
+def test_palette_round_trip_keeps_ids_and_colours(tmp_path: Path, rng: np.random.Generator) -> None:
+    ids = rng.integers(0, 32, (HEIGHT, WIDTH), dtype=np.uint8)
+    palette = rng.integers(0, 256, (32, 3), dtype=np.uint8)
+    write_palette(tmp_path / "a.png", ids, palette)
+    np.testing.assert_array_equal(read_ids(tmp_path / "a.png"), ids)
+    np.testing.assert_array_equal(read_colors(tmp_path / "a.png"), palette[ids])
+    with pytest.raises(ValueError, match="the palette has 3 colours"):
+        write_palette(tmp_path / "b.png", ids, palette[:3])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "highest", "read_as"),
+    [(np.uint8, 255, np.uint8), (np.uint16, 65535, np.int32), (np.int32, 65535, np.int32)],
+)
+def test_ids_round_trip(
+    tmp_path: Path, rng: np.random.Generator, dtype: type, highest: int, read_as: type
+) -> None:
+    ids = rng.integers(0, highest, (HEIGHT, WIDTH), endpoint=True).astype(dtype)
+    ids[0, :2] = 0, highest
+    write_ids(tmp_path / "a.png", ids)
+    got = read_ids(tmp_path / "a.png")
+    assert got.dtype == read_as
+    np.testing.assert_array_equal(got, ids)
+
+
+@pytest.mark.parametrize("wrong", [-1, 65536])
+def test_ids_beyond_16_bits_are_refused(tmp_path: Path, wrong: int) -> None:
+    with pytest.raises(ValueError, match=r"a 16-bit png holds 0\.\.65535"):
+        write_ids(tmp_path / "a.png", np.array([[3, wrong]], np.int32))
+
+
+def test_colours_are_no_ids_and_ids_no_colours(tmp_path: Path, image: np.ndarray) -> None:
+    """Red when: RGB labels are read as grey (traps: luma makes classes collide)."""
+    write_image(tmp_path / "colors.png", image)
+    write_ids(tmp_path / "ids.png", image[..., 0])
+    assert not holds_ids(tmp_path / "colors.png")
+    with pytest.raises(DamagedFile, match="holds colours, expected ids"):
+        read_ids(tmp_path / "colors.png")
+    with pytest.raises(DamagedFile, match="got a 8-bit grey png"):
+        read_colors(tmp_path / "ids.png")
+    np.testing.assert_array_equal(read_colors(tmp_path / "colors.png"), image)
+
+
+def test_label_colours_are_not_read_from_lossy_files(tmp_path: Path, image: np.ndarray) -> None:
+    write_image(tmp_path / "a.jpg", image)
+    for reader in (read_colors, read_ids, read_mask):
+        with pytest.raises(DamagedFile, match="png"):
+            reader(tmp_path / "a.jpg")
+
+
+def test_masks_round_trip_and_colour_masks_are_read(tmp_path: Path, valid: np.ndarray) -> None:
+    """Red when: only one channel of a colour mask is looked at."""
+    write_mask(tmp_path / "a.png", valid)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), valid)
+    assert set(np.unique(read_ids(tmp_path / "a.png"))) == {0, 255}
+    for channel in range(3):
+        colors = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        colors[valid, channel] = 9
+        write_image(tmp_path / "b.png", colors)
+        np.testing.assert_array_equal(read_mask(tmp_path / "b.png"), valid)
+
+
+# --- damaged files
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=name):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(DamagedFile, match=rf"{name}: is empty \(0 bytes\)"):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_cut_anywhere_is_damaged(files: Path, name: str) -> None:
+    """Red when: a size is not checked, or JPEG's end marker where OpenCV fills with grey (4.x)."""
+    data = (files / name).read_bytes()
+    for size in {1, 8, 11, 26, 40, len(data) // 2, len(data) - 12, len(data) - 2, len(data) - 1}:
+        (files / name).write_bytes(data[:size])
+        with pytest.raises(DamagedFile) as caught:
+            READERS[name](files / name)
+        assert caught.value.path == files / name
+
+
+@pytest.mark.parametrize("name", ["flow.flo", "flow.pfm"])
+def test_a_file_that_is_too_long_is_damaged(files: Path, name: str) -> None:
+    with (files / name).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(DamagedFile, match=rf"says {WIDTH}x{HEIGHT}, which takes \d+ bytes"):
+        read_flow(files / name)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_other_content_is_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("<html>404 not found</html>" * 9)
+    with pytest.raises(DamagedFile):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_one_changed_byte_is_noticed_or_harmless(files: Path, name: str, rng: np.random.Generator) -> None:
+    """Red when: a reader lets another exception out (an npz flag said "encrypted": RuntimeError)."""
+    data = (files / name).read_bytes()
+    places = rng.choice(len(data), min(len(data), 60), replace=False)
+    for place in [*places.tolist(), data.find(b"PK\x01\x02") + 8]:
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        (files / name).write_bytes(damaged)
+        try:
+            READERS[name](files / name)
+        except DamagedFile:
+            continue
+        assert not name.endswith("png"), f"byte {place}: a png proves every byte by a checksum"
+
+
+def test_a_negative_or_absurd_size_is_damaged(tmp_path: Path) -> None:
+    for width, height in ((-3, -2), (0, 0), (2**30, 2**30)):
+        (tmp_path / "a.flo").write_bytes(b"PIEH" + struct.pack("<ii", width, height) + bytes(48))
+        with pytest.raises(DamagedFile, match=rf"says {width}x{height}"):
+            read_flow(tmp_path / "a.flo")
+    path = indexed_png(tmp_path / "a.png", np.ones((2, 3), np.uint8), 8, 0)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 2**30, 2**30)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    with pytest.raises(DamagedFile, match="can't be decoded"):
+        read_ids(path)
+
+
+def test_a_scalar_pfm_is_no_flow(tmp_path: Path) -> None:
+    write_pfm(tmp_path / "a.pfm", np.ones((3, 4), np.float32))
+    with pytest.raises(DamagedFile, match="one channel"):
+        read_flow(tmp_path / "a.pfm")
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((5, 8, 3), "u1"), ((5, 8), "u2"), ((5, 8, 4), "u2")])
+def test_flow_png_must_be_16_bit_rgb(tmp_path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """Red when: an 8-bit png is taken for flow."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.ones(shape, dtype))
+    with pytest.raises(DamagedFile, match=r"expected flow in 16-bit RGB, got a (8|16)-bit"):
+        read_flow(tmp_path / "a.png", "kitti")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"u": np.ones((3, 4), np.float16)}, r"has the keys \['u'\], expected u and v"),
+        ({"u": np.ones((3, 4)), "v": np.ones((4, 3))}, "one height and width"),
+        ({"u": np.ones((3, 4), int), "v": np.ones((3, 4), int)}, "two float arrays"),
+        ({"u": np.ones((3, 4, 1)), "v": np.ones((3, 4, 1))}, "one height and width"),
+        ({"u": np.array([{}]), "v": np.array([{}])}, "can't be read"),
+    ],
+)
+def test_npz_must_hold_u_and_v(tmp_path: Path, arrays: dict[str, np.ndarray], reason: str) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=True, **arrays)
+    with pytest.raises(DamagedFile, match=reason):
+        read_flow(tmp_path / "a.npz")
+
+
+def test_a_bare_npy_is_no_npz(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones((3, 4)))
+    (tmp_path / "a.npz").write_bytes(buffer.getvalue())
+    with pytest.raises(DamagedFile, match="is no npz archive"):
+        read_flow(tmp_path / "a.npz")
