@@ -256,9 +256,8 @@ def _at(flow: Float[np.ndarray, "H W 2"], valid: Bool[np.ndarray, "H W"]) -> Flo
 
 def _wauc_points(error: Float64[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
     level = np.ceil(20 * np.minimum(error, 5.5)).astype(np.intp)
-    level -= (
-        error <= _WAUC_THRESHOLDS_PX[np.maximum(level - 1, 0)]
-    )  # 20 e is rounded: ask the threshold below.
+    # The product is rounded up even from a rounding error: ask the threshold below for itself.
+    level -= error <= _WAUC_THRESHOLDS_PX[np.maximum(level - 1, 0)]
     points: Int[np.ndarray, " N"] = _WAUC_POINTS[level.clip(0)]
     return points
 

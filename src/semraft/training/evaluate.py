@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,22 +71,24 @@ class Evaluation:
         }
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
-    def write_per_sample(self, path: Path) -> None:
-        """Writes per_sample.csv, whole or not at all. Columns go id, scene, all, then stratum by stratum."""
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns(), restval="")
-            writer.writeheader()
-            writer.writerows(self.per_sample)
-        os.replace(partial, path)
 
-    def _columns(self) -> list[str]:
-        # The pooled metrics have every name that any row has, in an order that does not depend on the pairs.
-        return [
-            "id",
-            "scene",
-            *(name for name in self.metrics if any(name in row for row in self.per_sample)),
-        ]
+def write_per_sample(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
+    """Writes per_sample.csv, whole or not at all: one row a pair, `split` being its evaluation's key.
+
+    Columns go split, id, scene, the metrics of all pixels, then stratum by stratum; a pair without such a
+    pixel has an empty cell.
+    """
+    rows = [{"split": split, **row} for split, scored in evaluations.items() for row in scored.per_sample]
+    found = {name for row in rows for name in row}
+    # The pooled metrics have every name that a row has, in an order that does not depend on the pairs.
+    ordered = dict.fromkeys(name for scored in evaluations.values() for name in scored.metrics)
+    columns = ["split", "id", "scene", *(name for name in ordered if name in found)]
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, path)
 
 
 def evaluate(
