@@ -1,21 +1,18 @@
-"""What the report draws: charts as geometry that the template turns into SVG, pictures as data URIs.
+"""Charts as geometry that the template turns into SVG: curves, scales, ticks.
 
-Knows nothing of pages, and computes no metric: numbers come from comparison.py.
+Knows nothing of pages, and computes no metric; the pictures of pairs are made in pictures.py.
 """
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from jaxtyping import Float64
 
 from semraft.analysis.comparison import definition
-from semraft.analysis.runs import Run, SavedPair
-from semraft.ops.color import flow_to_color
+from semraft.analysis.runs import Run
 
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 310, 8, 166
@@ -26,12 +23,6 @@ MAX_POINTS = 240
 
 MAX_DOTS = 12
 """A curve of no more points shows each of them."""
-
-MAX_PICTURE_WIDTH_PX = 640
-"""Wider frames are scaled down to this in the page."""
-
-NO_TRUTH_GREY = 128
-"""What flow and error pictures show where there is no ground truth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,80 +169,6 @@ def make_chart(title: str, x_label: str, metric: str, curves: Sequence[Curve]) -
     )
 
 
-def data_uri(image: UInt8[np.ndarray, "H W 3"], kind: Literal["photo", "flat"]) -> str:
-    """An RGB picture as a data URI: `photo` is lossy WebP, `flat` (labels, masks) lossless PNG."""
-    suffix, options = (".webp", [cv2.IMWRITE_WEBP_QUALITY, 82]) if kind == "photo" else (".png", [])
-    encoded = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)[1]
-    return f"data:image/{suffix[1:]};base64,{base64.b64encode(encoded.tobytes()).decode()}"
-
-
-def shrink(image: UInt8[np.ndarray, "H W 3"], nearest: bool = False) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame no wider than the page shows it; labels and masks by their nearest pixel."""
-    size = _page_size(*image.shape[:2])
-    return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA)
-
-
-def flow_scale_px(pair: SavedPair) -> float:
-    """The flow length that a pair's pictures show fully saturated: above 99 % of the ground truth, in px."""
-    length = np.linalg.norm(pair.flow_gt[pair.valid].astype(np.float32), axis=-1)
-    return _nice_ceiling(float(np.quantile(length, 0.99)) if length.size else 1.0)
-
-
-def error_scale_px(pairs: Sequence[SavedPair]) -> float:
-    """The error that all error maps of a pair show as brightest, in px: above 98 % of all runs' errors."""
-    errors = np.concatenate([_error_px(pair)[pair.valid] for pair in pairs])
-    errors = errors[np.isfinite(errors)]
-    return _nice_ceiling(float(np.quantile(errors, 0.98)) if errors.size else 1.0)
-
-
-def flow_picture(
-    flow: Float[np.ndarray, "H W 2"], valid: Bool[np.ndarray, "H W"], max_px: float
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Flow as colours at page size; a pixel of the page is the mean of the valid pixels under it."""
-    values, known = _shrink_valid(flow.astype(np.float32), valid)
-    picture = flow_to_color(values, known, max_px)
-    picture[~known] = NO_TRUTH_GREY
-    return picture
-
-
-def error_picture(pair: SavedPair, max_px: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Endpoint error at page size: black at 0, yellow at `max_px` and beyond, grey without ground truth."""
-    error, known = _shrink_valid(_error_px(pair)[..., None], pair.valid)
-    picture = error_colors(error[..., 0] / max_px)
-    picture[~known] = NO_TRUTH_GREY
-    return picture
-
-
-def error_colors(fraction: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The colours of the error scale (inferno: ordered in lightness, also for the colour-blind), RGB."""
-    level = (np.nan_to_num(fraction, nan=1.0).clip(0, 1) * 255).round().astype(np.uint8)
-    colors: UInt8[np.ndarray, "H W 3"] = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[..., ::-1].copy()
-    return colors
-
-
-def _error_px(pair: SavedPair) -> Float32[np.ndarray, "H W"]:
-    difference = pair.flow.astype(np.float32) - pair.flow_gt.astype(np.float32)
-    error: Float32[np.ndarray, "H W"] = np.linalg.norm(difference, axis=-1)
-    return error
-
-
-def _shrink_valid(
-    values: Float32[np.ndarray, "H W C"], valid: Bool[np.ndarray, "H W"]
-) -> tuple[Float32[np.ndarray, "h w C"], Bool[np.ndarray, "h w"]]:
-    """Means over valid pixels only: sparse ground truth must not fade into what surrounds it."""
-    height, width = valid.shape
-    size = _page_size(height, width)
-    kept = np.where(valid[..., None], values, 0).astype(np.float32)
-    share = cv2.resize(valid.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    total = cv2.resize(kept, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
-    return total / np.maximum(share, 1e-6)[..., None], share > 0
-
-
-def _page_size(height: int, width: int) -> tuple[int, int]:
-    ratio = min(1.0, MAX_PICTURE_WIDTH_PX / width)
-    return round(width * ratio), max(1, round(height * ratio))
-
-
 def _means(
     x: Float64[np.ndarray, " points"], y: Float64[np.ndarray, " points"], stretch: int
 ) -> tuple[Float64[np.ndarray, " means"], Float64[np.ndarray, " means"]]:
@@ -290,7 +207,7 @@ def _linear_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    factors = (1,) if high - low > 2 else (1, 2, 5)
+    factors = (1,) if high - low > 3 else (1, 2, 5)
     decades = range(math.floor(low), math.ceil(high) + 1)
     ticks = [factor * 10.0**decade for decade in decades for factor in factors]
     return [tick for tick in ticks if low <= math.log10(tick) <= high]
@@ -298,11 +215,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _short_number(value: float) -> str:
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.5g}"
-
-
-def _nice_ceiling(value: float) -> float:
-    """The next of 1, 2, 3, 5, 10, 20, ... times a power of ten, so that a scale reads well."""
-    size = 10.0 ** math.floor(math.log10(max(value, 0.1)))
-    return next(size * factor for factor in (1, 2, 3, 5, 10) if size * factor >= value)

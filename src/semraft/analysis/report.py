@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,54 +27,18 @@ from semraft.analysis.comparison import (
     tables,
     variants,
 )
-from semraft.analysis.figures import (
-    Chart,
-    data_uri,
-    error_colors,
-    error_picture,
-    error_scale_px,
-    flow_picture,
-    flow_scale_px,
-    make_chart,
-    refinement_curves,
-    shrink,
-    step_curves,
-)
+from semraft.analysis.figures import Chart, make_chart, refinement_curves, step_curves
 from semraft.analysis.notices import notices
-from semraft.analysis.runs import Run, SavedPair, load_pair, load_run
+from semraft.analysis.pictures import data_uri, error_colors, pair_pictures
+from semraft.analysis.runs import Run, load_run
 from semraft.metrics import METRICS, STRATA
-from semraft.ops.color import color_wheel_legend, labels_to_color
-
-MAX_PAIRS = 12
-"""Pairs of a split whose pictures are shown."""
+from semraft.ops.color import color_wheel_legend
 
 VALIDATION_CURVES = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary")
 """What is drawn of every validation split, where a run has it."""
 
 TRAINING_CURVES = ("total_loss", "flow_loss", "epe", "1px", "gradient_norm", "learning_rate")
 """What is drawn of training besides every other loss."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One image of the page and what is said under it."""
-
-    caption: str
-    detail: str
-    uri: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairPictures:
-    """A validation pair: what all runs were given, and each run's flow and error on common scales in px."""
-
-    id: str
-    split: str
-    flow_scale_px: float
-    error_scale_px: float
-    given: list[Picture]
-    runs: list[tuple[int, str, Picture, Picture]]
-    classes: list[tuple[str, str]] = field(default_factory=list)
 
 
 def write_report(run_paths: Sequence[Path], out: Path) -> str:
@@ -101,7 +64,7 @@ def write_report(run_paths: Sequence[Path], out: Path) -> str:
         notices=notices(runs),
         training=list(_training_charts(runs)),
         validation=list(_validation_charts(runs, numbers)),
-        pairs=list(_pairs(runs)),
+        pairs=list(pair_pictures(runs)),
         error_scale=data_uri(
             error_colors(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)), "flat"
         ),
@@ -238,84 +201,3 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[str]]:
         for name, values in table.items()
         if name not in SAME_VARIANT_FIELDS
     }
-
-
-def _pairs(runs: Sequence[Run]) -> Iterator[PairPictures]:
-    """The pairs that runs saved, each with the pictures of every run that has it; one pair in memory."""
-    labels = {run.path: f"{name} seed {run.seed}" for name, group in variants(runs).items() for run in group}
-    colors = {run.path: color for color, group in enumerate(variants(runs).values()) for run in group}
-    for split in dict.fromkeys(split for run in runs for split in run.pair_files):
-        names = dict.fromkeys(path.name for run in runs for path in run.pair_files.get(split, ()))
-        for name in list(names)[:MAX_PAIRS]:
-            saved = [
-                (run, load_pair(path))
-                for run in runs
-                for path in run.pair_files.get(split, ())
-                if path.name == name
-            ]
-            alike = [(run, pair) for run, pair in saved if pair.id == saved[0][1].id]
-            yield _pair_pictures(split, alike, labels, colors)
-
-
-def _pair_pictures(
-    split: str, saved: Sequence[tuple[Run, SavedPair]], labels: dict[Path, str], colors: dict[Path, int]
-) -> PairPictures:
-    shown = saved[0][1]
-    classes = _classes(saved[0][0])
-    flow_px, error_px = flow_scale_px(shown), error_scale_px([pair for _, pair in saved])
-    everywhere = np.ones_like(shown.valid)
-    known = f"{100 * shown.valid.mean():.0f} % known"
-    given = [
-        Picture(caption="Frame 1", detail="", uri=data_uri(shrink(shown.image1), "photo")),
-        Picture(caption="Frame 2", detail="", uri=data_uri(shrink(shown.image2), "photo")),
-        Picture(
-            caption="Ground truth",
-            detail=known,
-            uri=data_uri(flow_picture(shown.flow_gt, shown.valid, flow_px), "photo"),
-        ),
-    ]
-    present: list[tuple[str, str]] = []
-    if shown.labels1 is not None:
-        palette = np.array([color for _, color in classes], dtype=np.uint8)
-        picture = shrink(labels_to_color(shown.labels1, palette), nearest=True)
-        given.append(Picture(caption="Labels of frame 1", detail="", uri=data_uri(picture, "flat")))
-        present = [(classes[label][0], _hex(classes[label][1])) for label in np.unique(shown.labels1)]
-    if shown.occluded1 is not None:
-        light, dark = np.uint8(235), np.uint8(45)
-        mask = shrink(np.where(shown.occluded1[..., None].repeat(3, -1), light, dark), nearest=True)
-        detail = "light: not visible in frame 2"
-        given.append(Picture(caption="Occluded", detail=detail, uri=data_uri(mask, "flat")))
-    pictures = []
-    for run, pair in saved:
-        epe = run.per_sample.get((split, pair.id), {}).get("epe", math.nan)
-        flow = Picture(
-            caption="Flow", detail="", uri=data_uri(flow_picture(pair.flow, everywhere, flow_px), "photo")
-        )
-        error = Picture(
-            caption="Error",
-            detail=f"EPE {format_value('epe', epe)} px",
-            uri=data_uri(error_picture(pair, error_px), "photo"),
-        )
-        pictures.append((colors[run.path], labels[run.path], flow, error))
-    return PairPictures(
-        id=shown.id,
-        split=split,
-        flow_scale_px=flow_px,
-        error_scale_px=error_px,
-        given=given,
-        runs=pictures,
-        classes=present,
-    )
-
-
-def _hex(color: tuple[int, int, int]) -> str:
-    return "#" + bytes(color).hex()
-
-
-def _classes(run: Run) -> list[tuple[str, tuple[int, int, int]]]:
-    """Name and colour of each of the 256 labels, as the run recorded its classes; the rest is dark."""
-    table = [(f"class {label}", (24, 24, 24)) for label in range(255)] + [("ignored", (24, 24, 24))]
-    for entry in run.environment.get("classes", []):
-        red, green, blue = entry["color"]
-        table[entry["id"]] = (entry["name"].replace("_", " "), (red, green, blue))
-    return table

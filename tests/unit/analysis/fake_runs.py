@@ -73,7 +73,7 @@ def make_scores(epe: float, pairs: int = len(IDS)) -> dict[str, float]:
 
 
 def make_pair(pair_id: str, error_px: float = 0.5, size: tuple[int, int] = (37, 53)) -> dict[str, Any]:
-    """A saved pair whose flow is wrong by `error_px` everywhere, with invalid ground truth in the top rows."""
+    """A saved pair whose flow is wrong by `error_px` everywhere; the top quarter has no ground truth."""
     height, width = size
     rng = np.random.default_rng(len(pair_id))
     y, x = np.mgrid[:height, :width].astype(np.float32)
