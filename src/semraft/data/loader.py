@@ -282,9 +282,8 @@ class _Steps(Dataset[dict[str, Any] | DamagedFile]):
         try:
             loaded = [training_sample(number, *self.sources) for number in range(first, first + self.part)]
         except DamagedFile as error:
-            return (
-                error  # As a value: DataLoader would raise another exception, with a traceback for a message.
-            )
+            # As a value: DataLoader would raise another exception, with a traceback for a message.
+            return error
         batch = collate([sample for sample, _ in loaded])
         fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         return {"skipped": [entry for _, skipped in loaded for entry in skipped], **fields}

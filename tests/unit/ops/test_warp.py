@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import Tensor
+
+from semraft.ops.warp import in_frame, warp
+
+
+def random_image(generator: torch.Generator) -> Tensor:
+    return torch.rand(2, 3, 5, 7, generator=generator)
+
+
+def test_zero_flow_is_identity_even_for_one_pixel(generator: torch.Generator) -> None:
+    """Red when: coordinates are divided by W - 1."""
+    for height, width in ((5, 7), (1, 1), (1, 7)):
+        image = torch.rand(2, 3, height, width, generator=generator)
+        warped, seen = warp(image, torch.zeros(2, 2, height, width))
+        assert torch.equal(warped, image)
+        assert seen.all()
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_whole_flow_is_an_exact_shift_and_zero_outside(mode: str, generator: torch.Generator) -> None:
+    """Red when: u and v change places, the sign is turned, or the border is repeated."""
+    image = random_image(generator)
+    flow = torch.zeros(2, 2, 5, 7)
+    flow[:, 0], flow[:, 1] = 2, -1
+    warped, seen = warp(image, flow, mode)  # type: ignore[arg-type]
+    expected = torch.zeros_like(image)
+    expected[:, :, 1:, :5] = image[:, :, :4, 2:]
+    assert torch.equal(warped, expected)
+    assert torch.equal(seen, (expected != 0).any(1))
+
+
+def test_bilinear_equals_a_loop(generator: torch.Generator) -> None:
+    """Red when: the shares of the four neighbours are mixed up."""
+    image = random_image(generator)
+    flow = torch.randn(2, 2, 5, 7, generator=generator) * 2
+    warped, seen = warp(image, flow)
+    for b in range(2):
+        for row in range(5):
+            for column in range(7):
+                x, y = column + flow[b, 0, row, column].item(), row + flow[b, 1, row, column].item()
+                inside = 0 <= x <= 6 and 0 <= y <= 4
+                assert bool(seen[b, row, column]) == inside
+                expected = torch.zeros(3)
+                for i in range(5):
+                    for j in range(7):
+                        expected += max(0, 1 - abs(x - j)) * max(0, 1 - abs(y - i)) * image[b, :, i, j]
+                torch.testing.assert_close(warped[b, :, row, column], expected * inside, atol=1e-6, rtol=0)
+
+
+def test_nearest_takes_labels_and_invents_none(generator: torch.Generator) -> None:
+    """Red when: labels are blended or become floats."""
+    labels = torch.tensor([0, 2, 24, 255])[torch.randint(4, (2, 1, 5, 7), generator=generator)]
+    flow = torch.full((2, 2, 5, 7), 0.4)
+    warped, seen = warp(labels, flow, "nearest")
+    assert warped.dtype == torch.int64
+    assert torch.equal(warped[:, 0][seen], labels[:, 0][seen])
+
+
+def test_flow_that_is_not_finite_is_out_of_frame_and_poisons_nothing(generator: torch.Generator) -> None:
+    """Red when: NaN reaches the blend, whose gradient in the image is then NaN."""
+    image = random_image(generator).requires_grad_()
+    flow = torch.zeros(2, 2, 5, 7)
+    flow[0, 0, 1, 2], flow[1, 1, 3, 4], flow[0, 1, 0, 0] = torch.nan, torch.inf, 1e30
+    flow.requires_grad_()
+    warped, seen = warp(image, flow)
+    assert seen.sum() == 2 * 5 * 7 - 3
+    assert not in_frame(flow)[0, 1, 2]
+    assert (warped[0, :, 1, 2] == 0).all()
+    warped.sum().backward()
+    assert image.grad is not None
+    assert flow.grad is not None
+    assert image.grad.isfinite().all()
+    assert flow.grad.isfinite().all()
+
+
+def test_gradients(generator: torch.Generator) -> None:
+    """Red when: the shares are detached as well as the corner they belong to."""
+    image = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    flow = torch.rand(2, 2, 4, 5, generator=generator, dtype=torch.float64) * 0.8 + 0.1
+    flow.requires_grad_()
+    assert torch.autograd.gradcheck(lambda image, flow: warp(image, flow)[0], (image, flow))
