@@ -1,0 +1,238 @@
+"""Whether data is sound: what is there, what can't be read, what it holds, and whether the flow fits."""
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from semraft.data import alignment
+from semraft.data.alignment import Alignment, Sums
+from semraft.data.pairs import WrongSize
+from semraft.data.taxonomy import CLASSES
+from semraft.sample import IGNORE_LABEL, DamagedFile, FlowDataset, Pair, Problem
+
+_BINS_PER_PX = 32
+_BINS = 2048 * _BINS_PER_PX
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowStatistics:
+    """Over all valid pixels of all pairs read; median and percentiles to 1/64 px."""
+
+    valid_frac: float
+    u_mean_px: float
+    v_mean_px: float
+    magnitude_mean_px: float
+    magnitude_median_px: float
+    magnitude_90_px: float
+    magnitude_99_px: float
+    magnitude_max_px: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What `check_dataset` found. None: no pair, or none with labels, could be read."""
+
+    dataset: str
+    split: str
+    pairs: int
+    pairs_read: int
+    provides: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    image_sizes: dict[str, int]
+    class_frac: dict[str, float] | None
+    flow: FlowStatistics | None
+    alignment: Alignment | None
+
+    @property
+    def sound(self) -> bool:
+        """Every file usable, and neither flow nor labels found not to fit the images."""
+        test = self.alignment
+        contradicted = test is not None and "not aligned" in (test.verdict, test.labels_verdict)
+        return not self.problems and not contradicted
+
+    @property
+    def bad_ids(self) -> tuple[str, ...]:
+        """The ids of the pairs that can't be used, each once."""
+        return tuple(dict.fromkeys(problem.pair_id for problem in self.problems))
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as values that `json` can write; `sound`, `bad_ids` and the criterion with it."""
+        found = dataclasses.asdict(dataclasses.replace(self, problems=()))
+        found["problems"] = [bad._asdict() | {"path": str(bad.path)} for bad in self.problems]
+        return found | {"bad_ids": self.bad_ids, "sound": self.sound, "criterion": alignment.CRITERION}
+
+
+@dataclass(kw_only=True, slots=True)
+class _Totals:
+    """Sums over pairs, which is all that is kept of them; at first, over none."""
+
+    sums: Sums = field(default_factory=dict)
+    sizes: Counter[str] = field(default_factory=Counter)
+    magnitudes: Int64[np.ndarray, " bins"] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
+    magnitude_max_px: float = 0.0
+    labels: Int64[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
+    alignment_sums: Sums = field(default_factory=dict)
+    alignment_errors: Sums = field(default_factory=dict)
+
+    def add(self, other: "_Totals") -> None:
+        self.sizes.update(other.sizes)
+        self.magnitudes += other.magnitudes
+        self.magnitude_max_px = max(self.magnitude_max_px, other.magnitude_max_px)
+        self.labels += other.labels
+        for mine, theirs in (
+            (self.sums, other.sums),
+            (self.alignment_sums, other.alignment_sums),
+            (self.alignment_errors, other.alignment_errors),
+        ):
+            for name, value in theirs.items():
+                mine[name] = mine.get(name, 0) + value
+
+
+def check_dataset(
+    dataset: FlowDataset,
+    *,
+    alignment_pairs: int = 50,
+    read_pairs: int | None = None,
+    progress: Callable[..., Iterable[Any]] = lambda results, total: results,
+) -> Report:
+    """Reads all pairs (or `read_pairs` of them, evenly spread) and tests alignment on some of these.
+
+    `progress(results, total=n)` passes the results on as they come, as tqdm does.
+    """
+    pairs = _spread(dataset.pairs, len(dataset) if read_pairs is None else read_pairs)
+    tested = {pair.id for pair in _spread(pairs, alignment_pairs)}
+    totals, problems = _Totals(), list(dataset.problems)
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # Decoding releases the interpreter's lock.
+    try:
+        results = pool.map(lambda pair: _measure(dataset, pair, pair.id in tested), pairs)
+        for result in progress(results, total=len(pairs)):
+            if isinstance(result, Problem):
+                problems.append(result)
+            else:
+                totals.add(result)
+    finally:
+        pool.shutdown(cancel_futures=True)  # An interrupted check does not read on to the end.
+    return Report(
+        dataset=dataset.name,
+        split=dataset.split,
+        pairs=len(dataset),
+        pairs_read=totals.sizes.total(),
+        provides=tuple(sorted(dataset.provides)),
+        problems=tuple(problems),
+        image_sizes=dict(totals.sizes.most_common()),
+        class_frac=_class_shares(totals.labels),
+        flow=_flow_statistics(totals),
+        alignment=alignment.judge(totals.alignment_sums, totals.alignment_errors),
+    )
+
+
+def _spread(pairs: tuple[Pair, ...], count: int) -> tuple[Pair, ...]:
+    """So many of the pairs, or all, evenly spread."""
+    count = min(count, len(pairs))
+    return tuple(pairs[index * len(pairs) // count] for index in range(count))
+
+
+def _measure(dataset: FlowDataset, pair: Pair, test_alignment: bool) -> _Totals | Problem:
+    try:
+        sample = dataset.read(pair)
+    except WrongSize as error:
+        return Problem(pair.id, error.path, "size", error.reason)
+    except DamagedFile as error:
+        return Problem(pair.id, error.path, "damaged", error.reason)
+    except OSError as error:
+        return Problem(pair.id, Path(error.filename or "?"), "damaged", f"can't be opened: {error.strerror}")
+    flow = sample.flow[sample.valid]
+    magnitude = np.hypot(flow[:, 0], flow[:, 1])
+    bins = np.minimum(magnitude * _BINS_PER_PX, _BINS - 1).astype(np.int64)
+    height, width = sample.valid.shape
+    totals = _Totals(
+        sums={
+            "pixels": height * width,
+            "valid": len(flow),
+            "u_px": float(flow[:, 0].sum(dtype=np.float64)),
+            "v_px": float(flow[:, 1].sum(dtype=np.float64)),
+            "magnitude_px": float(magnitude.sum(dtype=np.float64)),
+        },
+        sizes=Counter({f"{width}x{height}": 1}),
+        magnitudes=np.bincount(bins, minlength=_BINS),
+        magnitude_max_px=float(magnitude.max(initial=0)),
+    )
+    if sample.labels1 is not None:
+        totals.labels = np.bincount(sample.labels1.ravel(), minlength=256)
+    if test_alignment:
+        png_flow = "flow" in pair.files and pair.files["flow"].suffix == ".png"
+        totals.alignment_sums, totals.alignment_errors = alignment.measure(sample, png_flow)
+    return totals
+
+
+def _class_shares(labels: Int64[np.ndarray, " 256"]) -> dict[str, float] | None:
+    total = int(labels.sum())
+    if not total:
+        return None
+    names = {entry.name: entry.id for entry in CLASSES} | {"ignored": IGNORE_LABEL}
+    return {name: int(labels[label]) / total for name, label in names.items()}
+
+
+def _flow_statistics(totals: _Totals) -> FlowStatistics | None:
+    sums, valid = totals.sums, totals.sums.get("valid")
+    if not valid:
+        return None
+    places = np.searchsorted(np.cumsum(totals.magnitudes), valid * np.array([0.5, 0.9, 0.99]))
+    median_px, at_90_px, at_99_px = ((places + 0.5) / _BINS_PER_PX).tolist()
+    return FlowStatistics(
+        valid_frac=valid / sums["pixels"],
+        u_mean_px=sums["u_px"] / valid,
+        v_mean_px=sums["v_px"] / valid,
+        magnitude_mean_px=sums["magnitude_px"] / valid,
+        magnitude_median_px=median_px,
+        magnitude_90_px=at_90_px,
+        magnitude_99_px=at_99_px,
+        magnitude_max_px=totals.magnitude_max_px,
+    )
+
+
+def as_text(report: Report, max_problems: int = 20) -> str:
+    """The report for a person to read, with the first `max_problems` problems by name."""
+    return "\n".join(_lines(report, max_problems))
+
+
+def _lines(report: Report, max_problems: int) -> Iterator[str]:
+    kinds = Counter(problem.kind for problem in report.problems)
+    yield f"{report.dataset} {report.split}: {report.pairs} pairs found, {report.pairs_read} read and sound"
+    yield f"provides: {', '.join(report.provides) or 'flow only'}"
+    yield "sizes: " + (", ".join(f"{size} ({count})" for size, count in report.image_sizes.items()) or "none")
+    yield f"problems: {', '.join(f'{count} {kind}' for kind, count in kinds.items()) or 'none'}"
+    for problem in report.problems[:max_problems]:
+        yield f"  {problem.kind:8} {problem.pair_id}: {problem.path}: {problem.detail}"
+    if len(report.problems) > max_problems:
+        yield f"  and {len(report.problems) - max_problems} more"
+    if (flow := report.flow) is not None:
+        yield f"flow: valid {flow.valid_frac:.1%}, mean u {flow.u_mean_px:.2f} px, v {flow.v_mean_px:.2f} px"
+        yield (
+            f"  length: mean {flow.magnitude_mean_px:.2f} px, median {flow.magnitude_median_px:.2f}, "
+            f"90 % {flow.magnitude_90_px:.2f}, 99 % {flow.magnitude_99_px:.2f}, "
+            f"max {flow.magnitude_max_px:.2f}"
+        )
+    if report.class_frac is not None:
+        yield "classes of frame 1:"
+        yield from (f"  {name:14} {share:7.2%}" for name, share in report.class_frac.items() if share)
+    if (test := report.alignment) is not None:
+        yield f"alignment: {test.verdict.upper()} ({test.pairs} pairs): {test.reason}"
+        yield f"  photometric error {test.photometric_flow:.2f}, with zero flow {test.photometric_zero:.2f}"
+        if test.label_agreement_flow_frac is not None and test.label_agreement_zero_frac is not None:
+            yield (
+                f"  labels {test.labels_verdict}: {test.label_agreement_flow_frac:.2%} of the pixels agree, "
+                f"with zero flow at {test.label_agreement_zero_frac:.2%}"
+            )
+        yield f"  error on the {test.moving_frac:.1%} of the pixels that move, by how the flow is read:"
+        by_error = sorted(test.readings.items(), key=lambda reading: reading[1])
+        yield from (f"    {error:7.2f}  {name}" for name, error in by_error)
+        yield f"  ({alignment.CRITERION})"
