@@ -283,8 +283,8 @@ def test_predict_runs_in_the_callers_thread_and_in_order(samples: list[FlowSampl
 
 def test_the_best_constant_is_the_geometric_median(samples: list[FlowSample]) -> None:
     """Three motions, equally frequent: the corners of a right triangle with legs of 10 px, whose Fermat point
-    is known. Red when: the mean (6.54 px, best is 6.44) or each component's median (6.67 px) is taken instead; invalid
-    pixels are asked as well."""
+    is known. Red when: the mean is taken (6.54 px; best is 6.44), or each component's median (6.67); the
+    iteration stops at its start; invalid pixels are asked as well."""
     height, width = 97, 120
     motions = np.float32([[1, 2], [11, 2], [1, 12]])
     truth = motions[np.arange(height * width) % 3].reshape(height, width, 2)
