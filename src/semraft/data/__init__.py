@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from semraft.config import WorldConfig
-from semraft.data import flying_chairs, flying_things, kitti, sintel, viper, virtual_kitti
+from semraft.data import flying_chairs, flying_things, kitti, sintel, viper, virtual_kitti, world_scenes
 from semraft.sample import FlowDataset
 
 DATASETS: dict[str, Callable[..., FlowDataset]] = {
@@ -16,8 +16,11 @@ DATASETS: dict[str, Callable[..., FlowDataset]] = {
     "flying-things": flying_things.index,
     "sintel": sintel.index,
     "sintel-final": sintel.index_final,
+    "world": world_scenes.index,
 }
-"""Name -> its index function; the first line of its docstring says what the data set is."""
+"""Name -> its index function, of root and split (`world`: of its configuration and split).
+
+The first line of the function's docstring says what the data set is."""
 
 
 def open_dataset(name: str, root: Path | None, split: str, world: WorldConfig) -> FlowDataset:
@@ -44,6 +47,8 @@ def index_dataset(name: str, root: Path | None, split: str, world: WorldConfig) 
         raise ValueError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
     if split not in ("train", "val"):
         raise ValueError(f"split: expected 'train' or 'val', got {split!r}")
+    if name == "world":
+        return DATASETS[name](world, split)
     if root is None:
         raise ValueError(f"{name}: no root given, the folder that the data set was unpacked into")
     if not root.is_dir():

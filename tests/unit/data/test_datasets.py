@@ -10,7 +10,7 @@ from tests.unit.data.fake_trees import write_kitti, write_viper
 
 
 def test_names() -> None:
-    assert {
+    assert set(DATASETS) == {
         "viper",
         "virtual-kitti",
         "kitti",
@@ -19,7 +19,8 @@ def test_names() -> None:
         "flying-things",
         "sintel",
         "sintel-final",
-    } <= set(DATASETS)
+        "world",
+    }
     for index in DATASETS.values():
         assert len((index.__doc__ or "").splitlines()[0]) > 20
 
@@ -28,6 +29,12 @@ def test_open(tmp_path: Path) -> None:
     write_viper(tmp_path, "val", "001", [10])
     dataset = open_dataset("viper", tmp_path, "val", WorldConfig())
     assert (dataset.name, dataset.split, len(dataset)) == ("viper", "val", 1)
+
+
+def test_the_world_needs_no_root() -> None:
+    dataset = open_dataset("world", None, "train", WorldConfig(size=(64, 96), scenes=3))
+    assert len(dataset) == 3
+    assert dataset[0].flow.shape == (64, 96, 2)
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_instances_of_some_pairs_are_read_but_not_promised(root: Path) -> None:
 def test_files_that_are_not_frames_are_ignored(root: Path) -> None:
     """Red when: an id is searched for anywhere in a path instead of read from the whole name."""
     flow = root / "train/flow/001"
-    for name in ("._001_00010.npz", "001_00010.npz.part", "002_00010.npz", "001_0030.npz", "Thumbs.db"):
+    for name in ("._001_00040.npz", "001_00050.npz.part", "002_00010.npz", "001_0030.npz", "Thumbs.db"):
         (flow / name).write_bytes(b"x")
     (root / "train/flow/old_001").mkdir()
     assert ids(viper.index(root, "train").pairs)[:2] == ["train/001_00010", "train/001_00020"]
