@@ -165,7 +165,7 @@ def _chart_data(chart: Chart) -> str:
 def _short(value: Any) -> str:
     """A value of the environment for a table: a commit or fingerprint by its first characters."""
     text = "-" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}…{text[-8:] if text.endswith('+changes') else ''}"
+    return text if len(text) <= 30 else f"{text[:12]}…{text[-8:] if text.endswith('+changes') else ''}"
 
 
 def _data_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:

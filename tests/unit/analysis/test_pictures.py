@@ -83,10 +83,14 @@ def test_sparse_truth_does_not_fade_when_scaled_down() -> None:
 
 
 def test_nothing_is_read_where_the_truth_is_invalid() -> None:
-    pair = saved()
+    """Red when: what is at invalid pixels, NaN or not, is resized into the valid ones beside them."""
+    pair = saved(size=(75, 1280))
     flow_gt = np.where(pair.valid[..., None], pair.flow_gt, np.float16(np.nan))
     broken = dataclasses.replace(pair, flow_gt=flow_gt)
-    np.testing.assert_array_equal(error_picture(pair, 1.0), error_picture(broken, 1.0))
+    for shown in (pair, broken):
+        picture = error_picture(shown, 1.0)
+        assert (picture[9:] == error_colors(np.float32([[0.5]]))[0, 0]).all()
+        assert (picture[:9] == NO_TRUTH_GREY).all()  # Page row 9 holds rows 18 (invalid) and 19.
     assert error_scale_px([broken]) == error_scale_px([pair])
     assert flow_scale_px(broken) == flow_scale_px(pair)
 

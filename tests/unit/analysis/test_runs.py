@@ -67,7 +67,7 @@ def test_a_torn_last_line_is_ignored_and_noted(tmp_path: Path) -> None:
 
 
 def test_a_step_logged_twice_counts_once_and_the_later_line_holds(tmp_path: Path) -> None:
-    """Red when: rows are kept as a list, as a run resumed from an older checkpoint logs steps again."""
+    """Red when: the first line of a step holds; a run resumed from an older checkpoint logs steps again."""
     run = make_run(tmp_path / "run")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 200, "split": "train", "epe": 7.0}\n')
