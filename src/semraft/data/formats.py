@@ -433,4 +433,4 @@ def _join_png(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 def _png_kind(depth: int, color_type: int) -> str:
     names = {_PNG_GREY: "grey", _PNG_RGB: "RGB", _PNG_PALETTE: "palette", _PNG_RGBA: "RGBA"}
-    return f"a {depth}-bit {names.get(color_type, 'grey and alpha')} png"
+    return f"{'an' if depth == 8 else 'a'} {depth}-bit {names.get(color_type, 'grey and alpha')} png"
