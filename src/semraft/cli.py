@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from semraft.config import RunConfig, TermConfig, load_config
+from semraft.config import RunConfig, TermConfig, WorldConfig, load_config
 
 Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
 Positional = tyro.conf.Positional
@@ -67,7 +67,7 @@ recipes (`semraft recipes` says what they are):
 
 
 def evaluate(
-    checkpoint: Positional[str],
+    checkpoints: Positional[tuple[str, ...]],
     /,
     dataset: str,
     root: str = "",
@@ -81,10 +81,10 @@ def evaluate(
     damaged: Literal["refuse", "skip"] = "refuse",
     size: tuple[int, int] = (128, 256),
 ) -> None:
-    """Score a checkpoint on a data set.
+    """Score checkpoints on a data set.
 
     Args:
-        checkpoint: A semraft checkpoint, public RAFT or torchvision weights; or zero, constant, farneback, dis.
+        checkpoints: semraft, public RAFT or torchvision weights; or zero, constant, farneback, dis.
         dataset: A name that `semraft datasets` lists.
         root: The data set's folder.
         split: Which part of it.
@@ -97,10 +97,12 @@ def evaluate(
         damaged: What a damaged pair does: stop, or be skipped, named and counted.
         size: Height and width of the scenes of data set `world`.
     """
-    from semraft.training.scoring import score
+    from semraft.training import scoring
 
-    score(
-        checkpoint,
+    if not checkpoints:
+        raise ValueError("give a checkpoint to score, or one of zero, constant, farneback, dis")
+    evaluations = scoring.score(
+        checkpoints,
         dataset,
         root=Path(root) if root else None,
         split=split,
@@ -108,11 +110,15 @@ def evaluate(
         num_updates=num_updates,
         device=device,
         precision=precision,
-        json_file=json,
-        per_sample_file=per_sample,
         damaged=damaged,
-        world_size=size,
+        world=WorldConfig(size=size),
     )
+    if json != "-":
+        print(scoring.table(evaluations))
+    if json:
+        scoring.write_json(json, evaluations)
+    if per_sample:
+        scoring.write_per_sample(Path(per_sample), evaluations)
 
 
 def predict(
@@ -355,9 +361,9 @@ def _help(prefix: str = "") -> str:
         for name, function in COMMANDS.items()
         if name.startswith(prefix)
     ]
+    about = "RAFT optical flow with semantic supervision on driving data."
     return "\n".join(
-        ["usage: semraft COMMAND ...", "", "RAFT optical flow with semantic supervision on driving data.", "", *rows]
-        + ["", "`semraft COMMAND --help` explains one."]
+        ["usage: semraft COMMAND ...", "", about, "", *rows, "", "`semraft COMMAND --help` explains one."]
     )
 
 

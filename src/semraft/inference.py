@@ -120,12 +120,20 @@ def frame_pairs(inputs: Sequence[Path]) -> tuple[int, Iterator[FramePair]]:
 
 def _pairs_of_folder(folder: Path) -> list[tuple[Path, Path]]:
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
-    images.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
+    images.sort(
+        key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+    )
     if len(images) < 2:
-        raise ValueError(f"{folder} holds {len(images)} images ({', '.join(IMAGES)}): two at least are needed")
+        raise ValueError(
+            f"{folder} holds {len(images)} images ({', '.join(IMAGES)}): two at least are needed"
+        )
     if all(re.fullmatch(r".+_1[01]", path.stem) for path in images):
         by_stem = {path.stem: path for path in images}
-        return [(a, by_stem[a.stem[:-1] + "1"]) for a in images if a.stem[:-1] + "1" in by_stem and a.stem[-1] == "0"]
+        return [
+            (a, by_stem[a.stem[:-1] + "1"])
+            for a in images
+            if a.stem[:-1] + "1" in by_stem and a.stem[-1] == "0"
+        ]
     return list(pairwise(images))
 
 
@@ -154,7 +162,11 @@ def write_prediction(
     out: Path, name: str, flow: Float32[np.ndarray, "H W 2"], formats: Sequence[str]
 ) -> list[Path]:
     """Writes one flow as `flo` (NAME.flo), `kitti` (NAME_kitti.png) and `color` (NAME_flow.png)."""
-    written = {"flo": out / f"{name}.flo", "kitti": out / f"{name}_kitti.png", "color": out / f"{name}_flow.png"}
+    written = {
+        "flo": out / f"{name}.flo",
+        "kitti": out / f"{name}_kitti.png",
+        "color": out / f"{name}_flow.png",
+    }
     if "flo" in formats:
         write_flow(written["flo"], flow)
     if "kitti" in formats:

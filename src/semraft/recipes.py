@@ -139,7 +139,9 @@ def _make() -> dict[str, Recipe]:
         ),
         **_study_recipes(),
     }
-    return {name: replace(recipe, config=replace(recipe.config, recipe=name)) for name, recipe in recipes.items()}
+    return {
+        name: replace(recipe, config=replace(recipe.config, recipe=name)) for name, recipe in recipes.items()
+    }
 
 
 RECIPES = _make()

@@ -142,9 +142,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                 save(step, "last.pt")
             progress.update()
             if asked_to_stop():
-                raise TrainingStopped(
-                    f"stopped after step {step}: go on with `semraft train --resume {run}`"
-                )
+                raise TrainingStopped(f"stopped after step {step}: go on with `semraft train --resume {run}`")
     if tracker is not None:
         tracker.close()
     return run

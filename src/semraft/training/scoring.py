@@ -1,0 +1,99 @@
+"""`semraft evaluate`: checkpoints and classical baselines, scored on a data set and written down."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from semraft import runtime
+from semraft.config import WorldConfig
+from semraft.data import open_dataset
+from semraft.data.loader import validation_draw
+from semraft.metrics import METRICS
+from semraft.models.weights import load_model
+from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate, write_per_sample
+from semraft.training.validate import network_predictor
+
+SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
+"""The columns of the printed table; the rest is in the files."""
+DRAW_SEED = 0
+"""The seed of a draw of pairs, that of `data.draw_seed` by default."""
+
+
+def score(
+    checkpoints: Sequence[str],
+    dataset_name: str,
+    *,
+    root: Path | None,
+    split: Literal["train", "val"],
+    pairs: int | None,
+    num_updates: int,
+    device: str,
+    precision: str,
+    damaged: Literal["refuse", "skip"],
+    world: WorldConfig,
+) -> dict[str, Evaluation]:
+    """Scores each checkpoint, or baseline by its name, on the same pairs."""
+    dataset = open_dataset(dataset_name, root, split, world)
+    if dataset.problems and damaged == "refuse":
+        first = dataset.problems[0]
+        raise ValueError(
+            f"{len(dataset.problems)} pairs of {dataset_name} can't be used, the first: {first.path}: "
+            f"{first.kind} {first.detail}; --damaged skip leaves them out, `semraft data check` lists them"
+        )
+    indices = range(len(dataset)) if pairs is None else validation_draw(dataset, pairs, DRAW_SEED)
+    where = runtime.choose_device(device)
+    chosen = runtime.choose_precision(precision, where)
+    evaluations = {}
+    for checkpoint in checkpoints:
+        if checkpoint in BASELINES:
+            predict = baseline(checkpoint, dataset, indices, damaged)
+        else:
+            predict = network_predictor(load_model(checkpoint).to(where).eval(), num_updates, chosen)
+        evaluations[checkpoint] = evaluate(predict, dataset, indices, damaged=damaged, progress=True)
+    return evaluations
+
+
+def table(evaluations: dict[str, Evaluation]) -> str:
+    """The main metrics as text, a line each checkpoint, then the strata of a single one."""
+    first = next(iter(evaluations.values()))
+    width = max(map(len, evaluations))
+    lines = [
+        f"{first.dataset} {first.split}, {len(first.per_sample)} pairs"
+        + (f", {len(first.skipped)} skipped" if first.skipped else ""),
+        " " * width + "".join(f"{name:>15}" for name in SHOWN),
+        *(
+            f"{name:{width}}" + "".join(f"{evaluation.metrics[metric]:15.4f}" for metric in SHOWN)
+            for name, evaluation in evaluations.items()
+        ),
+    ]
+    lines += [f"  {name}: {METRICS[name].formula}, {METRICS[name].unit}" for name in SHOWN]
+    for problem in first.skipped:
+        lines.append(f"  skipped {problem.pair_id}: {problem.path}: {problem.detail}")
+    if len(evaluations) == 1:
+        lines += ["", "by stratum" + " " * 14 + f"{'epe':>10}{'fl':>10}{'1px':>10}{'pixels':>12}"]
+        for name in first.metrics:
+            if name.startswith("valid_"):
+                stratum = name.removeprefix("valid_")
+                values = [first.metrics[f"{metric}_{stratum}"] for metric in ("epe", "fl", "1px")]
+                row = "".join(f"{value:10.4f}" for value in values)
+                lines.append(f"  {stratum:22}{row}{first.metrics[name]:12.0f}")
+        steps = [name for name in first.metrics if name.startswith("epe_iter_")]
+        if steps:
+            lines += ["", "epe by refinement: " + " ".join(f"{first.metrics[name]:.3f}" for name in steps)]
+    return "\n".join(lines)
+
+
+def write_json(path: str, evaluations: dict[str, Evaluation]) -> None:
+    """One checkpoint's evaluation as an object; several as an object from checkpoint to evaluation."""
+    contents: dict[str, Any] = {name: json.loads(item.to_json()) for name, item in evaluations.items()}
+    for name, content in contents.items():
+        content["checkpoint"] = name
+    text = json.dumps(next(iter(contents.values())) if len(contents) == 1 else contents, indent=2)
+    if path == "-":
+        print(text)
+    else:
+        Path(path).write_text(text + "\n")
+
+
+__all__ = ["score", "table", "write_json", "write_per_sample"]

@@ -1,0 +1,179 @@
+"""Training as a person does it: from the command line, killed, resumed, on two processes."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SMALL = [
+    *("--data.world.size", "64", "96", "--data.world.scenes", "12", "--data.crop", "64", "64"),
+    *(
+        "--data.validation-pairs",
+        "3",
+        "--validation-updates",
+        "2",
+        "--num-updates",
+        "2",
+        "--optim.batch",
+        "2",
+    ),
+    *("--log-every", "2", "--validate-every", "6", "--checkpoint-every", "1", "--saved-pairs", "2"),
+    *("--device", "cpu", "--precision", "float32"),
+]
+
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""Tiny networks are slower on two threads, and much slower on a busy machine."""
+
+
+def semraft(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "semraft.cli", *arguments]
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    return checkpoint["model"]
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    semraft("train", "world-semantic-v1", *SMALL, "--optim.steps", "12", "--seed", "3", "--output", str(run))
+    return run
+
+
+def test_a_run_leaves_what_the_report_reads(undisturbed: Path) -> None:
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["seed"] == 3
+    assert config["precision"] == "float32"
+    environment = json.loads((undisturbed / "environment.json").read_text())
+    ids = environment["data"]["validation"]["world-val"]["ids"]
+    assert len(set(ids)) == 3
+    train = [line for line in lines(undisturbed) if line["split"] == "train"]
+    assert [line["step"] for line in train] == [2, 4, 6, 8, 10, 12]
+    names = {"flow_loss", "semantic_loss", "matching_loss", "total_loss", "epe", "1px", "3px", "5px"}
+    assert names | {"flow_loss_iter_000", "semantic_loss_iter_001", "epe_iter_000"} <= train[0].keys()
+    last = train[-1]
+    parts = last["flow_loss"] + 0.5 * last["semantic_loss"] + 0.3 * last["matching_loss"]
+    assert last["total_loss"] == pytest.approx(parts, rel=1e-5)
+    scored = [line for line in lines(undisturbed) if line["split"] == "world-val"]
+    assert [line["step"] for line in scored] == [6, 12]
+    assert {"epe", "epe_image_mean", "fl", "wauc", "epe_moving", "epe_occluded"} <= scored[-1].keys()
+    with open(undisturbed / "per_sample.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ids
+    pairs = sorted((undisturbed / "pairs" / "world-val").iterdir())
+    assert len(pairs) == 2
+    with np.load(pairs[0]) as pair:
+        assert pair["flow"].shape == pair["flow_gt"].shape == (64, 96, 2)
+        assert str(pair["id"]) in ids
+    names = {path.name for path in (undisturbed / "checkpoints").iterdir()}
+    assert names == {"step-000006.pt", "step-000012.pt", "last.pt", "best.pt"}
+    assert list(undisturbed.glob("events.out.tfevents.*"))
+
+
+def test_killed_three_times_it_ends_with_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments; red when the optimiser, the sample number or the window is not restored."""
+    run = tmp_path / "killed"
+    start = ["train", "world-semantic-v1", *SMALL, "--optim.steps", "12", "--seed", "3", "--output", str(run)]
+    last = run / "checkpoints" / "last.pt"
+    arguments, kills, moments = start, 0, random.Random()
+    while kills < 3:
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = subprocess.Popen(
+            [sys.executable, "-m", "semraft.cli", *arguments],
+            env=ONE_THREAD,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
+            time.sleep(0.01)
+        time.sleep(moments.random() * 0.3)
+        if process.poll() is not None:
+            break  # It was faster than we: the kills so far have to do.
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        arguments = ["train", "--resume", str(run)]
+    assert kills >= 1
+    if process.poll() is None or process.returncode != 0:
+        semraft("train", "--resume", str(run))
+    expected, found = weights(undisturbed), weights(run)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert lines(run) == lines(undisturbed)
+
+
+def test_a_run_can_be_repeated_from_its_folder(undisturbed: Path, tmp_path: Path) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    semraft("train", "--from", str(undisturbed), "--output", str(again))
+    assert lines(again) == lines(undisturbed)
+    semraft("train", "--from", str(undisturbed), "--output", str(other), "--seed", "4")
+    assert lines(other) != lines(undisturbed)
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """The same global batch; red when each process divides by its own valid pixels."""
+    options = [*SMALL, "--optim.steps", "6", "--seed", "5", "--optim.batch", "4"]
+    runs = tmp_path / "one", tmp_path / "two"
+    semraft("train", "world-semantic-v1", *options, "--output", str(runs[0]))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "semraft.cli", "train", "world-semantic-v1", *options, "--output", str(runs[1])],
+        env=ONE_THREAD,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(lines(runs[0]), lines(runs[1]), strict=True):
+        assert one.keys() == two.keys()
+        for name in ("flow_loss", "semantic_loss", "matching_loss", "epe", "1px", "epe_iter_000"):
+            if name in one:
+                assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-5), (name, one["step"])
+    first = [next(line for line in lines(run) if line["split"] == "train") for run in runs]
+    assert first[1]["flow_loss"] == pytest.approx(first[0]["flow_loss"], rel=1e-5)
+    expected, found = weights(runs[0]), weights(runs[1])
+    for name in expected:
+        assert torch.allclose(expected[name], found[name], atol=2e-4), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["train", "no-such-recipe"], 2, "semraft recipes"),
+        (["train", "world-base", "--sed", "3"], 2, "--seed"),
+        (["train", "--resume", "nowhere"], 2, "no config.json"),
+        (["train", "viper-baseline", "--data.root", "nowhere"], 2, "nowhere"),
+        (["train", "world-base", "--loss.terms", "semantic:0.5"], 2, "semantic-v1"),
+        (["train", "world-base", "--device", "cuda"], 2, "no GPU"),
+        (["train", "world-base", "--precision", "float16", "--device", "cpu"], 2, "float16"),
+        (["evaluate", "nowhere.pt", "--dataset", "world"], 2, "nowhere.pt"),
+        (["evaluate", "zero", "--dataset", "wrold"], 2, "world"),
+        (["report", "nowhere", "--out", "x.html"], 2, "nowhere"),
+        (["teleport"], 2, "no command"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_clear_line(arguments: list[str], code: int, says: str) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = semraft(*arguments, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert says in done.stderr
