@@ -136,12 +136,13 @@ def _fetch(
 
 
 def _difference(image: Image, other: Image) -> Float32[np.ndarray, "H W"]:
-    mean: Float32[np.ndarray, "H W"] = cv2.absdiff(image, other).mean(-1, dtype=np.float32)
-    return mean
+    """Absolute difference, mean over the channels (as a product: numpy's mean takes ten times as long)."""
+    difference: Image = cv2.absdiff(image, other)
+    return difference.astype(np.float32) @ np.full(3, 1 / 3, np.float32)
 
 
 def _sum(values: Float32[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> float:
-    return float(values.sum(where=mask, dtype=np.float64))
+    return float(values[mask].sum(dtype=np.float64))
 
 
 def judge(sums: Sums, errors: Sums) -> Alignment | None:
