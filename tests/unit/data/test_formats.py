@@ -461,7 +461,7 @@ def test_ids_are_what_is_stored(
 
 
 def test_a_palette_with_transparency_still_gives_ids(tmp_path: Path) -> None:
-    """Red when: the palette's tRNS chunk is left in a file that is then called grey."""
+    """Red when: the palette is expanded, here to four channels."""
     ids = np.arange(6, dtype=np.uint8).reshape(2, 3)
     body = b"tRNS" + bytes(
         [0, 3]
