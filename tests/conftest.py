@@ -5,6 +5,10 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20230401)

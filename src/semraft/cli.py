@@ -198,25 +198,45 @@ def synthesize(
 
 
 def check(
-    root: Positional[Path],
+    root: Positional[str] = "",
     /,
+    *,
     dataset: str,
     split: Literal["train", "val"] = "train",
     pairs: int = 50,
+    read: int | None = None,
     json: Json = False,
     list_bad: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
-) -> None:
-    """Say whether data is sound: what is there, what is missing or damaged, whether the flow fits the images.
+) -> int:
+    """Say what data holds, what of it is missing or damaged, and whether its flow fits its images.
 
     Args:
         root: The data set's folder.
         dataset: A name that `semraft datasets` lists.
         split: Which part of it.
         pairs: How many pairs the alignment test takes.
+        read: Read so many pairs, spread evenly; all without it, which finds every damaged file.
         json: Print JSON instead of text.
         list_bad: Write the ids of unusable pairs to this file, one a line.
     """
-    raise NotImplementedError
+    from json import dumps
+
+    from tqdm import tqdm
+
+    from semraft.data import index_dataset
+    from semraft.data.check import as_text, check_dataset
+
+    found = index_dataset(dataset, Path(root) if root else None, split, WorldConfig())
+    report = check_dataset(
+        found,
+        alignment_pairs=pairs,
+        read_pairs=read,
+        progress=lambda results, total: tqdm(results, total=total, unit="pair"),
+    )
+    print(dumps(report.to_json(), indent=2) if json else as_text(report))
+    if list_bad:
+        Path(list_bad).write_text("".join(f"{name}\n" for name in report.bad_ids))
+    return 0 if report.sound else 1
 
 
 def recipes(json: Json = False) -> None:
@@ -289,7 +309,7 @@ def parse_term(text: str) -> TermConfig:
     return TermConfig(name=name, weight=float(weight))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
@@ -300,7 +320,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "losses": losses,
     "datasets": datasets,
 }
-"""Command -> function."""
+"""Command -> function. One that returns a number means it as the exit code."""
 
 
 def main() -> None:
@@ -350,8 +370,7 @@ def _call(command: str, arguments: list[str]) -> int:
     if command == "train":  # Its options depend on the recipe.
         train(arguments)
         return 0
-    tyro.cli(COMMANDS[command], args=arguments, prog=f"semraft {command}")
-    return 0
+    return tyro.cli(COMMANDS[command], args=arguments, prog=f"semraft {command}") or 0
 
 
 def _help(prefix: str = "") -> str:

@@ -16,6 +16,7 @@ from semraft.data.loader import (
     parse_roots,
     validation_draw,
 )
+from semraft.data.taxonomy import CLASSES
 from semraft.sample import FlowBatch, FlowDataset
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
@@ -96,6 +97,7 @@ def data_record(
             },
             "left_out": left_out,
         },
+        "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in CLASSES],
         "warnings": [
             f"{dataset.name}: {len(dataset.problems)} pairs can't be used, for example "
             f"{dataset.problems[0].path}: {dataset.problems[0].kind} (semraft data check lists them)"

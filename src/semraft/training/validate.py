@@ -1,6 +1,7 @@
 """Scores a network under way: on the batch it just saw, and on the validation draws of its run."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,8 +87,10 @@ def keep_pair(folder: Path, sample: FlowSample, flow: Float32[np.ndarray, "H W 2
     optional = {
         name: getattr(sample, name) for name in ("labels1", "occluded1") if getattr(sample, name) is not None
     }
+    path = folder / f"{sample.id.replace('/', '_')}.npz"
+    partial = path.with_name(f".{path.name}")
     np.savez_compressed(
-        folder / f"{sample.id.replace('/', '_')}.npz",
+        partial,
         id=np.array(sample.id),
         image1=sample.image1,
         image2=sample.image2,
@@ -96,6 +99,7 @@ def keep_pair(folder: Path, sample: FlowSample, flow: Float32[np.ndarray, "H W 2
         flow=flow.astype(np.float16),
         **optional,
     )
+    os.replace(partial, path)
 
 
 def training_metrics(prediction: Prediction, batch: FlowBatch) -> dict[str, float]:
