@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from tyro.conf import Positional
 
 from semraft.config import RunConfig, TermConfig, WorldConfig, load_config
 
 Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
-Positional = tyro.conf.Positional
 
 
 def train(arguments: Sequence[str]) -> None:

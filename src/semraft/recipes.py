@@ -77,7 +77,7 @@ def _study_recipes() -> dict[str, Recipe]:
         "virtual-kitti": ("virtual-kitti", ("virtual-kitti", "kitti")),
         "viper+virtual-kitti": ("viper:0.5,virtual-kitti:0.5", ("viper", "virtual-kitti", "kitti")),
     }
-    recipes = {}
+    recipes: dict[str, Recipe] = {}
     for name, (train, validation) in mixtures.items():
         base = replace(STUDY, data=replace(STUDY.data, train=train, validation=validation))
         what = f"fine-tune RAFT on {name.replace('+', ' and ')}, the study's protocol; give --model.weights"

@@ -121,7 +121,7 @@ def to_device(batch: FlowBatch, device: torch.device) -> FlowBatch:
     """The batch with every tensor on `device`."""
     if device.type == "cpu":
         return batch
-    moved = {
+    moved: dict[str, Any] = {
         field.name: value.to(device, non_blocking=True)
         for field in dataclasses.fields(batch)
         if isinstance(value := getattr(batch, field.name), torch.Tensor)
