@@ -1,6 +1,7 @@
 """Trained networks at work: load one, get flow for a pair, for files, folders and videos."""
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -170,7 +171,11 @@ def write_prediction(
     if "flo" in formats:
         write_flow(written["flo"], flow)
     if "kitti" in formats:
-        write_flow(written["kitti"], flow, encoding="kitti")
+        lost = flow.shape[0] * flow.shape[1] - write_flow(written["kitti"], flow, encoding="kitti")
+        if lost:
+            warnings.warn(
+                f"{written['kitti']}: {lost} pixels beyond +-512 px are marked invalid", stacklevel=2
+            )
     if "color" in formats:
         write_image(written["color"], flow_to_color(flow))
     return [written[name] for name in formats]
