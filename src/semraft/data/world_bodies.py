@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from semraft.data.taxonomy import CLASSES
-from semraft.data.world_textures import SIDE, TextureBank
+from semraft.data.world_textures import SIDE, Number, TextureBank
 
 (
     ROAD,
@@ -28,7 +28,7 @@ from semraft.data.world_textures import SIDE, TextureBank
     LARGE_VEHICLE,
 ) = (entry.id for entry in CLASSES)
 
-Vector = tuple[float, float, float]
+Vector = tuple[Number, Number, Number]
 Edges = tuple[Vector, Vector, Vector]
 """Corner, right, down of a patch in its body's coordinates."""
 
@@ -37,9 +37,9 @@ class Body(NamedTuple):
     """A rigid body's position and (yaw, roll) in both frames."""
 
     position1: Vector
-    turn1: tuple[float, float]
+    turn1: tuple[Number, Number]
     position2: Vector
-    turn2: tuple[float, float]
+    turn2: tuple[Number, Number]
     label: int
     instance: int
     moving: bool
@@ -66,7 +66,7 @@ def place(
     kind: str,
     *,
     tint: Vector,
-    texels_per_m: float | tuple[float, float] | None = None,
+    texels_per_m: Number | tuple[Number, Number] | None = None,
     ellipse: bool = False,
     closed: bool = False,
 ) -> None:
@@ -86,7 +86,7 @@ def place(
     scene.rows.append((corner, right, down, *poses, *looks))
 
 
-def draw_color(rng: random.Random, darkest: Vector, lightest: Vector, brightness: float = 1.0) -> Vector:
+def draw_color(rng: random.Random, darkest: Vector, lightest: Vector, brightness: Number = 1.0) -> Vector:
     """Each channel drawn between two bounds, then scaled."""
     red, green, blue = (
         brightness * rng.uniform(low, high) for low, high in zip(darkest, lightest, strict=True)
@@ -94,16 +94,16 @@ def draw_color(rng: random.Random, darkest: Vector, lightest: Vector, brightness
     return red, green, blue
 
 
-def dimmed(color: Vector, factor: float) -> Vector:
+def dimmed(color: Vector, factor: Number) -> Vector:
     return color[0] * factor, color[1] * factor, color[2] * factor
 
 
-def upright(x: float, bottom: float, width: float, height: float, z: float = 0.0) -> Edges:
+def upright(x: Number, bottom: Number, width: Number, height: Number, z: Number = 0.0) -> Edges:
     """A rectangle facing the camera: centre x, lower edge at height `bottom` above the ground."""
     return (x - width / 2, -bottom - height, z), (width, 0.0, 0.0), (0.0, height, 0.0)
 
 
-def box_faces(width: float, bottom: float, height: float, start: float, end: float) -> dict[str, Edges]:
+def box_faces(width: Number, bottom: Number, height: Number, start: Number, end: Number) -> dict[str, Edges]:
     """Rear, front, two sides and top of a box from z = start to end; right x down points inwards."""
     half, top, length = width / 2, -bottom - height, end - start
     down = (0.0, height, 0.0)

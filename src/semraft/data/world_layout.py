@@ -30,7 +30,7 @@ from semraft.data.world_bodies import (
     upright,
 )
 from semraft.data.world_geometry import PATCH
-from semraft.data.world_textures import SIDE, TextureBank
+from semraft.data.world_textures import SIDE, Number, TextureBank
 from semraft.data.world_things import add_people, add_traffic
 
 SKY_DISTANCE_M = 5000.0
@@ -88,7 +88,7 @@ def _street(rng: random.Random) -> Street:
     )
 
 
-def _static(x: float, z: float, label: int, yaw: float = 0.0) -> Body:
+def _static(x: Number, z: Number, label: int, yaw: Number = 0.0) -> Body:
     return Body((x, 0.0, z), (yaw, 0.0), (x, 0.0, z), (yaw, 0.0), label, 0, False)
 
 
@@ -109,7 +109,7 @@ def _sky_and_ground(scene: Scene, street: Street, ego: Ego) -> None:
     scene.rows[-1] = _with_start(scene.rows[-1], (0.0, scene.rng.random() * SIDE))
 
 
-def _with_start(row: tuple[object, ...], start: tuple[float, float]) -> tuple[object, ...]:
+def _with_start(row: tuple[object, ...], start: tuple[Number, Number]) -> tuple[object, ...]:
     """The same patch with its texture shifted to begin at `start`."""
     assert PATCH.names is not None
     place = PATCH.names.index("texel_start")
@@ -144,7 +144,7 @@ def _roadside(scene: Scene, street: Street, side: int, kind: str) -> None:
     place(scene, hill, edges, "foliage", tint=(150, 170, 150), texels_per_m=SIDE / 25)
 
 
-def _pavement(scene: Scene, edge: float, side: int, width: float) -> None:
+def _pavement(scene: Scene, edge: Number, side: int, width: Number) -> None:
     near = edge if side > 0 else edge - width
     body = _static(0, 0, SIDEWALK)
     tint = draw_color(scene.rng, (0.95, 0.95, 0.93), (1, 1, 1), scene.rng.uniform(170, 260))
@@ -154,21 +154,21 @@ def _pavement(scene: Scene, edge: float, side: int, width: float) -> None:
     place(scene, body, kerb, "plain", tint=dimmed(tint, 0.8), texels_per_m=SIDE / 3)
 
 
-def _barrier_line(scene: Scene, x: float, height: float) -> None:
+def _barrier_line(scene: Scene, x: Number, height: Number) -> None:
     start, length = scene.rng.uniform(-5, 10), scene.rng.uniform(30, 120)
     edges = ((x, -height, start), (0.0, 0.0, length), (0.0, height + 0.05, 0.0))
     tint = draw_color(scene.rng, (0.8, 0.8, 0.8), (1, 1, 1), scene.rng.uniform(150, 260))
     place(scene, _static(0, 0, BARRIER), edges, "barrier", tint=tint, texels_per_m=(SIDE / 4, SIDE / height))
 
 
-def _pole_or_tree(scene: Scene, x: float, z: float, side: int, kind: str) -> None:
+def _pole_or_tree(scene: Scene, x: Number, z: Number, side: int, kind: str) -> None:
     if scene.rng.random() < (0.35 if kind == "city" else 0.65):
         _tree(scene, x + side * scene.rng.uniform(0, 3), z)
     else:
         _pole(scene, x, z, side)
 
 
-def _tree(scene: Scene, x: float, z: float) -> None:
+def _tree(scene: Scene, x: Number, z: Number) -> None:
     rng = scene.rng
     body = _static(x, z, VEGETATION)
     trunk, crown = rng.uniform(1.8, 3.2), rng.uniform(1.3, 2.6)
@@ -187,7 +187,7 @@ def _tree(scene: Scene, x: float, z: float) -> None:
         place(scene, body, edges, "foliage", tint=leaves, texels_per_m=SIDE / 3, ellipse=True)
 
 
-def _bush(scene: Scene, x: float, z: float) -> None:
+def _bush(scene: Scene, x: Number, z: Number) -> None:
     rng = scene.rng
     tint = draw_color(rng, (130, 160, 110), (230, 240, 190))
     for _ in range(2):
@@ -197,7 +197,7 @@ def _bush(scene: Scene, x: float, z: float) -> None:
         place(scene, body, edges, "foliage", tint=tint, texels_per_m=SIDE / 2.5, ellipse=True)
 
 
-def _pole(scene: Scene, x: float, z: float, side: int) -> None:
+def _pole(scene: Scene, x: Number, z: Number, side: int) -> None:
     """A lamp post, a sign or a traffic light."""
     rng = scene.rng
     body = _static(x, z, THIN)
@@ -232,7 +232,7 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> None:
             place(scene, body, light, "plain", tint=tint, texels_per_m=SIDE, ellipse=True)
 
 
-def _buildings(scene: Scene, verge: float, side: int, *, dense: bool) -> None:
+def _buildings(scene: Scene, verge: Number, side: int, *, dense: bool) -> None:
     """Boxes along the street; of each the street front and the end that faces the camera can be seen."""
     rng = scene.rng
     z = rng.uniform(-12, 6)
@@ -249,7 +249,7 @@ def _buildings(scene: Scene, verge: float, side: int, *, dense: bool) -> None:
 
 
 def sunlight(
-    patches: Shaped[np.ndarray, " Q"], toward_sun: Float64[np.ndarray, "3"], ambient: float
+    patches: Shaped[np.ndarray, " Q"], toward_sun: Float64[np.ndarray, "3"], ambient: Number
 ) -> Float64[np.ndarray, " Q"]:
     """How brightly each patch is lit in frame 1, 0..1: a matt surface under a sun and a bright sky."""
     outward = np.cross(patches["down"], patches["right"])

@@ -12,10 +12,14 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 Split = Literal["train", "val"]
 Tile = Float32[np.ndarray, "256 256"]
+Number = float | int
+"""A float to the type checker; tests check types at run time, where 0 is none."""
+Color = Number | tuple[Number, ...] | Float64[np.ndarray, "3"]
+Box = tuple[Number, Number, Number, Number]
 Texture = Float32[np.ndarray, "256 256 3"]
 
 SIDE = 256
@@ -97,13 +101,15 @@ def base_texture(bank: TextureBank, number: int) -> UInt8[np.ndarray, "256 256 3
 def _all_levels(texture: UInt8[np.ndarray, "256 256 ..."]) -> UInt8[np.ndarray, "cell cell ..."]:
     """Every combination of halvings of the two axes (a rip map), each closed by its first row and column."""
     cell = np.zeros((CELL, CELL, *texture.shape[2:]), np.uint8)
-    starts = LEVEL_STARTS.astype(int)
-    for row, y in enumerate(starts):
-        for column, x in enumerate(starts):
-            height, width = SIDE >> row, SIDE >> column
-            level = cv2.resize(texture, (width, height), interpolation=cv2.INTER_AREA)
-            closing = ((0, 1), (0, 1)) + ((0, 0),) * (texture.ndim - 2)
-            cell[y : y + height + 1, x : x + width + 1] = np.pad(level, closing, mode="wrap")
+    rows = texture
+    for top in LEVEL_STARTS.astype(int):
+        level = rows
+        for left in LEVEL_STARTS.astype(int):
+            height, width = level.shape[:2]
+            closed = cv2.copyMakeBorder(level, 0, 1, 0, 1, cv2.BORDER_WRAP)
+            cell[top : top + height + 1, left : left + width + 1] = closed
+            level = cv2.resize(level, (width // 2, height), interpolation=cv2.INTER_AREA)
+        rows = cv2.resize(rows, (SIDE, rows.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return cell
 
 
@@ -137,19 +143,20 @@ def _noise(rng: np.random.Generator, split: Split, cells: int, stretch: int = 1)
     return np.asarray(0.5 + 0.2 * (total - total.mean()) / total.std(), np.float32)
 
 
-def _color(
-    tile: Float32[np.ndarray, "256 256"], dark: tuple[float, ...], light: tuple[float, ...]
-) -> Texture:
+def _ramp(tile: Float32[np.ndarray, "256 256"], dark: Color, light: Color) -> Texture:
     """A grey tile as a ramp between two colours."""
     return np.asarray(
-        np.array(dark, np.float32)
-        + tile[..., None] * (np.array(light, np.float32) - np.array(dark, np.float32)),
+        np.asarray(dark, np.float32)
+        + tile[..., None] * (np.asarray(light, np.float32) - np.asarray(dark, np.float32)),
         np.float32,
     )
 
 
 def _fill(
-    texture: Texture, box: tuple[float, float, float, float], color: object, keep: float = 0.15
+    texture: Texture,
+    box: Box,
+    color: Color,
+    keep: Number = 0.15,
 ) -> None:
     """Paints a box (x0, y0, x1, y1 in 0..1), letting a little of what was there through."""
     x0, y0, x1, y1 = (round(edge * SIDE) for edge in box)
@@ -167,7 +174,7 @@ def _road(rng: np.random.Generator, split: Split, lanes: int) -> Texture:
         x, y = rng.integers(0, SIDE - 60, 2)
         width, height = rng.integers(20, 60, 2)
         grey[y : y + height, x : x + width] *= rng.uniform(0.7, 1.2)
-    texture = _color(grey.astype(np.float32), (0, 0, 0), (1.0, 0.99, 0.96 if split == "train" else 1.02))
+    texture = _ramp(grey.astype(np.float32), (0, 0, 0), (1.0, 0.99, 0.96 if split == "train" else 1.02))
     width = rng.uniform(0.05, 0.06) / lanes
     dash = rng.uniform(0.35, 0.45) if split == "train" else rng.uniform(0.5, 0.65)
     for lane in range(lanes + 1):
@@ -190,13 +197,13 @@ def _slabs(rng: np.random.Generator, split: Split) -> Texture:
     joint = (y % 1 < 0.07) | (x % 1 < 0.05)
     grey = shade * (0.3 + 0.5 * _noise(rng, split, 16)) * np.where(joint, 0.6, 1)
     warm = rng.uniform(0.82, 1.0)
-    return _color(grey.astype(np.float32), (0, 0, 0), (1.0, 0.5 + warm / 2, warm))
+    return _ramp(grey.astype(np.float32), (0, 0, 0), (1.0, 0.5 + warm / 2, warm))
 
 
 def _terrain(rng: np.random.Generator, split: Split) -> Texture:
     """Grass and earth."""
-    grass = _color(_noise(rng, split, 16), (0.10, 0.22, 0.05), (0.60, 0.72, 0.32))
-    earth = _color(_noise(rng, split, 32), (0.25, 0.18, 0.10), (0.70, 0.58, 0.42))
+    grass = _ramp(_noise(rng, split, 16), (0.10, 0.22, 0.05), (0.60, 0.72, 0.32))
+    earth = _ramp(_noise(rng, split, 32), (0.25, 0.18, 0.10), (0.70, 0.58, 0.42))
     share = np.clip((_noise(rng, split, 4) - rng.uniform(0.4, 0.7)) * 6 + 0.5, 0, 1)[..., None]
     return np.asarray(grass + share * (earth - grass), np.float32)
 
@@ -206,7 +213,7 @@ def _facade(rng: np.random.Generator, split: Split) -> Texture:
     wall = 0.45 + 0.35 * _noise(rng, split, 8) + 0.3 * (_noise(rng, split, 64) - 0.5)
     if rng.random() < 0.5:
         wall *= np.where((np.arange(SIDE) % (8 if split == "train" else 12) < 2)[:, None], 0.8, 1)
-    texture = _color(wall.astype(np.float32), (0, 0, 0), tuple(rng.uniform(0.75, 1.05, 3)))
+    texture = _ramp(wall.astype(np.float32), (0, 0, 0), rng.uniform(0.75, 1.05, 3))
     columns, rows = (int(rng.choice([3, 4])), 3) if split == "train" else (int(rng.choice([2, 5])), 2)
     width, height = rng.uniform(0.4, 0.6), rng.uniform(0.45, 0.65)
     frame = rng.uniform(0.55, 1.0)
@@ -232,12 +239,12 @@ def _foliage(rng: np.random.Generator, split: Split) -> Texture:
         rng.uniform((0.04, 0.10, 0.02), (0.10, 0.18, 0.06)),
         rng.uniform((0.5, 0.65, 0.2), (0.8, 0.9, 0.4)),
     )
-    return _color(np.clip(1.9 * (clumps - 0.5) + 0.45, 0, 1).astype(np.float32), tuple(dark), tuple(light))
+    return _ramp(np.clip(1.9 * (clumps - 0.5) + 0.45, 0, 1).astype(np.float32), dark, light)
 
 
 def _plain(rng: np.random.Generator, split: Split) -> Texture:
     """Bark, concrete, painted metal: vertical streaks."""
-    return _color(_noise(rng, split, 16, 4), (0.15, 0.14, 0.13), (0.95, 0.92, 0.88))
+    return _ramp(_noise(rng, split, 16, 4), (0.15, 0.14, 0.13), (0.95, 0.92, 0.88))
 
 
 def _sign(rng: np.random.Generator, split: Split) -> Texture:
@@ -245,10 +252,11 @@ def _sign(rng: np.random.Generator, split: Split) -> Texture:
     color, other = rng.permutation([[0.8, 0.1, 0.1], [0.1, 0.25, 0.7], [0.95, 0.95, 0.95], [0.95, 0.8, 0.1]])[
         :2
     ]
-    texture = _color(_noise(rng, split, 8), tuple(color * 0.8), tuple(color * 1.1))
+    texture = _ramp(_noise(rng, split, 8), color * 0.7, color * rng.uniform(0.9, 1.0))
     y, x = np.meshgrid(np.linspace(-1, 1, SIDE), np.linspace(-1, 1, SIDE), indexing="ij")
     distance = np.hypot(x, y) if split == "train" else np.abs(x) + np.abs(y)
-    texture[(distance < 0.75) & (distance > rng.uniform(0, 0.5))] = other
+    shape = (distance < 0.75) & (distance > rng.uniform(0, 0.5))
+    texture[shape] = _ramp(_noise(rng, split, 8), other * 0.75, other * 0.95)[shape]
     for top in rng.uniform(0.15, 0.8, 3):
         _fill(texture, (rng.uniform(0.1, 0.4), top, rng.uniform(0.6, 0.9), top + 0.07), 0.1)
     return texture
@@ -259,19 +267,19 @@ def _cloth(rng: np.random.Generator, split: Split) -> Texture:
     stripes = np.sin(np.arange(SIDE) * 2 * np.pi * rng.integers(3, 9) / SIDE)
     pattern = stripes[:, None] if split == "train" else stripes[:, None] * stripes
     grey = 0.15 + 0.6 * _noise(rng, split, 8) + rng.uniform(0.05, 0.25) * (pattern > 0.2)
-    return _color(grey.astype(np.float32), (0, 0, 0), tuple(rng.uniform(0.7, 1.1, 3)))
+    return _ramp(grey.astype(np.float32), (0, 0, 0), rng.uniform(0.7, 1.1, 3))
 
 
 def _head(rng: np.random.Generator, split: Split) -> Texture:
     """Hair above, skin below."""
-    texture = _color(_noise(rng, split, 8), (0.5, 0.35, 0.25), (1.0, 0.8, 0.68))
+    texture = _ramp(_noise(rng, split, 8), (0.5, 0.35, 0.25), (1.0, 0.8, 0.68))
     _fill(texture, (0, 0, 1, rng.uniform(0.3, 0.5)), rng.uniform(0.05, 0.4), keep=0.3)
     return texture
 
 
 def _barrier(rng: np.random.Generator, split: Split) -> Texture:
     """Guard rails and fences: rails along, posts across."""
-    texture = _color(_noise(rng, split, 16), (0.35, 0.35, 0.36), (0.85, 0.85, 0.84))
+    texture = _ramp(_noise(rng, split, 16), (0.35, 0.35, 0.36), (0.85, 0.85, 0.84))
     for row in (0.12, 0.5) if split == "train" else (0.05, 0.35, 0.65):
         _fill(texture, (0, row, 1, row + 0.12), rng.uniform(0.6, 0.95), keep=0.4)
     posts = rng.integers(2, 5) if split == "train" else rng.integers(5, 8)
@@ -283,7 +291,7 @@ def _barrier(rng: np.random.Generator, split: Split) -> Texture:
 def _paint(rng: np.random.Generator, split: Split) -> Texture:
     """Car paint: reflections in wide bands and some dirt."""
     grey = 0.5 + 0.45 * _noise(rng, split, 4) + 0.3 * (_noise(rng, split, 16) - 0.5)
-    return _color(np.asarray(grey * np.linspace(1.1, 0.75, SIDE)[:, None], np.float32), (0, 0, 0), (1, 1, 1))
+    return _ramp(np.asarray(grey * np.linspace(1.1, 0.75, SIDE)[:, None], np.float32), (0, 0, 0), (1, 1, 1))
 
 
 def _car_side(rng: np.random.Generator, split: Split) -> Texture:
@@ -312,7 +320,7 @@ def _car_end(rng: np.random.Generator, split: Split, lamp: tuple[float, float, f
 def _cabin(rng: np.random.Generator, split: Split) -> Texture:
     """Glass between pillars, with a reflection."""
     texture = _paint(rng, split)
-    glass = _color(_noise(rng, split, 4), (0.02, 0.03, 0.05), (0.5, 0.56, 0.62))
+    glass = _ramp(_noise(rng, split, 4), (0.02, 0.03, 0.05), (0.5, 0.56, 0.62))
     for x0, x1 in (
         ((0.06, 0.48), (0.53, 0.94)) if split == "train" else ((0.05, 0.3), (0.34, 0.64), (0.68, 0.95))
     ):
@@ -338,15 +346,14 @@ def _wheel(rng: np.random.Generator, split: Split) -> Texture:
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     spokes = np.cos(angle * (5 if split == "train" else 7) + rng.uniform(0, 6)) > 0
     grey = np.where(radius > 0.62, 0.12, np.where(spokes | (radius > 0.52), 0.7, 0.2))
-    return _color((grey + 0.15 * (_noise(rng, split, 16) - 0.5)).astype(np.float32), (0, 0, 0), (1, 1, 1))
+    return _ramp((grey + 0.15 * (_noise(rng, split, 16) - 0.5)).astype(np.float32), (0, 0, 0), (1, 1, 1))
 
 
 def _sky(rng: np.random.Generator, split: Split) -> Texture:
     """Clouds over a gradient, lightest at the horizon (the lower edge)."""
-    height = np.linspace(1, 0, SIDE)[:, None]
-    blue = _color(
-        np.asarray(np.broadcast_to(height, (SIDE, SIDE)), np.float32), (0.86, 0.9, 0.94), (0.28, 0.5, 0.85)
-    )
+    height = np.linspace(1, 0, SIDE)[:, None] + 0.1 * (_noise(rng, split, 4) - 0.5)
+    zenith = rng.uniform((0.22, 0.45, 0.78), (0.34, 0.55, 0.9))
+    blue = _ramp(height.astype(np.float32), (0.86, 0.9, 0.94), zenith)
     cover = np.clip((_noise(rng, split, 4, 1) - rng.uniform(0.35, 0.65)) * 3.5, 0, 1)[..., None]
     return np.asarray(
         blue + cover * (0.95 * (0.8 + 0.3 * _noise(rng, split, 8)[..., None]) - blue), np.float32

@@ -1,7 +1,6 @@
 """Vehicles and people of the driving world: what moves on its own, and what is parked among it."""
 
 import math
-from collections.abc import Sequence
 
 from semraft.data.world_bodies import (
     CAR,
@@ -19,10 +18,10 @@ from semraft.data.world_bodies import (
     place,
     upright,
 )
-from semraft.data.world_textures import SIDE
+from semraft.data.world_textures import SIDE, Number
 
 
-def add_traffic(scene: Scene, street: Street, speed: float, kind: str) -> None:
+def add_traffic(scene: Scene, street: Street, speed: Number, kind: str) -> None:
     """Vehicles in the lanes: neighbours of one class at like distances, unlike motions."""
     rng = scene.rng
     taken: list[tuple[int, float]] = []
@@ -44,7 +43,7 @@ def add_traffic(scene: Scene, street: Street, speed: float, kind: str) -> None:
         _vehicle(scene, street, street.own_lane, rng.uniform(9, 20), speed, kind)
 
 
-def _vehicle(scene: Scene, street: Street, lane: int, z: float, speed: float, kind: str) -> None:
+def _vehicle(scene: Scene, street: Street, lane: int, z: Number, speed: Number, kind: str) -> None:
     rng = scene.rng
     oncoming = lane < len(street.lane_x) // 2
     outermost = lane in (0, len(street.lane_x) - 1) and lane != street.own_lane
@@ -66,7 +65,7 @@ def _vehicle(scene: Scene, street: Street, lane: int, z: float, speed: float, ki
 
 
 def _moving_body(
-    scene: Scene, x: float, z: float, heading: float, advance: float, turn: float, label: int
+    scene: Scene, x: Number, z: Number, heading: Number, advance: Number, turn: Number, label: int
 ) -> Body:
     """A body that advances along its heading (m a frame) and turns (rad); standing still it is not moving."""
     mean = heading + turn / 2
@@ -110,7 +109,7 @@ def _car(scene: Scene, body: Body) -> None:
     _wheels(scene, body, width, (-0.31 * length, 0.31 * length), 0.33)
 
 
-def _wheels(scene: Scene, body: Body, width: float, places: Sequence[float], radius: float) -> None:
+def _wheels(scene: Scene, body: Body, width: Number, places: tuple[Number, Number], radius: Number) -> None:
     """On both sides, a little outside the body, so that they are in front of it."""
     for side in (-1, 1):
         for z in places:
@@ -160,7 +159,7 @@ def add_people(scene: Scene, street: Street) -> None:
             z += rng.uniform(-0.6, 0.6)
 
 
-def _person(scene: Scene, x: float, z: float, *, along: bool) -> None:
+def _person(scene: Scene, x: Number, z: Number, *, along: bool) -> None:
     """Head, trunk and two legs; the legs swing about the hip, so that a person does not move rigidly."""
     rng = scene.rng
     pace = rng.uniform(0.06, 0.18) * rng.choice((-1, 1)) * (rng.random() < 0.85)
@@ -183,7 +182,7 @@ def _person(scene: Scene, x: float, z: float, *, along: bool) -> None:
         place(scene, leg, edges, "cloth", tint=tint, texels_per_m=SIDE / 1.2)
 
 
-def _torso(scene: Scene, body: Body, hip: float, height: float, z: float = 0.0) -> None:
+def _torso(scene: Scene, body: Body, hip: Number, height: Number, z: Number = 0.0) -> None:
     rng = scene.rng
     tint = draw_color(rng, (0.5, 0.5, 0.5), (1, 1, 1), rng.uniform(60, 270))
     place(
