@@ -125,12 +125,13 @@ def test_flow_of_another_pair_is_not_aligned() -> None:
 
 
 def test_flow_that_leaves_the_frame_is_not_aligned() -> None:
-    """Red when: what leaves the frame is simply not counted (raw 16-bit values would pass as undecided)."""
+    """Red when: what leaves the frame is not counted: raw 16-bit values would fit without error."""
     sample = textured_sample()
     raw = dataclasses.replace(sample, flow=64 * sample.flow + np.float32(32768))
     report = check_dataset(dataset_of(raw))
     assert verdict(report) == "not aligned"
     assert report.alignment.in_frame_frac == 0
+    assert report.alignment.readings["as read"] == report.alignment.readings["zero flow"] > 20
 
 
 def test_undecided() -> None:
@@ -150,9 +151,11 @@ def test_occluded_pixels_do_not_count() -> None:
     painted = sample.image1.copy()
     painted[occluded] = 255 - painted[occluded]
     covered = dataclasses.replace(sample, image1=painted, occluded1=occluded)
-    assert check_dataset(dataset_of(covered)).alignment.photometric_flow < 0.1
     unknown = dataclasses.replace(covered, occluded1=None)
-    assert check_dataset(dataset_of(unknown)).alignment.photometric_flow > 20
+    known_test, unknown_test = (check_dataset(dataset_of(made)).alignment for made in (covered, unknown))
+    assert known_test.photometric_flow < 0.1
+    assert unknown_test.photometric_flow > 20
+    assert known_test.readings["as read"] < 0.5 * unknown_test.readings["as read"]
 
 
 def test_labels_of_the_wrong_frame() -> None:
@@ -175,11 +178,15 @@ def write_textured_kitti(training: Path, encoding: str) -> None:
 
 
 def test_virtual_kitti_flow_read_as_kitti(tmp_path: Path) -> None:
+    """Red when: width and height change places in the encoding that is tried."""
     write_textured_kitti(tmp_path / "right", "kitti")
-    assert verdict(check_dataset(kitti.index(tmp_path / "right", "val"))) == "aligned"
+    right = check_dataset(kitti.index(tmp_path / "right", "val"))
+    assert verdict(right) == "aligned"
     write_textured_kitti(tmp_path / "wrong", "virtual-kitti")
-    report = check_dataset(kitti.index(tmp_path / "wrong", "val"))
-    assert (verdict(report), best_reading(report)) == ("not aligned", "Virtual KITTI's png encoding")
+    wrong = check_dataset(kitti.index(tmp_path / "wrong", "val"))
+    assert (verdict(wrong), best_reading(wrong)) == ("not aligned", "Virtual KITTI's png encoding")
+    error = wrong.alignment.readings["Virtual KITTI's png encoding"]
+    assert error == pytest.approx(right.alignment.readings["as read"], rel=0.1)
 
 
 def test_kitti_flow_read_as_virtual_kitti(tmp_path: Path) -> None:

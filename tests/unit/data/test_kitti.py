@@ -18,6 +18,7 @@ def test_pairs_2015(tmp_path: Path) -> None:
     write_kitti(tmp_path / "training", [3, 10, 199])
     for number in range(21):
         write_image(tmp_path / f"training/image_2/000003_{number:02d}.png", color_image(number))
+    write_image(tmp_path / "training/image_2/000007_09.png", color_image(7))
     for root, split in ((tmp_path, "train"), (tmp_path, "val"), (tmp_path / "training", "val")):
         dataset = kitti.index(root, split)
         assert [pair.id for pair in dataset.pairs] == ["000003", "000010", "000199"]
