@@ -1,5 +1,6 @@
 """VIPER: pairs by flow file and frame + 1, whatever else is on the disk."""
 
+import itertools
 import os
 import pickle
 from pathlib import Path
@@ -172,13 +173,14 @@ def test_the_real_ids(tmp_path: Path) -> None:
     with_flow = [line.split("/")[1] for line in (lists / "train_every10.txt").read_text().split()]
     usable = (lists / "train_pairs_seen.txt").read_text().split()
     partners = {f"{name[:4]}{int(name[4:]) + 1:05d}" for name in usable}
-    stub = tmp_path / "stub"
-    stub.write_bytes(b"x")
     for kind, suffix, names in (("flow", "npz", with_flow), ("img", "jpg", [*with_flow, *partners])):
-        for sequence in {name[:3] for name in names}:
-            (tmp_path / "train" / kind / sequence).mkdir(parents=True)
-        for name in names:
-            os.link(stub, f"{tmp_path}/train/{kind}/{name[:3]}/{name}.{suffix}")
+        for sequence, group in itertools.groupby(sorted(names), lambda name: name[:3]):
+            folder = tmp_path / "train" / kind / sequence
+            folder.mkdir(parents=True)
+            first, *others = (f"{folder}/{name}.{suffix}" for name in group)
+            Path(first).write_bytes(b"x")
+            for other in others:
+                os.link(first, other)  # Much quicker than to write 40 000 files.
     dataset = viper.index(tmp_path, "train")
     assert ids(dataset.pairs) == [f"train/{name}" for name in sorted(usable)]
     assert len({pair.scene for pair in dataset.pairs}) == 77
