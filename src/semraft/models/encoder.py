@@ -1,5 +1,6 @@
 """The convolutional encoder of RAFT: an image to features at 1/8 of its size, for matching or as context."""
 
+from itertools import pairwise
 from typing import Literal
 
 from jaxtyping import Float
@@ -68,15 +69,16 @@ class BottleneckBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A strided stem, three stages of two blocks, a 1x1 projection (paper, section 3.1 and appendix A).
+    """A stem at 1/2, stages of two blocks, a 1x1 projection (paper, section 3.1 and appendix A).
 
-    `widths` are the channels of the three stages, at 1/2, 1/4 and 1/8; the stem has those of the first.
+    `widths` are the channels of the stem and of each stage: the last two stages halve the size, any before
+    keep it.
     """
 
     def __init__(
         self,
         block: type[ResidualBlock] | type[BottleneckBlock],
-        widths: tuple[int, int, int],
+        widths: tuple[int, ...],
         out_channels: int,
         norm: Norm,
     ) -> None:
@@ -84,7 +86,8 @@ class Encoder(nn.Module):
         self.stem = nn.Conv2d(3, widths[0], 7, stride=2, padding=3)
         self.stem_norm = make_norm(norm, widths[0])
         self.stages = nn.Sequential()
-        for in_channels, channels, stride in zip((widths[0], *widths), widths, (1, 2, 2), strict=False):
+        for stage, (in_channels, channels) in enumerate(pairwise(widths)):
+            stride = 2 if stage >= len(widths) - 3 else 1
             blocks = block(in_channels, channels, stride, norm), block(channels, channels, 1, norm)
             self.stages.append(nn.Sequential(*blocks))
         self.project = nn.Conv2d(widths[-1], out_channels, 1)

@@ -1,7 +1,7 @@
 """RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020)."""
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -100,7 +100,7 @@ class RAFT(nn.Module):
             return upsample_bilinear(STRIDE * flow)
         return upsample_convex(STRIDE * flow, self.mask_head(hidden))
 
-    def freeze_batch_norm(self) -> Self:
+    def freeze_batch_norm(self) -> "RAFT":
         """Keeps batch norm's running statistics as they are, now and under every later `train()`.
 
         Its scale and shift still learn, as in RAFT's fine-tuning.
@@ -108,7 +108,7 @@ class RAFT(nn.Module):
         self.batch_norm_is_frozen = True
         return self.train(self.training)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "RAFT":
         super().train(mode)
         if self.batch_norm_is_frozen:
             for module in self.modules():
@@ -151,8 +151,8 @@ def raft_large() -> RAFT:
     levels, radius = 4, 4
     return RAFT(
         arch="large",
-        feature_encoder=Encoder(ResidualBlock, (64, 96, 128), 256, "instance"),
-        context_encoder=Encoder(ResidualBlock, (64, 96, 128), hidden + context, "batch"),
+        feature_encoder=Encoder(ResidualBlock, (64, 64, 96, 128), 256, "instance"),
+        context_encoder=Encoder(ResidualBlock, (64, 64, 96, 128), hidden + context, "batch"),
         update_block=UpdateBlock(
             MotionEncoder(levels * (2 * radius + 1) ** 2, (256, 192), (128, 64), 128),
             hidden,
@@ -172,8 +172,8 @@ def raft_small() -> RAFT:
     levels, radius = 4, 3
     return RAFT(
         arch="small",
-        feature_encoder=Encoder(BottleneckBlock, (32, 64, 96), 128, "instance"),
-        context_encoder=Encoder(BottleneckBlock, (32, 64, 96), hidden + context, "none"),
+        feature_encoder=Encoder(BottleneckBlock, (32, 32, 64, 96), 128, "instance"),
+        context_encoder=Encoder(BottleneckBlock, (32, 32, 64, 96), hidden + context, "none"),
         update_block=UpdateBlock(
             MotionEncoder(levels * (2 * radius + 1) ** 2, (96,), (64, 32), 82),
             hidden,
@@ -193,8 +193,8 @@ def raft_tiny() -> RAFT:
     levels, radius = 3, 3
     return RAFT(
         arch="tiny",
-        feature_encoder=Encoder(ResidualBlock, (24, 32, 48), 64, "instance"),
-        context_encoder=Encoder(ResidualBlock, (24, 32, 48), hidden + context, "none"),
+        feature_encoder=Encoder(BottleneckBlock, (32, 64, 96), 128, "instance"),
+        context_encoder=Encoder(BottleneckBlock, (32, 64, 96), hidden + context, "none"),
         update_block=UpdateBlock(
             MotionEncoder(levels * (2 * radius + 1) ** 2, (64,), (32, 16), 48),
             hidden,
@@ -202,7 +202,7 @@ def raft_tiny() -> RAFT:
             kernels=((1, 5), (5, 1)),
             head_width=64,
         ),
-        mask_head=MaskHead(hidden, 64),
+        mask_head=MaskHead(hidden, 48),
         levels=levels,
         radius=radius,
         unit_features=True,

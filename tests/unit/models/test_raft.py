@@ -1,0 +1,203 @@
+"""The network as a whole: sizes, precision, where gradients go, what freezing freezes."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semraft.models import correlation
+from semraft.models.raft import ARCHITECTURES, cell_positions, check_inputs, raft_large, raft_small, raft_tiny
+
+ALL_ARCHS = pytest.mark.parametrize("arch", ARCHITECTURES)
+
+
+def make_images(height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return tuple(255 * torch.rand(batch, 3, height, width, generator=generator) for _ in range(2))
+
+
+@pytest.mark.parametrize(
+    ("make", "published"), [(raft_large, 5_257_536), (raft_small, 990_162)], ids=["large", "small"]
+)
+def test_published_parameter_counts(make: type[nn.Module], published: int) -> None:
+    assert sum(parameter.numel() for parameter in make().parameters()) == published
+
+
+def test_tiny_is_tiny_and_needs_no_batch() -> None:
+    """Fewer than 500 000 parameters; a sample's result does not depend on its batch. Red when: batch norm."""
+    torch.manual_seed(0)
+    model = raft_tiny().train()
+    assert 300_000 < sum(parameter.numel() for parameter in model.parameters()) < 500_000
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    images = make_images(64, 80, batch=3)
+    whole = model(*images, num_updates=2).flow
+    alone = model(*(image[1:2] for image in images), num_updates=2).flow
+    torch.testing.assert_close(alone, whole[1:2], rtol=1e-4, atol=1e-5)
+
+
+@ALL_ARCHS
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 71), (72, 127), (136, 64)])
+def test_any_size_from_64(arch: str, height: int, width: int) -> None:
+    """Flow of the images' own size, finite below 128 px too. Red when: coordinates divided by width - 1."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[arch]().eval()
+    with torch.no_grad():
+        prediction = model(*make_images(height, width), num_updates=2)
+    cells = (-(-height // 8), -(-width // 8))
+    assert [tuple(flow.shape) for flow in prediction.flows] == 2 * [(2, 2, height, width)]
+    assert prediction.features1.shape[-2:] == prediction.features2.shape[-2:] == cells
+    assert all(flow.isfinite().all() for flow in prediction.flows)
+
+
+def test_padding_changes_nothing_inside() -> None:
+    """An image and the same padded by hand give the same flow. Red when: the crop is taken from elsewhere."""
+    torch.manual_seed(0)
+    model = raft_tiny().eval()
+    images = make_images(67, 90)
+    by_hand = [nn.functional.pad(image, (0, 6, 0, 5), mode="replicate") for image in images]
+    with torch.no_grad():
+        assert torch.equal(
+            model(*images, num_updates=2).flow, model(*by_hand, num_updates=2).flow[..., :67, :90]
+        )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "arguments", "message"),
+    [
+        (((63, 80), (63, 80)), {}, r"63 x 80 px, the smallest is 64 x 64"),
+        (((64, 80), (64, 88)), {}, r"\(2, 3, 64, 80\) and \(2, 3, 64, 88\)"),
+        (((64, 80), (64, 80)), {"num_updates": 0}, "num_updates is 0"),
+        (((64, 80), (64, 80)), {"flow_init": torch.zeros(2, 2, 64, 80)}, r"expected \(2, 2, 8, 10\)"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong(
+    sizes: tuple[tuple[int, int], ...], arguments: dict[str, object], message: str
+) -> None:
+    # The function itself: the shape checks of the test run would refuse some of these first.
+    images = [torch.zeros(2, 3, *size) for size in sizes]
+    with pytest.raises(ValueError, match=message):
+        check_inputs(*images, arguments.get("num_updates", 12), arguments.get("flow_init"))
+
+
+@ALL_ARCHS
+def test_keeping_the_last_is_the_last(arch: str) -> None:
+    """Same numbers, one flow, and the mask head run once. Red when: the first is kept."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[arch]().eval()
+    images = make_images(64, 80)
+    calls = []
+    if model.mask_head is not None:
+        model.mask_head.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        everything = model(*images, num_updates=3).flows
+        calls.clear()
+        last = model(*images, num_updates=3, keep="last").flows
+    assert len(last) == 1
+    assert torch.equal(last[0], everything[-1])
+    assert len(calls) == (model.mask_head is not None)
+
+
+@ALL_ARCHS
+def test_a_start_of_k_refinements(arch: str) -> None:
+    """A refinement from `flow_init` begins there: with a flow head of zeros it is the upsampled start."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[arch]().eval()
+    for parameter in model.update_block.flow_head[-1].parameters():
+        nn.init.zeros_(parameter)
+    start = torch.tensor([1.25, -0.5]).view(1, 2, 1, 1).expand(2, 2, 9, 12)
+    with torch.no_grad():
+        flow = model(*make_images(72, 96), num_updates=2, flow_init=start).flow
+    inside = flow[..., 8:-8, 8:-8]
+    torch.testing.assert_close(inside, torch.tensor([10.0, -4.0]).view(1, 2, 1, 1).expand_as(inside))
+
+
+@ALL_ARCHS
+def test_gradient_is_cut_where_it_looked(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when: the flow is not detached at each refinement (only the first, or not at all)."""
+    seen = []
+    lookup = correlation.lookup
+
+    def watched(volumes: list[Tensor], points: Tensor, radius: int) -> Tensor:
+        seen.append(points.requires_grad)
+        return lookup(volumes, points, radius)
+
+    monkeypatch.setattr(correlation, "lookup", watched)
+    model = ARCHITECTURES[arch]()
+    model.update_block.motion_encoder.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[1].requires_grad)
+    )
+    model(*make_images(64, 72), num_updates=3, flow_init=torch.ones(2, 2, 8, 9, requires_grad=True))
+    assert seen == 6 * [False]
+
+
+@ALL_ARCHS
+def test_every_parameter_learns_from_one_refinement(arch: str) -> None:
+    """What DDP needs: no parameter without a gradient, even with one refinement and `keep="last"`."""
+    model = ARCHITECTURES[arch]().train()
+    model(*make_images(64, 72), num_updates=1, keep="last").flow.abs().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@ALL_ARCHS
+def test_autocast_keeps_flow_in_float32(arch: str) -> None:
+    """bf16 where it may: flow, features and volume stay float32. Red when: the change is added in bf16."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[arch]().train()
+    images = make_images(64, 72)
+    with torch.no_grad():
+        exact = model(*images, num_updates=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prediction = model(*images, num_updates=2)
+    for flow in (*prediction.flows, prediction.features1, prediction.features2):
+        assert flow.dtype == torch.float32
+        assert flow.isfinite().all()
+    # Close to the exact flow, yet not a bf16 number, which has 8 bits.
+    assert (prediction.flow - exact.flow).abs().max() < 0.1 * exact.flow.abs().max()
+    assert not torch.equal(prediction.flow, prediction.flow.bfloat16().float())
+    prediction.flow.abs().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_frozen_batch_norm_stays_frozen() -> None:
+    """Under `train()` the statistics do not move and the result is that of `eval()`; all else trains.
+
+    Red when: `train()` wakes the batch norm again.
+    """
+    torch.manual_seed(0)
+    model = raft_large().freeze_batch_norm()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 15
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    images = make_images(64, 72)
+    model.eval()
+    with torch.no_grad():
+        evaluated = model(*images, num_updates=1).flow
+    model.train()
+    assert model.training
+    assert model.feature_encoder.training
+    assert not any(norm.training for norm in norms)
+    with torch.no_grad():
+        assert torch.equal(model(*images, num_updates=1).flow, evaluated)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    awake = raft_large().train()
+    assert all(module.training for module in awake.modules())
+
+
+def test_unit_features_have_one_length() -> None:
+    """|f| = sqrt(C): the correlation is sqrt(C) times a cosine, and the logits of `matching` as they are."""
+    torch.manual_seed(0)
+    prediction = raft_tiny()(*make_images(64, 80), num_updates=1)
+    channels = prediction.features1.shape[1]
+    for features in (prediction.features1, prediction.features2):
+        length = features.norm(dim=1)
+        torch.testing.assert_close(length, torch.full_like(length, channels**0.5))
+    assert (
+        correlation.all_pairs(prediction.features1, prediction.features2).abs().max() <= channels**0.5 + 1e-4
+    )
+
+
+def test_cell_positions_are_x_then_y() -> None:
+    """Red when: u and v change places."""
+    cells = cell_positions(torch.zeros(2, 5, 3, 4))
+    assert cells.shape == (2, 2, 3, 4)
+    assert cells[1, :, 2, 3].tolist() == [3, 2]
+    assert cells[0, :, 1, 0].tolist() == [0, 1]
