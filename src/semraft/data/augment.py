@@ -287,7 +287,7 @@ def _matches(
 def _inside(x: Float32[np.ndarray, "H W"], y: Float32[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """Where (x, y) lies between the outermost pixel centres, as in `semraft.ops.warp`."""
     height, width = x.shape
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return np.asarray((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1))
 
 
 def _as_one(flow: Float32[np.ndarray, "H W 2"]) -> Complex64[np.ndarray, "H W"]:

@@ -41,10 +41,3 @@ def test_tolerance_is_of_squared_norms() -> None:
     # F = (3, 0), B = (g - 3, 0): g^2 > 0.01 (9 + (3 - g)^2) + 0.5 from g = 0.7990 on, in columns that stay.
     assert not forward_backward(constant(3, 0), constant(0.798 - 3, 0)).any()
     assert forward_backward(constant(3, 0), constant(0.800 - 3, 0))[:, :, :6].all()
-
-
-def test_no_gradient_passes() -> None:
-    """Red when: the check is differentiated."""
-    flow = constant(1, 1).requires_grad_()
-    assert not forward_backward(flow, flow).requires_grad
-    assert not out_of_frame(flow).requires_grad
