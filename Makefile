@@ -14,8 +14,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# Two trainings side by side, each with half of the cores; the bars of both are drawn below each other.
 demo: setup
-	$(BIN)/semraft demo --out $(DEMO)
+	rm -rf $(DEMO)/world-base $(DEMO)/world-semantic-v1
+	export OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )); \
+	TQDM_POSITION=0 $(BIN)/semraft train world-base --output $(DEMO)/world-base & base=$$!; \
+	TQDM_POSITION=2 $(BIN)/semraft train world-semantic-v1 --output $(DEMO)/world-semantic-v1; semantic=$$?; \
+	wait $$base && test $$semantic -eq 0
+	$(BIN)/semraft evaluate zero constant farneback dis --dataset world --pairs 200
+	$(BIN)/semraft report $(DEMO)/world-base $(DEMO)/world-semantic-v1 --out $(DEMO)/report.html
 
 test: setup
 	$(BIN)/python -m pytest

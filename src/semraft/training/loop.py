@@ -118,9 +118,8 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
             scaler.update()
             # ---- what is written of it -------------------------------------------------------------------
             _add(window, losses, gradient_norm, config.loss.gamma)
-            if processes.leads:
-                for problem in skipped:
-                    tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
+            for problem in skipped:  # Every process writes its own.
+                tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
             if step % config.log_every == 0 or step == config.optim.steps:
                 values = _means(window, config)
                 values |= training_metrics(prediction, batch)

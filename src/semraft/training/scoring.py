@@ -8,10 +8,11 @@ from typing import Any, Literal
 from semraft import runtime
 from semraft.config import WorldConfig
 from semraft.data import open_dataset
-from semraft.data.loader import validation_draw
+from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS
 from semraft.models.weights import load_model
 from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate, write_per_sample
+from semraft.training.sources import WORLD_MEMORY_MB
 from semraft.training.validate import network_predictor
 
 SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
@@ -41,6 +42,8 @@ def score(
             f"{len(dataset.problems)} pairs of {dataset_name} can't be used, the first: {first.path}: "
             f"{first.kind} {first.detail}; --damaged skip leaves them out, `semraft data check` lists them"
         )
+    if dataset_name == "world" and len(checkpoints) > 1:
+        dataset = keep_in_memory(dataset, WORLD_MEMORY_MB)
     indices = range(len(dataset)) if pairs is None else validation_draw(dataset, pairs, DRAW_SEED)
     where = runtime.choose_device(device)
     chosen = runtime.choose_precision(precision, where)

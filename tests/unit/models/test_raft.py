@@ -23,10 +23,10 @@ def test_published_parameter_counts(make: type[nn.Module], published: int) -> No
 
 
 def test_tiny_is_tiny_and_needs_no_batch() -> None:
-    """Fewer than 500 000 parameters; a sample's result does not depend on its batch. Red when: batch norm."""
+    """Well under a million parameters; a sample's result does not depend on its batch. Red when: batch norm."""
     torch.manual_seed(0)
     model = raft_tiny().train()
-    assert 300_000 < sum(parameter.numel() for parameter in model.parameters()) < 500_000
+    assert 300_000 < sum(parameter.numel() for parameter in model.parameters()) < 700_000
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     images = make_images(64, 80, batch=3)
     whole = model(*images, num_updates=2).flow
