@@ -21,7 +21,7 @@ from semraft.sample import FlowBatch, FlowDataset
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
 """Validation sets that are scored on every pair."""
-WORLD_MEMORY_MB = 4000
+WORLD_MEMORY_MB = 4000.0
 """Scenes of the procedural world are made once and kept, up to this size."""
 
 
