@@ -62,9 +62,9 @@ def build(rng: random.Random, bank: TextureBank) -> tuple[Shaped[np.ndarray, " Q
 
 
 def _ego(rng: random.Random) -> Ego:
-    """One frame at 10 Hz: up to 30 km/h, curves, a nodding and rolling car; one in twelve stands still."""
+    """One frame at 10 Hz: up to 32 km/h, curves, a nodding and rolling car; one in twelve stands still."""
     moves = rng.random() > 1 / 12
-    speed = rng.uniform(0.1, 0.8) if moves else 0.0
+    speed = rng.uniform(0.12, 0.9) if moves else 0.0
     heading = rng.gauss(0, 0.06)
     turn = min(max(rng.gauss(0, 0.009), -0.03), 0.03) * moves
     height = rng.uniform(1.3, 1.9)
