@@ -145,16 +145,25 @@ def test_autocast_keeps_flow_in_float32(arch: str) -> None:
     images = make_images(64, 72)
     with torch.no_grad():
         exact = model(*images, num_updates=2)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        prediction = model(*images, num_updates=2)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            prediction = model(*images, num_updates=2)
     for flow in (*prediction.flows, prediction.features1, prediction.features2):
         assert flow.dtype == torch.float32
         assert flow.isfinite().all()
     # Close to the exact flow, yet not a bf16 number, which has 8 bits.
     assert (prediction.flow - exact.flow).abs().max() < 0.1 * exact.flow.abs().max()
     assert not torch.equal(prediction.flow, prediction.flow.bfloat16().float())
+
+
+def test_autocast_gradients_are_float32_and_finite() -> None:
+    torch.manual_seed(0)
+    model = raft_tiny().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prediction = model(*make_images(64, 72), num_updates=2)
     prediction.flow.abs().sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    for parameter in model.parameters():
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all()
 
 
 def test_frozen_batch_norm_stays_frozen() -> None:
