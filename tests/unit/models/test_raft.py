@@ -23,7 +23,7 @@ def test_published_parameter_counts(make: type[nn.Module], published: int) -> No
 
 
 def test_tiny_is_tiny_and_needs_no_batch() -> None:
-    """Well under a million parameters; a sample's result does not depend on its batch. Red when: batch norm."""
+    """Well under a million parameters; a sample does not depend on its batch. Red when: batch norm."""
     torch.manual_seed(0)
     model = raft_tiny().train()
     assert 300_000 < sum(parameter.numel() for parameter in model.parameters()) < 700_000
