@@ -90,7 +90,9 @@ def test_the_first_steps_of_training(request: pytest.FixtureRequest) -> None:
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        curve.append({name: [round(float(v), 5) for v in values] for name, values in losses.values.items()})
+        curve.append(
+            {name: [round(value, 5) for value in values.tolist()] for name, values in losses.values.items()}
+        )
     golden = compare("loss_curve_cpu.json", curve, request)
     assert len(golden) == len(curve)
     for step, (expected, found) in enumerate(zip(golden, curve, strict=True)):

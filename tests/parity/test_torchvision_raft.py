@@ -1,8 +1,9 @@
 """Is our RAFT the RAFT? The same weights in torchvision's and ours: every refinement, every gradient.
 
 Red when (each seen): update and reset gate swapped; context before hidden state among the channels; window
-channels over y before x; levels sampled at unscaled points; cells as (y, x); no detach of the flow; no factor
-0.25 on the mask; bilinear upsampling without align_corners; no rectifier before a sum; images in 0..1.
+channels over y before x; levels sampled at unscaled points; cells as (y, x); no detach of the flow; no
+factor 0.25 on the mask; bilinear upsampling without align_corners; no rectifier before a sum; images in
+0..1.
 """
 
 from collections.abc import Iterator
