@@ -325,6 +325,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 
 def main() -> None:
     """Runs the command that the arguments name."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # A log file needs no ten lines a second.
     sys.exit(run(sys.argv[1:]))
 
 

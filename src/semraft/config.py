@@ -91,7 +91,8 @@ class DataConfig:
     """The procedural world."""
 
     def __post_init__(self) -> None:
-        _refuse("data.crop", self.crop, "two multiples of 8, 64 at least", [c % 8 or c < 64 for c in self.crop])
+        unfit = [side % 8 or side < 64 for side in self.crop]
+        _refuse("data.crop", self.crop, "two multiples of 8, 64 at least", unfit)
         _refuse("data.workers", self.workers, "0 or more", [self.workers < 0])
         _refuse("data.validation-pairs", self.validation_pairs, "1 or more", [self.validation_pairs < 1])
 
