@@ -106,7 +106,7 @@ class ModelConfig:
     weights: str = ""
     """A checkpoint to start from: semraft's own, a public RAFT .pth or torchvision's. Empty: from scratch."""
     batch_norm: Literal["auto", "train", "freeze"] = "auto"
-    """Batch norm statistics and weights: `auto` trains them from scratch and freezes them with `weights`."""
+    """Batch norm statistics: `auto` learns them from scratch and freezes them with `weights`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
