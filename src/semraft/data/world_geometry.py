@@ -212,7 +212,7 @@ def _occluded(
     cells = np.where(plain, corner, np.int16(-1))
     row, column = np.clip(y, 0, height - 2).astype(np.int32), np.clip(x, 0, width - 2).astype(np.int32)
     found = np.take(cells, row * np.int32(width - 1) + column)
-    occluded = (found != first.patch) | ~inside
+    occluded: Bool[np.ndarray, "H W"] = (found != first.patch) | ~inside
     unclear = np.flatnonzero((found < 0) & inside)
     occluded.ravel()[unclear] = _covered(first, second, matches, unclear, ellipse)
     return occluded

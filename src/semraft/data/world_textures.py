@@ -114,7 +114,7 @@ def _all_levels(texture: UInt8[np.ndarray, "256 256 ..."]) -> UInt8[np.ndarray, 
 
 
 def _to_bytes(values: Float32[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.asarray(np.clip(values, 0, 1) * 255 + 0.5, np.uint8)
 
 
 def _noise(rng: np.random.Generator, split: Split, cells: int, stretch: int = 1) -> Tile:

@@ -6,6 +6,7 @@ No plotting, no argument parsing, no data set names, no metric definitions: thos
 import dataclasses
 import json
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -60,6 +61,8 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         record = runtime.environment_record(device, precision, processes)
         record |= sources.data_record(training, validation, left_out)
         tracking.write_text(run / tracking.ENVIRONMENT, json.dumps(record, indent=2))
+        for warning in (*record["warnings"], *(f"not validated on {name}" for name in left_out)):
+            print(f"! {warning}", file=sys.stderr)
 
     model = build_model(config.model, config.seed).to(device)
     optimizer = make_optimizer(model, config.optim)
