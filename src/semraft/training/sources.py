@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,14 +48,13 @@ def validation_data(config: DataConfig) -> tuple[dict[str, tuple[FlowDataset, tu
     A set without a root of its own is left out and said so: the study validated on KITTI, but not everybody
     who trains on VIPER has it. A root that is given and does not hold the set is an error.
     """
-    roots = parse_roots(config.root, [name for name, _ in parse_mixture(config.train)])
-    named = "=" in config.root
+    trained = [name for name, _ in parse_mixture(config.train)]
+    roots = parse_roots(config.root, [*trained, *config.validation])
     drawn, left_out = {}, []
     for name in config.validation:
-        root = roots.get(name)
-        if root is None and config.root and not named:
-            beside = Path(config.root) / name
-            root = beside if beside.is_dir() else None
+        root = roots[name]
+        if "=" not in config.root and name not in trained and root is not None and root.name != name:
+            root = None  # One folder for all is the training data's, unless it has a folder of this name.
         if root is None and name != "world":
             left_out.append(f"{name}: no root given (--data.root ...,{name}=FOLDER)")
             continue
