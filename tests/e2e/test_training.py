@@ -71,7 +71,9 @@ def test_a_run_leaves_what_the_report_reads(undisturbed: Path) -> None:
     names = {"flow_loss", "semantic_loss", "matching_loss", "total_loss", "epe", "1px", "3px", "5px"}
     assert names | {"flow_loss_iter_000", "semantic_loss_iter_001", "epe_iter_000"} <= train[0].keys()
     last = train[-1]
-    parts = last["flow_loss"] + 0.5 * last["semantic_loss"] + 0.3 * last["matching_loss"]
+    weights = {term["name"]: term["weight"] for term in config["loss"]["terms"]}
+    parts = last["flow_loss"] + weights["semantic-v1"] * last["semantic_loss"]
+    parts += weights["matching"] * last["matching_loss"]
     assert last["total_loss"] == pytest.approx(parts, rel=1e-5)
     scored = [line for line in lines(undisturbed) if line["split"] == "world-val"]
     assert [line["step"] for line in scored] == [6, 12]
