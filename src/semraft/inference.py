@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from semraft import runtime
 from semraft.config import Precision
-from semraft.data.formats import read_image, write_flow, write_image
+from semraft.data.formats import write_flow
+from semraft.data.pictures import read_image, write_image
 from semraft.models.encoder import STRIDE
 from semraft.models.raft import RAFT
 from semraft.models.weights import load_model

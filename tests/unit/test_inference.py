@@ -9,7 +9,8 @@ import torch
 
 import semraft
 from semraft import inference
-from semraft.data.formats import read_flow, write_image
+from semraft.data.formats import read_flow
+from semraft.data.pictures import write_image
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from semraft.data.formats import read_flow, read_mask
+from semraft.data.formats import read_flow
 from semraft.data.pairs import (
     Listing,
     find_folder,
@@ -18,6 +18,7 @@ from semraft.data.pairs import (
     new_listing,
     read_frames,
 )
+from semraft.data.pictures import read_mask
 from semraft.data.taxonomy import cityscapes_labels, kitti_instances
 from semraft.sample import FlowDataset, FlowSample, Pair
 

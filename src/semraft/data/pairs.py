@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from semraft.data.formats import Encoding, read_flow, read_image
+from semraft.data.formats import Encoding, read_flow
+from semraft.data.pictures import read_image
 from semraft.sample import OPTIONAL_FIELDS, DamagedFile, FlowDataset, FlowSample, Pair, Problem
 
 Listing = Callable[[Path], dict[str, int]]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from semraft.data.formats import read_mask
 from semraft.data.pairs import (
     Listing,
     find_folder,
@@ -17,6 +16,7 @@ from semraft.data.pairs import (
     require_one_size,
     subfolders,
 )
+from semraft.data.pictures import read_mask
 from semraft.ops.occlusion import out_of_frame
 from semraft.sample import FlowDataset, FlowSample, Pair
 

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 from tqdm import tqdm
 
-from semraft.data.formats import write_flow, write_ids, write_image, write_palette
+from semraft.data.formats import write_flow
+from semraft.data.pictures import write_ids, write_image, write_palette
 from semraft.data.taxonomy import (
     CITYSCAPES_CLASSES,
     VIPER_CLASSES,

@@ -1,7 +1,7 @@
 """What labels mean: the common classes, and the label images of each data set in their terms.
 
 Twelve classes and 255 (ignored), with the groups the loss terms ask for. Not for reading files as such
-(`formats`). Label images are looked up in tables: ids in one of 256, colours, as 24 bits, in one of 2^24.
+(`pictures`). Label images are looked up in tables: ids in one of 256, colours, as 24 bits, in one of 2^24.
 """
 
 from functools import cache
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
-from semraft.data.formats import holds_ids, read_colors, read_ids
+from semraft.data.pictures import holds_ids, read_colors, read_ids
 from semraft.sample import IGNORE_LABEL, DamagedFile
 
 Color = tuple[int, int, int]

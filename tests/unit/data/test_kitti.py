@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from semraft.data import kitti
-from semraft.data.formats import write_flow, write_ids, write_image
+from semraft.data.formats import write_flow
 from semraft.data.pairs import WrongSize
+from semraft.data.pictures import write_ids, write_image
 from semraft.sample import DamagedFile
 from tests.helpers import REAL_DATA, needs_real_data
 from tests.unit.data.fake_trees import color_image, cut_off, flow_field, valid_mask, write_kitti

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semraft.data.formats import read_flow, read_image, read_mask, read_pfm
+from semraft.data.formats import read_flow, read_pfm
+from semraft.data.pictures import read_image, read_mask
 from semraft.data.taxonomy import VIPER_CLASSES
 from tests.helpers import REAL_DATA, needs_real_data
 

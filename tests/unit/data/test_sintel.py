@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from semraft.data import sintel
-from semraft.data.formats import write_image
 from semraft.data.pairs import WrongSize
+from semraft.data.pictures import write_image
 from semraft.sample import DamagedFile
 from tests.unit.data.fake_trees import color_image, cut_off, flow_field, valid_mask, write_sintel
 

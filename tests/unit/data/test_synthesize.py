@@ -9,7 +9,7 @@ import pytest
 
 from semraft.config import WorldConfig
 from semraft.data import index_dataset, synthesize, world
-from semraft.data.formats import read_ids
+from semraft.data.pictures import read_ids
 from semraft.data.synthesize import ANSWERS
 from semraft.data.world_bodies import CAR, LARGE_VEHICLE, PERSON, SIDEWALK, TERRAIN, TWO_WHEELER
 from semraft.sample import FlowDataset, FlowSample

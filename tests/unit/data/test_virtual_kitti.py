@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from semraft.data import virtual_kitti
-from semraft.data.formats import read_flow, write_flow, write_ids
+from semraft.data.formats import read_flow, write_flow
 from semraft.data.pairs import WrongSize
+from semraft.data.pictures import write_ids
 from semraft.sample import DamagedFile, FlowDataset
 from tests.unit.data.fake_trees import (
     VIRTUAL_KITTI_MODALITIES,

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from semraft.data.formats import read_flow, read_image
+from semraft.data.formats import read_flow
 from semraft.data.pairs import WrongSize
+from semraft.data.pictures import read_image
 from semraft.metrics import STRATA, evaluate_flow, split_metric_name
 from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
 from semraft.training.evaluate import (
