@@ -73,7 +73,7 @@ def evaluate(
     root: str = "",
     split: Literal["train", "val"] = "val",
     pairs: int | None = None,
-    num_updates: int = 24,
+    num_updates: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     json: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
@@ -89,7 +89,7 @@ def evaluate(
         root: The data set's folder.
         split: Which part of it.
         pairs: Score a random draw of so many pairs, the same every time; all without it.
-        num_updates: Refinements.
+        num_updates: Refinements; those the checkpoint was validated with, or 24, without it.
         device: auto, cpu, cuda or cuda:N.
         precision: Arithmetic of the network.
         json: Write all metrics to this file; - is standard output.
@@ -126,7 +126,7 @@ def predict(
     inputs: Positional[tuple[Path, ...]],
     /,
     out: Path,
-    num_updates: int = 24,
+    num_updates: int | None = None,
     formats: tuple[Literal["flo", "kitti", "color"], ...] = ("flo", "kitti", "color"),
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
@@ -137,7 +137,7 @@ def predict(
         checkpoint: A semraft checkpoint, public RAFT or torchvision weights.
         inputs: Two images, one folder (consecutive frames, or KITTI's *_10/*_11 pairs), or one video.
         out: The folder to write into.
-        num_updates: Refinements.
+        num_updates: Refinements; those the checkpoint was validated with, or 24, without it.
         formats: What to write: .flo, KITTI 16-bit png, colour picture.
         device: auto, cpu, cuda or cuda:N.
         precision: Arithmetic of the network.
@@ -145,16 +145,18 @@ def predict(
     from tqdm import tqdm
 
     from semraft import inference, runtime
+    from semraft.models.weights import trained_updates
 
     where = runtime.choose_device(device)
     chosen = runtime.choose_precision(precision, where)
     count, pairs = inference.frame_pairs(inputs)
     model = inference.load(checkpoint).to(where)
+    updates = num_updates or trained_updates(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     for pair in tqdm(pairs, total=count, unit="pair"):
-        flow = inference.refinements(
-            model, pair.image1, pair.image2, num_updates, precision=chosen, keep="last"
-        )[0]
+        flow = inference.refinements(model, pair.image1, pair.image2, updates, precision=chosen, keep="last")[
+            0
+        ]
         inference.write_prediction(out, pair.name, flow, formats)
     print(f"flow: {out}")
 

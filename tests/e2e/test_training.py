@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+import semraft as semraft_package
+from semraft.data.pictures import write_image
+
 SMALL = [
     *("--data.world.size", "64", "96", "--data.world.scenes", "12", "--data.crop", "64", "64"),
     *(
@@ -181,3 +184,52 @@ def test_what_a_user_gets_wrong_is_one_clear_line(arguments: list[str], code: in
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert says in done.stderr
+
+
+def test_a_checkpoint_is_scored_from_the_command_line(undisturbed: Path, tmp_path: Path) -> None:
+    """With as many refinements as its run was validated with, and the same numbers as its run has."""
+    last, out, rows = undisturbed / "checkpoints" / "last.pt", tmp_path / "out.json", tmp_path / "rows.csv"
+    world = ["--dataset", "world", "--pairs", "3", "--size", "64", "96"]
+    semraft("evaluate", str(last), *world, "--device", "cpu", "--json", str(out), "--per-sample", str(rows))
+    result = json.loads(out.read_text())
+    assert result["pairs"] == 3
+    assert {"epe_iter_001", "fl_road", "1px_speed_0_10", "epe_moving"} <= result["metrics"].keys()
+    assert "epe_iter_002" not in result["metrics"]
+    assert result["metrics"]["epe"] == pytest.approx(lines(undisturbed)[-1]["epe"], rel=1e-6)
+    assert len(rows.read_text().splitlines()) == 4
+    both = json.loads(semraft("evaluate", "zero", "dis", *world, "--json", "-").stdout)
+    assert both["dis"]["metrics"]["epe"] < both["zero"]["metrics"]["epe"]
+
+
+def test_flow_for_two_pictures_from_the_command_line(undisturbed: Path, tmp_path: Path) -> None:
+    images = [tmp_path / "a.png", tmp_path / "b.png"]
+    with np.load(next((undisturbed / "pairs" / "world-val").iterdir())) as pair:
+        write_image(images[0], pair["image1"])
+        write_image(images[1], pair["image2"])
+        expected = pair["flow"].astype(np.float32)
+    last = undisturbed / "checkpoints" / "last.pt"
+    semraft("predict", str(last), *map(str, images), "--out", str(tmp_path / "flow"), "--device", "cpu")
+    flow, valid = semraft_package.read_flow(tmp_path / "flow" / "a.flo")
+    assert valid.all()
+    np.testing.assert_allclose(flow, expected, atol=0.02)  # The run keeps half precision.
+    assert {path.name for path in (tmp_path / "flow").iterdir()} == {"a.flo", "a_kitti.png", "a_flow.png"}
+
+
+def test_a_report_of_real_runs(undisturbed: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = semraft("report", str(undisturbed), "--out", str(page))
+    epe = lines(undisturbed)[-1]["epe"]
+    assert f"{epe:.3f}" in done.stdout
+    assert f"{epe:.3f}" in page.read_text()
+
+
+def test_half_precision_trains(tmp_path: Path) -> None:
+    """bfloat16 on any CPU, slow where the hardware lacks it; losses stay near those of float32."""
+    curves = []
+    for precision in ("float32", "bfloat16"):
+        run = tmp_path / precision
+        options = [*SMALL[:-1], precision, "--optim.steps", "2", "--seed", "3", "--output", str(run)]
+        semraft("train", "world-base", *options)
+        curves.append(next(line["flow_loss"] for line in lines(run) if line["split"] == "train"))
+    assert curves[0] != curves[1]
+    assert curves[1] == pytest.approx(curves[0], rel=0.05)

@@ -104,6 +104,18 @@ def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) 
     return model
 
 
+def trained_updates(path: Path | str) -> int:
+    """How many refinements to run with a file's weights: what its run was validated with, else RAFT's 24.
+
+    A network trained with few refinements for a short time may drift when it is asked for many.
+
+    Raises:
+        DamagedFile: See `load_state`.
+    """
+    state = read_tensors(path)
+    return int(state.get("validation_updates", 24)) if isinstance(state, Mapping) else 24
+
+
 def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     """The architecture and our state dict of a file, of a checkpoint or of a state dict in any layout.
 

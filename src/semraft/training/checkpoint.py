@@ -15,6 +15,7 @@ def save_checkpoint(
     path: Path,
     *,
     arch: str,
+    validation_updates: int,
     step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -27,6 +28,7 @@ def save_checkpoint(
     state = {
         "semraft": FORMAT,
         "arch": arch,
+        "validation_updates": validation_updates,
         "step": step,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),

@@ -91,6 +91,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         save_checkpoint(
             path,
             arch=config.model.arch,
+            validation_updates=config.validation_updates,
             step=step,
             model=model,
             optimizer=optimizer,

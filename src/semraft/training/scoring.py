@@ -10,7 +10,7 @@ from semraft.config import WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS
-from semraft.models.weights import load_model
+from semraft.models.weights import load_model, trained_updates
 from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate, write_per_sample
 from semraft.training.sources import WORLD_MEMORY_MB
 from semraft.training.validate import network_predictor
@@ -28,7 +28,7 @@ def score(
     root: Path | None,
     split: Literal["train", "val"],
     pairs: int | None,
-    num_updates: int,
+    num_updates: int | None,
     device: str,
     precision: str,
     damaged: Literal["refuse", "skip"],
@@ -52,7 +52,8 @@ def score(
         if checkpoint in BASELINES:
             predict = baseline(checkpoint, dataset, indices, damaged)
         else:
-            predict = network_predictor(load_model(checkpoint).to(where).eval(), num_updates, chosen)
+            updates = num_updates or trained_updates(checkpoint)
+            predict = network_predictor(load_model(checkpoint).to(where).eval(), updates, chosen)
         evaluations[checkpoint] = evaluate(predict, dataset, indices, damaged=damaged, progress=True)
     return evaluations
 
