@@ -98,6 +98,7 @@ def evaluate(
         size: Height and width of the scenes of data set `world`.
     """
     from semraft.training import scoring
+    from semraft.training.evaluate import write_per_sample
 
     if not checkpoints:
         raise ValueError("give a checkpoint to score, or one of zero, constant, farneback, dis")
@@ -118,7 +119,7 @@ def evaluate(
     if json:
         scoring.write_json(json, evaluations)
     if per_sample:
-        scoring.write_per_sample(Path(per_sample), evaluations)
+        write_per_sample(Path(per_sample), evaluations)
 
 
 def predict(

@@ -11,7 +11,7 @@ from semraft.data import open_dataset
 from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS
 from semraft.models.weights import load_model, trained_updates
-from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate, write_per_sample
+from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate
 from semraft.training.sources import WORLD_MEMORY_MB
 from semraft.training.validate import network_predictor
 
@@ -99,5 +99,3 @@ def write_json(path: str, evaluations: dict[str, Evaluation]) -> None:
     else:
         Path(path).write_text(text + "\n")
 
-
-__all__ = ["score", "table", "write_json", "write_per_sample"]
