@@ -21,8 +21,10 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'semraft' has no attribute {name!r}")
     import importlib
 
+    if name in ("losses", "metrics"):
+        return importlib.import_module(f"semraft.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'semraft' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -15,7 +15,9 @@ VALIDATION_SCENES = 1000
 
 
 def index(world: WorldConfig, split: Literal["train", "val"]) -> FlowDataset:
-    """The scenes of a split: `world.scenes` for training, VALIDATION_SCENES for validation.
+    """The procedural driving world: scenes made when they are read, everything known exactly.
+
+    There are `world.scenes` for training and VALIDATION_SCENES for validation.
 
     Nothing is rendered before it is read; a scene is rendered anew, and is the same, every time.
 

@@ -1,6 +1,7 @@
 """`semraft evaluate`: checkpoints and classical baselines, scored on a data set and written down."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS
 from semraft.models.weights import load_model, trained_updates
 from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate
-from semraft.training.sources import WORLD_MEMORY_MB
+from semraft.training.sources import WORLD_MEMORY_MB, refuse_damaged
 from semraft.training.validate import network_predictor
 
 SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
@@ -36,12 +37,10 @@ def score(
 ) -> dict[str, Evaluation]:
     """Scores each checkpoint, or baseline by its name, on the same pairs."""
     dataset = open_dataset(dataset_name, root, split, world)
-    if dataset.problems and damaged == "refuse":
-        first = dataset.problems[0]
-        raise ValueError(
-            f"{len(dataset.problems)} pairs of {dataset_name} can't be used, the first: {first.path}: "
-            f"{first.kind} {first.detail}; --damaged skip leaves them out, `semraft data check` lists them"
-        )
+    refuse_damaged(dataset, damaged, "--damaged")
+    if dataset.problems:
+        listed = "\n".join(f"  {bad.path}: {bad.kind} {bad.detail}" for bad in dataset.problems)
+        print(f"! {len(dataset.problems)} files can't be used:\n{listed}", file=sys.stderr)
     if dataset_name == "world" and len(checkpoints) > 1:
         dataset = keep_in_memory(dataset, WORLD_MEMORY_MB)
     indices = range(len(dataset)) if pairs is None else validation_draw(dataset, pairs, DRAW_SEED)
@@ -98,4 +97,3 @@ def write_json(path: str, evaluations: dict[str, Evaluation]) -> None:
         print(text)
     else:
         Path(path).write_text(text + "\n")
-

@@ -16,7 +16,7 @@ from semraft.data.loader import (
     validation_draw,
 )
 from semraft.data.taxonomy import CLASSES
-from semraft.sample import FlowBatch, FlowDataset
+from semraft.sample import DamagedFile, FlowBatch, FlowDataset
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
 """Validation sets that are scored on every pair."""
@@ -36,6 +36,7 @@ def training_data(config: DataConfig) -> tuple[list[FlowDataset], list[float]]:
     datasets = []
     for name in names:
         dataset = open_dataset(name, roots.get(name), "train", config.world)
+        refuse_damaged(dataset, config.damaged, "--data.damaged")
         if config.train_pairs is not None:
             dataset = limit_pairs(dataset, config.train_pairs, config.draw_seed)
         datasets.append(keep_in_memory(dataset, WORLD_MEMORY_MB) if name == "world" else dataset)
@@ -59,6 +60,7 @@ def validation_data(config: DataConfig) -> tuple[dict[str, tuple[FlowDataset, tu
             left_out.append(f"{name}: no root given (--data.root ...,{name}=FOLDER)")
             continue
         dataset = open_dataset(name, root, "val", config.world)
+        refuse_damaged(dataset, config.damaged, "--data.damaged")
         whole = name in TAKEN_WHOLE
         indices = (
             tuple(range(len(dataset)))
@@ -97,12 +99,30 @@ def data_record(
         },
         "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in CLASSES],
         "warnings": [
-            f"{dataset.name}: {len(dataset.problems)} pairs can't be used, for example "
+            f"{dataset.name} {dataset.split}: {len(dataset.problems)} files can't be used, for example "
             f"{dataset.problems[0].path}: {dataset.problems[0].kind} (semraft data check lists them)"
-            for dataset in training
+            for dataset in (*training, *(dataset for dataset, _ in validation.values()))
             if dataset.problems
         ],
     }
+
+
+def refuse_damaged(dataset: FlowDataset, damaged: str, option: str) -> None:
+    """Stops at files that are there and no good, unless `damaged` is "skip".
+
+    A file that is missing is another matter: it is normal in VIPER, where the partner of some frames was
+    never published, and is only reported.
+
+    Raises:
+        DamagedFile: The first of them, with how many there are and what to do.
+    """
+    bad = [problem for problem in dataset.problems if problem.kind != "missing"]
+    if bad and damaged == "refuse":
+        raise DamagedFile(
+            bad[0].path,
+            f"{bad[0].kind} {bad[0].detail} ({len(bad)} such files in {dataset.name} {dataset.split}): "
+            f"`semraft data check` names them, {option} skip leaves them out",
+        )
 
 
 def fingerprint(dataset: FlowDataset) -> str:

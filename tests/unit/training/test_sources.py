@@ -1,5 +1,6 @@
 """Which data a run trains and validates on, and what it records of it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from semraft.config import DataConfig, WorldConfig
 from semraft.data.synthesize import synthesize
+from semraft.sample import DamagedFile
 from semraft.training.sources import data_record, fingerprint, training_data, validation_data
 
 
@@ -59,6 +61,27 @@ def test_the_record_names_every_pair_of_the_draw(folders: Path) -> None:
     assert drawn_id.startswith("val/")
     again = data_record(training_data(config)[0], *validation_data(config))
     assert again == record
+
+
+def test_damaged_files_are_refused_or_skipped_and_missing_ones_reported(
+    folders: Path, tmp_path: Path
+) -> None:
+    """Red when an empty file is passed over in silence, or a missing partner stops a VIPER run."""
+    root = tmp_path / "viper"
+    shutil.copytree(folders / "viper", root)
+    images = sorted((root / "train" / "img").rglob("*_00011.*"))
+    images[0].unlink()
+    config = replace(STUDY, root=str(root), validation=())
+    training, _ = training_data(config)
+    assert len(training[0]) == 2
+    (warning,) = data_record(training, {}, [])["warnings"]
+    assert "1 files can't be used" in warning
+    assert images[0].name in warning
+    images[1].write_bytes(b"")
+    with pytest.raises(DamagedFile, match=images[1].name) as refusal:
+        training_data(config)
+    assert "--data.damaged skip" in str(refusal.value)
+    assert len(training_data(replace(config, damaged="skip"))[0][0]) == 1
 
 
 def test_the_fingerprint_tells_data_apart(folders: Path) -> None:

@@ -1,0 +1,91 @@
+"""Device, precision and processes: what is chosen, and what is refused."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from semraft import runtime
+
+CPU = torch.device("cpu")
+
+
+def test_automatic_precision_on_a_cpu_is_what_it_multiplies_natively() -> None:
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    assert runtime.choose_precision("auto", CPU) == ("bfloat16" if native else "float32")
+
+
+def test_impossible_choices_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs a GPU"):
+        runtime.choose_precision("float16", CPU)
+    with pytest.raises(ValueError, match="no precision"):
+        runtime.choose_precision("int4", CPU)
+    with pytest.raises(ValueError, match="no device"):
+        runtime.choose_device("abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there() -> None:
+    assert runtime.choose_device("auto") == CPU
+    with pytest.raises(ValueError, match="no GPU"):
+        runtime.choose_device("cuda")
+
+
+def test_autocast_is_off_in_full_precision() -> None:
+    a = torch.ones(3, 3)
+    with runtime.autocast(CPU, "float32"):
+        assert (a @ a).dtype == torch.float32
+    with runtime.autocast(CPU, "bfloat16"):
+        assert (a @ a).dtype == torch.bfloat16
+
+
+def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert runtime.join_processes() == runtime.Processes(rank=0, count=1, local_rank=0)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert runtime.join_processes().count == 1
+
+
+def test_two_slurm_tasks_find_each_other() -> None:
+    """What srun announces, by hand: rank, count, node. Red when a variable is misread or the port differs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import torch, torch.distributed as d; from semraft import runtime; p = runtime.join_processes(); "
+        "x = torch.tensor([p.rank + 1.0]); d.all_reduce(x); "
+        "print(p.rank, p.count, p.local_rank, float(x)); runtime.leave_processes()"
+    )
+    announced = {
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_ID": str(port - 20000 if port >= 20000 else port),
+        "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **announced, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    assert [task.communicate(timeout=120)[0].split() for task in tasks] == [
+        ["0", "2", "0", "3.0"],
+        ["1", "2", "1", "3.0"],
+    ]
+
+
+def test_the_record_says_what_it_ran_on() -> None:
+    record = runtime.environment_record(CPU, "float32", runtime.Processes())
+    assert record["torch"] == torch.__version__
+    assert record["precision"] == "float32"
+    assert record["processes"] == 1
+    assert {"semraft", "numpy", "opencv", "python", "commit", "command", "started"} <= record.keys()
