@@ -48,11 +48,11 @@ WORLD = RunConfig(
     ),
     model=ModelConfig(arch="tiny"),
     loss=LossConfig(terms=(MATCHING,)),
-    optim=OptimConfig(steps=440, batch=4, learning_rate=2.5e-3),
+    optim=OptimConfig(steps=500, batch=4, learning_rate=2.5e-3),
     num_updates=4,
     validation_updates=6,
     log_every=25,
-    validate_every=440,
+    validate_every=500,
     checkpoint_every=50,
 )
 """A study in minutes on a laptop: the tiny network on the procedural driving world."""
