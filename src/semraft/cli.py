@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the work failed, 2 the call was wrong. What a user can cau
 standard error; SEMRAFT_TRACEBACK=1 shows where it came from.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -39,7 +40,7 @@ def train(arguments: Sequence[str]) -> None:
     else:
         if first == "--from":
             base = load_config(_run_folder(rest.pop(0)) / "config.json")
-            base = _replace(base, output="")
+            base = dataclasses.replace(base, output="")
         elif first in RECIPES:
             base = RECIPES[first].config
         else:
@@ -389,12 +390,6 @@ def _help(prefix: str = "") -> str:
     return "\n".join(
         ["usage: semraft COMMAND ...", "", about, "", *rows, "", "`semraft COMMAND --help` explains one."]
     )
-
-
-def _replace(config: RunConfig, output: str) -> RunConfig:
-    import dataclasses
-
-    return dataclasses.replace(config, output=output)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from semraft.config import AugmentConfig, DataConfig, OptimConfig
+from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
+from semraft.data import open_dataset
 from semraft.data.loader import (
     BLOCK,
     TrainingBatch,
@@ -227,6 +228,16 @@ def test_loading_leaves_the_global_generators_alone() -> None:
         list(
             training_batches([make_dataset()], [1.0], dataclasses.replace(CONFIG, workers=workers), 1, OPTIM)
         )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy)  # noqa: NPY002
+
+
+def test_reading_and_augmenting_the_world_leaves_the_global_generators_alone() -> None:
+    """Facts, the last trap. Red when: random state is set inside a reader, which re-seeds the whole run."""
+    state = torch.get_rng_state()
+    numpy = np.random.get_state()[1].copy()  # noqa: NPY002
+    dataset = open_dataset("world", None, "train", WorldConfig(size=(64, 72), scenes=2))
+    list(training_batches([dataset], [1.0], CONFIG, 1, OptimConfig(steps=1, batch=2)))
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy)  # noqa: NPY002
 

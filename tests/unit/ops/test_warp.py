@@ -50,12 +50,13 @@ def test_bilinear_equals_a_loop(generator: torch.Generator) -> None:
 
 
 def test_nearest_takes_labels_and_invents_none(generator: torch.Generator) -> None:
-    """Red when: labels are blended or become floats."""
+    """Red when: labels are blended or become floats, or positions are rounded down or up."""
     labels = torch.tensor([0, 2, 24, 255])[torch.randint(4, (2, 1, 5, 7), generator=generator)]
-    flow = torch.full((2, 2, 5, 7), 0.4)
-    warped, seen = warp(labels, flow, "nearest")
-    assert warped.dtype == torch.int64
-    assert torch.equal(warped[:, 0][seen], labels[:, 0][seen])
+    for shift in (0.4, -0.4):
+        warped, seen = warp(labels, torch.full((2, 2, 5, 7), shift), "nearest")
+        assert warped.dtype == torch.int64
+        assert seen.sum() == 2 * 4 * 6
+        assert torch.equal(warped[:, 0][seen], labels[:, 0][seen])
 
 
 def test_flow_that_is_not_finite_is_out_of_frame_and_poisons_nothing(generator: torch.Generator) -> None:

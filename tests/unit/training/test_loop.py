@@ -1,0 +1,111 @@
+"""The loop itself, in this process: what the network is given, and what a resumed run takes up again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from semraft.config import DataConfig, ModelConfig, OptimConfig, RunConfig, WorldConfig
+from semraft.data.loader import TrainingBatch, training_batches
+from semraft.models.build import build_model
+from semraft.models.raft import RAFT
+from semraft.training import loop
+
+CONFIG = RunConfig(
+    data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
+    model=ModelConfig(arch="tiny"),
+    optim=OptimConfig(steps=4, batch=1, learning_rate=1e-3),
+    num_updates=1,
+    validation_updates=1,
+    precision="float32",
+    device="cpu",
+    log_every=3,
+    checkpoint_every=1,
+    saved_pairs=0,
+)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients scaled as for float16, arithmetic in float32: what a GPU's scaler does, on a CPU."""
+    make = torch.amp.GradScaler
+
+    def scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
+        return make(device, init_scale=2.0**8, growth_interval=3)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+
+
+def last(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    return state
+
+
+@pytest.mark.usefixtures("scaled")
+def test_a_resumed_run_takes_up_optimiser_schedule_scaler_and_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after 2 of 4 steps. Red when: any of the four starts anew (a warm restart of the warm-up)."""
+    whole, cut_short = tmp_path / "whole", tmp_path / "cut-short"
+    loop.train(CONFIG, whole)
+
+    def two_batches(*arguments: Any) -> Iterator[TrainingBatch]:
+        for number, batch in enumerate(training_batches(*arguments)):
+            if number == 2:
+                raise Killed
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_batches", two_batches)
+        with pytest.raises(Killed):
+            loop.train(CONFIG, cut_short)
+    assert last(cut_short)["step"] == 2
+    loop.train(CONFIG, cut_short, resume=True)
+
+    expected, found = last(whole), last(cut_short)
+    assert expected["scaler"]["scale"] == 2.0**9  # It grew once, at step 3, and counts from there.
+    assert found["scaler"] == expected["scaler"]
+    groups = [state["optimizer"]["param_groups"][0] for state in (expected, found)]
+    assert groups[0]["lr"] == groups[1]["lr"]
+    moments = [state["optimizer"]["state"] for state in (expected, found)]
+    assert moments[0].keys() == moments[1].keys() != set()
+    for number, values in moments[0].items():
+        assert float(values["step"]) == 4
+        assert all(torch.equal(value, moments[1][number][name]) for name, value in values.items())
+    assert all(torch.equal(value, found["model"][name]) for name, value in expected["model"].items())
+    assert (cut_short / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_the_network_is_trained_from_frame_1_to_frame_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when: the loop gives the network frame 2 first (every loss then learns backward flow's motion)."""
+    loaded: list[TrainingBatch] = []
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def kept(*arguments: Any) -> Iterator[TrainingBatch]:
+        for batch in training_batches(*arguments):
+            loaded.append(batch)
+            yield batch
+
+    def watched(*arguments: Any) -> RAFT:
+        model = build_model(*arguments)
+        model.register_forward_pre_hook(
+            lambda module, inputs: seen.append((inputs[0], inputs[1])) if module.training else None
+        )
+        return model
+
+    monkeypatch.setattr(loop, "training_batches", kept)
+    monkeypatch.setattr(loop, "build_model", watched)
+    loop.train(CONFIG, tmp_path / "run")
+    assert len(seen) == len(loaded) == 4
+    for (first, second), (batch, _) in zip(seen, loaded, strict=True):
+        assert torch.equal(first, batch.image1)
+        assert torch.equal(second, batch.image2)
+        assert not torch.equal(first, second)

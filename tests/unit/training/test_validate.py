@@ -1,0 +1,49 @@
+"""Scoring a network under way: the valid mask, and which frame comes first."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from semraft import predict, raft_tiny
+from semraft.data.loader import collate
+from semraft.sample import Prediction
+from semraft.training.validate import network_predictor, training_metrics
+from tests.helpers import make_sample
+
+
+@pytest.mark.parametrize("poison", [1e6, math.nan])
+def test_training_metrics_see_valid_pixels_only(rng: np.random.Generator, poison: float) -> None:
+    """Red when: the zeros stored at invalid pixels are scored as if they were truth, or the mean is over all.
+
+    The prediction is off by 3-4-5 triangles, at invalid pixels by anything.
+    """
+    batch = collate([make_sample(rng), make_sample(rng)])
+    assert not batch.valid.all()
+    off = torch.tensor([3.0, -4.0]).view(1, 2, 1, 1)
+    flows = [
+        torch.where(batch.valid[:, None], batch.flow + scale * off, torch.tensor(poison)) for scale in (2, 1)
+    ]
+    nothing = torch.zeros(2, 4, 5, 7)
+    metrics = training_metrics(Prediction(flows=flows, features1=nothing, features2=nothing), batch)
+    assert metrics["epe"] == pytest.approx(5, rel=1e-5)
+    assert metrics["epe_iter_000"] == pytest.approx(10, rel=1e-5)
+    assert metrics["epe_iter_001"] == pytest.approx(5, rel=1e-5)
+
+
+@pytest.mark.parametrize("way", ["validation", "prediction"])
+def test_the_network_gets_frame_1_first_and_red_first(rng: np.random.Generator, way: str) -> None:
+    """Red when: the frames, or red and blue, change places on the way to the network, or 0..255 is scaled."""
+    colors = np.array([[10, 60, 110], [160, 210, 250]], dtype=np.uint8)
+    images = [np.broadcast_to(color, (64, 72, 3)).copy() for color in colors]
+    sample = dataclasses.replace(make_sample(rng, 64, 72), image1=images[0], image2=images[1])
+    model = raft_tiny().eval()
+    seen: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[:2]))
+    if way == "validation":
+        network_predictor(model, num_updates=1)(sample)
+    else:
+        predict(model, sample.image1, sample.image2, num_updates=1)
+    assert [image.mean((0, 2, 3)).tolist() for image in seen] == colors.tolist()
