@@ -60,6 +60,10 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         tracking.write_text(run / tracking.CONFIG, to_json(config))
         record = runtime.environment_record(device, precision, processes)
         record |= sources.data_record(training, validation, left_out)
+        if config.model.arch != "tiny" and not config.model.weights:
+            record["warnings"].append(
+                "starts from random weights; --model.weights FILE fine-tunes a checkpoint"
+            )
         tracking.write_text(run / tracking.ENVIRONMENT, json.dumps(record, indent=2))
         for warning in (*record["warnings"], *(f"not validated on {name}" for name in left_out)):
             print(f"! {warning}", file=sys.stderr)
