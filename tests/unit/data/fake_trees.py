@@ -1,10 +1,11 @@
-"""Writers of small data sets with the real folder and file names, and the values that must come back.
+"""Writers of small files and data sets, with the real folder and file names, and what must come back.
 
 Frames are 9 x 6 (width x height). The top row is sky: invalid wherever a format can say so.
 """
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from semraft.data.formats import write_flow
@@ -154,6 +155,12 @@ def write_sintel(training: Path, scene: str, frames: int) -> None:
             flow[0] = 7  # Invalid, but a number as any other: only the mask says so.
             write_flow(training / "flow" / scene / f"{stem}.flo", flow)
             write_mask(training / "occlusions" / scene / f"{stem}.png", occluded)
+
+
+def png16(path: Path, red: int, green: int, blue: int, height: int = 5, width: int = 8) -> Path:
+    """A 16-bit RGB png of one colour, by OpenCV alone."""
+    cv2.imwrite(str(path), np.full((height, width, 3), (blue, green, red), np.uint16))
+    return path
 
 
 def cut_off(path: Path) -> None:

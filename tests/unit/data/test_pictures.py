@@ -1,4 +1,4 @@
-"""Pictures to arrays and back: images, ids, colours and masks, every way a file can be damaged."""
+"""Pictures to arrays and back: images, ids, colours and masks, what each kind can get wrong."""
 
 import struct
 import zlib
@@ -20,26 +20,9 @@ from semraft.data.pictures import (
     write_palette,
 )
 from semraft.sample import DamagedFile
-from tests.unit.data.file_checks import (
-    Reader,
-    check_changed_byte_is_noticed_or_harmless,
-    check_cut_is_damaged,
-    check_empty_is_named,
-    check_missing_is_named,
-    check_other_content_is_damaged,
-    png16,
-)
+from tests.unit.data.fake_trees import png16
 
 HEIGHT, WIDTH = 7, 11
-READERS: dict[str, Reader] = {
-    "image.png": read_image,
-    "image.jpg": read_image,
-    "image.ppm": read_image,
-    "ids.png": read_ids,
-    "palette.png": read_ids,
-    "colors.png": read_colors,
-    "mask.png": read_mask,
-}
 
 
 @pytest.fixture
@@ -50,18 +33,6 @@ def image(rng: np.random.Generator) -> np.ndarray:
 @pytest.fixture
 def mask(rng: np.random.Generator) -> np.ndarray:
     return rng.random((HEIGHT, WIDTH)) > 0.3
-
-
-@pytest.fixture
-def files(tmp_path: Path, image: np.ndarray, mask: np.ndarray) -> Path:
-    """A folder with one sound file for each of READERS."""
-    for suffix in ("png", "jpg", "ppm"):
-        write_image(tmp_path / f"image.{suffix}", image)
-    write_ids(tmp_path / "ids.png", image[..., 0])
-    write_palette(tmp_path / "palette.png", image[..., 0] % 5, image[0, :5])
-    write_image(tmp_path / "colors.png", image)
-    write_mask(tmp_path / "mask.png", mask)
-    return tmp_path
 
 
 # --- images
@@ -238,42 +209,16 @@ def test_unknown_suffixes_are_refused(tmp_path: Path, image: np.ndarray) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-# --- damaged files
+# --- damaged files, each kind in its own way (`test_damaged_files` has what all readers share)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    check_missing_is_named(READERS[name], tmp_path / name)
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
-    check_empty_is_named(READERS[name], tmp_path / name)
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_a_file_cut_anywhere_is_damaged(files: Path, name: str) -> None:
-    """Red when: a size is not checked."""
-    check_cut_is_damaged(READERS[name], files / name)
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_other_content_is_damaged(tmp_path: Path, name: str) -> None:
-    check_other_content_is_damaged(READERS[name], tmp_path / name)
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_one_changed_byte_is_noticed_or_harmless(files: Path, name: str, rng: np.random.Generator) -> None:
-    """Red when: a reader lets another exception out; a png's checksums are not checked."""
-    check_changed_byte_is_noticed_or_harmless(READERS[name], files / name, rng)
-
-
-def test_a_jpg_without_its_end_is_refused_whatever_opencv_does(files: Path) -> None:
+def test_a_jpg_without_its_end_is_refused_whatever_opencv_does(tmp_path: Path, image: np.ndarray) -> None:
     """Red when: the end marker is not looked for (OpenCV 4.10 then makes up the missing rows)."""
-    data = (files / "image.jpg").read_bytes()
-    (files / "image.jpg").write_bytes(data[:-2])
+    path = tmp_path / "a.jpg"
+    write_image(path, image)
+    path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DamagedFile, match="the JPEG data is cut off"):
-        read_image(files / "image.jpg")
+        read_image(path)
 
 
 def test_an_absurd_size_is_damaged(tmp_path: Path) -> None:
