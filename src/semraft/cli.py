@@ -5,10 +5,10 @@ standard error; SEMRAFT_TRACEBACK=1 shows where it came from.
 """
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,7 +52,7 @@ def train(arguments: Sequence[str]) -> None:
     from semraft.training.loop import train as train_run
 
     train_run(config, run, resume)
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    if os.environ.get("RANK", "0") == "0":
         print(f"run: {run}")
 
 
@@ -80,7 +80,7 @@ def evaluate(
     json: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     per_sample: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     damaged: Literal["refuse", "skip"] = "refuse",
-    size: tuple[int, int] = (128, 256),
+    size: tuple[int, int] = WorldConfig().size,
 ) -> None:
     """Score checkpoints on a data set.
 
@@ -147,19 +147,19 @@ def predict(
     from tqdm import tqdm
 
     from semraft import inference, runtime
-    from semraft.models.weights import trained_updates
+    from semraft.models.weights import read_tensors, trained_updates
 
     where = runtime.choose_device(device)
     chosen = runtime.choose_precision(precision, where)
     count, pairs = inference.frame_pairs(inputs)
-    model = inference.load(checkpoint).to(where)
-    updates = num_updates or trained_updates(checkpoint)
+    tensors = read_tensors(checkpoint)
+    model = inference.load(tensors).to(where)
+    updates = num_updates or trained_updates(tensors)
     out.mkdir(parents=True, exist_ok=True)
     for pair in tqdm(pairs, total=count, unit="pair"):
-        flow = inference.refinements(model, pair.image1, pair.image2, updates, precision=chosen, keep="last")[
-            0
-        ]
-        inference.write_prediction(out, pair.name, flow, formats)
+        images = pair.image1, pair.image2
+        flows = inference.refinements(model, *images, updates, precision=chosen, keep="last")
+        inference.write_prediction(out, pair.name, flows[-1], formats)
     print(f"flow: {out}")
 
 
@@ -223,8 +223,6 @@ def check(
         json: Print JSON instead of text.
         list_bad: Write the ids of unusable pairs to this file, one a line.
     """
-    from json import dumps
-
     from tqdm import tqdm
 
     from semraft.data import index_dataset
@@ -270,7 +268,7 @@ def datasets(json: Json = False) -> None:
 
 def _print_table(rows: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print(dumps(rows, indent=2))
         return
     width = max(map(len, rows))
     for name, about in rows.items():

@@ -91,10 +91,10 @@ class DataConfig:
     """The procedural world."""
 
     def __post_init__(self) -> None:
-        unfit = [side % 8 or side < 64 for side in self.crop]
-        _refuse("data.crop", self.crop, "two multiples of 8, 64 at least", unfit)
-        _refuse("data.workers", self.workers, "0 or more", [self.workers < 0])
-        _refuse("data.validation-pairs", self.validation_pairs, "1 or more", [self.validation_pairs < 1])
+        fits = all(side % 8 == 0 and side >= 64 for side in self.crop)
+        _require(fits, "data.crop", self.crop, "two multiples of 8, 64 at least")
+        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        _require(self.validation_pairs >= 1, "data.validation-pairs", self.validation_pairs, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +133,7 @@ class LossConfig:
     """Auxiliary terms, as NAME:WEIGHT, for example `semantic-v1:0.5 matching:0.3`."""
 
     def __post_init__(self) -> None:
-        _refuse("loss.gamma", self.gamma, "above 0, at most 1", [not 0 < self.gamma <= 1])
+        _require(0 < self.gamma <= 1, "loss.gamma", self.gamma, "above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,10 +156,10 @@ class OptimConfig:
     """Largest gradient norm; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
-        _refuse("optim.steps", self.steps, "1 or more", [self.steps < 1])
-        _refuse("optim.batch", self.batch, "1 or more", [self.batch < 1])
-        _refuse("optim.learning-rate", self.learning_rate, "above 0", [self.learning_rate <= 0])
-        _refuse("optim.clip-norm", self.clip_norm, "0 or more", [self.clip_norm < 0])
+        _require(self.steps >= 1, "optim.steps", self.steps, "1 or more")
+        _require(self.batch >= 1, "optim.batch", self.batch, "1 or more")
+        _require(self.learning_rate > 0, "optim.learning-rate", self.learning_rate, "above 0")
+        _require(self.clip_norm >= 0, "optim.clip-norm", self.clip_norm, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,15 +200,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("num_updates", "validation_updates", "log_every", "validate_every", "checkpoint_every"):
             value = getattr(self, name)
-            _refuse(name.replace("_", "-"), value, "1 or more", [value < 1])
+            _require(value >= 1, name.replace("_", "-"), value, "1 or more")
 
 
-def _refuse(name: str, value: object, expected: str, faults: list[Any]) -> None:
-    if any(faults):
-        raise ValueError(f"--{name} is {value}: expected {expected}")
+def _require(ok: bool, option: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ValueError(f"--{option} is {value}: expected {expected}")
 
 
-def to_json(config: Any) -> str:
+def to_json(config: RunConfig) -> str:
     """A configuration as JSON text, every field named."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
@@ -226,9 +226,9 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _build(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{name: _build(hints[name], part) for name, part in value.items()})  # type: ignore[operator]
+        return kind(**{name: _build(hints[name], part) for name, part in value.items()})
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts

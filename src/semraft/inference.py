@@ -122,21 +122,15 @@ def frame_pairs(inputs: Sequence[Path]) -> tuple[int, Iterator[FramePair]]:
 
 def _pairs_of_folder(folder: Path) -> list[tuple[Path, Path]]:
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
-    images.sort(
-        key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-    )
+    images.sort(key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)])
     if len(images) < 2:
         raise ValueError(
             f"{folder} holds {len(images)} images ({', '.join(IMAGES)}): two at least are needed"
         )
+    pairs = list(pairwise(images))
     if all(re.fullmatch(r".+_1[01]", path.stem) for path in images):
-        by_stem = {path.stem: path for path in images}
-        return [
-            (a, by_stem[a.stem[:-1] + "1"])
-            for a in images
-            if a.stem[:-1] + "1" in by_stem and a.stem[-1] == "0"
-        ]
-    return list(pairwise(images))
+        return [(a, b) for a, b in pairs if (a.stem[:-1], b.stem[-1]) == (b.stem[:-1], "1")]
+    return pairs
 
 
 def _pairs_of_video(path: Path) -> tuple[int, Iterator[FramePair]]:
@@ -162,21 +156,14 @@ def _pairs_of_video(path: Path) -> tuple[int, Iterator[FramePair]]:
 
 def write_prediction(
     out: Path, name: str, flow: Float32[np.ndarray, "H W 2"], formats: Sequence[str]
-) -> list[Path]:
+) -> None:
     """Writes one flow as `flo` (NAME.flo), `kitti` (NAME_kitti.png) and `color` (NAME_flow.png)."""
-    written = {
-        "flo": out / f"{name}.flo",
-        "kitti": out / f"{name}_kitti.png",
-        "color": out / f"{name}_flow.png",
-    }
     if "flo" in formats:
-        write_flow(written["flo"], flow)
+        write_flow(out / f"{name}.flo", flow)
     if "kitti" in formats:
-        lost = flow.shape[0] * flow.shape[1] - write_flow(written["kitti"], flow, encoding="kitti")
+        path = out / f"{name}_kitti.png"
+        lost = flow.shape[0] * flow.shape[1] - write_flow(path, flow, encoding="kitti")
         if lost:
-            warnings.warn(
-                f"{written['kitti']}: {lost} pixels beyond +-512 px are marked invalid", stacklevel=2
-            )
+            warnings.warn(f"{path}: {lost} pixels beyond +-512 px are marked invalid", stacklevel=2)
     if "color" in formats:
-        write_image(written["color"], flow_to_color(flow))
-    return [written[name] for name in formats]
+        write_image(out / f"{name}_flow.png", flow_to_color(flow))

@@ -283,6 +283,6 @@ def _add(parts: Iterable[Sums]) -> Sums:
 
 
 def _sums(row: Iterable[float]) -> Sums:
-    named = Sums(*row)  # type: ignore[arg-type]
+    named = Sums._make(row)
     whole = {name: int(value) for name, value in named._asdict().items() if name != "error_px"}
     return named._replace(error_px=float(named.error_px), **whole)

@@ -16,7 +16,11 @@ import torch.distributed
 
 from semraft.config import Precision
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 """Precision name -> the dtype of autocast."""
 
 
@@ -26,7 +30,6 @@ class Processes:
 
     rank: int = 0
     count: int = 1
-    local_rank: int = 0
 
     @property
     def leads(self) -> bool:
@@ -45,9 +48,7 @@ def join_processes(device: torch.device | None = None) -> Processes:
         environment.setdefault("MASTER_PORT", str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000))
     if "RANK" not in environment:
         return Processes()
-    processes = Processes(
-        int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", "0"))
-    )
+    processes = Processes(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
     if not torch.distributed.is_initialized():
         on_gpu = device is not None and device.type == "cuda"
         # The first process validates alone while the others wait: an hour, not the default ten minutes.
@@ -65,7 +66,7 @@ def choose_device(name: str) -> torch.device:
     """The device called `name`; `auto` is this process's GPU where there is one, else the CPU.
 
     Raises:
-        ValueError: A GPU is asked for and there is none.
+        ValueError: A GPU is asked for that is not there.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
     if name == "auto":
@@ -74,9 +75,11 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"no device is called {name!r}: use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but torch sees no GPU here: use --device cpu")
-    return torch.device("cuda", local_rank) if name == "cuda" else device
+    if name == "cuda":
+        device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"no GPU {device}: torch sees {torch.cuda.device_count()} here; use --device cpu")
+    return device
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
@@ -94,9 +97,10 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         return "bfloat16" if native else "float32"
     if name == "float16" and device.type == "cpu":
         raise ValueError("precision float16 needs a GPU: use bfloat16 or float32 on a CPU")
-    if name not in DTYPES:
-        raise ValueError(f"no precision is called {name!r}: use auto, {', '.join(DTYPES)}")
-    return name  # type: ignore[return-value]
+    for precision in DTYPES:
+        if precision == name:
+            return precision
+    raise ValueError(f"no precision is called {name!r}: use auto, {', '.join(DTYPES)}")
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:

@@ -3,9 +3,10 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -16,14 +17,21 @@ PAIRS = "pairs"
 CHECKPOINTS = "checkpoints"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that gets its name when it is complete: a killed process leaves the old one."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w") as file:
-        file.write(text)
+    with open(partial, "wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def create_run(run: Path) -> None:

@@ -50,7 +50,7 @@ TERMS = {
         values=_matching,
         needs=(),
         scalar="matching_loss",
-        about="cross-entropy of the correlation against the true target: features learn several times faster",
+        about="cross-entropy of the correlation against the true target cell: features learn sooner",
     ),
 }
 """Every auxiliary term by name."""

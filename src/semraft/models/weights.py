@@ -104,16 +104,12 @@ def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) 
     return model
 
 
-def trained_updates(path: Path | str) -> int:
-    """How many refinements to run with a file's weights: what its run was validated with, else RAFT's 24.
+def trained_updates(tensors: Any) -> int:
+    """How many refinements to run with what `read_tensors` gave: its run's own in validation, else RAFT's 24.
 
     A network trained with few refinements for a short time may drift when it is asked for many.
-
-    Raises:
-        DamagedFile: See `load_state`.
     """
-    state = read_tensors(path)
-    return int(state.get("validation_updates", 24)) if isinstance(state, Mapping) else 24
+    return int(tensors.get("validation_updates", 24))
 
 
 def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
@@ -138,6 +134,11 @@ def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, T
 
 
 def read_tensors(path: Path | str) -> Any:
+    """What a file of tensors and plain values holds.
+
+    Raises:
+        DamagedFile: A file that torch can't read, or that holds more than that.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semraft.tracking import whole_file
+
 FORMAT = 1
 """Version of the file's layout, under the key that marks a file as semraft's."""
 
@@ -24,7 +26,6 @@ def save_checkpoint(
     best: float,
 ) -> None:
     """Writes a checkpoint whole or not at all. `window` holds the sums of the current logging window."""
-    partial = path.with_name(f".{path.name}.partial")
     state = {
         "semraft": FORMAT,
         "arch": arch,
@@ -36,11 +37,8 @@ def save_checkpoint(
         "window": window,
         "best": best,
     }
-    with open(partial, "wb") as file:
+    with whole_file(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def link_checkpoint(path: Path, name: str) -> None:

@@ -5,9 +5,8 @@ scoring behind it, in threads. Metrics themselves are in semraft.metrics.
 """
 
 import csv
-import json
+import io
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from semraft.ops.occlusion import forward_backward, out_of_frame
 from semraft.ops.segments import boundary_distance
 from semraft.ops.warp import warp
 from semraft.sample import DamagedFile, FlowDataset, FlowSample, Problem
+from semraft.tracking import write_text
 
 Predict = Callable[[FlowSample], Sequence[Float32[np.ndarray, "H W 2"]]]
 """A sample -> the flow after each refinement, the last one being the prediction; often only that one."""
@@ -58,18 +58,17 @@ class Evaluation:
     derived: tuple[str, ...]
     """Strata that no data set gave: found by the forward-backward check of its two ground-truth flows."""
 
-    def to_json(self) -> str:
-        """All but the rows, as JSON text. NaN and Inf, which JSON lacks, are null; see `non_finite`."""
+    def to_json(self) -> dict[str, Any]:
+        """All but the rows, as values that `json` can write. NaN and Inf are null; see `non_finite`."""
         finite = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
-        content = {
+        return {
             "dataset": self.dataset,
             "split": self.split,
             "pairs": len(self.per_sample),
             "metrics": finite,
             "skipped": [{**problem._asdict(), "path": str(problem.path)} for problem in self.skipped],
-            "derived": self.derived,
+            "derived": list(self.derived),
         }
-        return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def write_per_sample(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
@@ -83,12 +82,11 @@ def write_per_sample(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
     # The pooled metrics have every name that a row has, in an order that does not depend on the pairs.
     ordered = dict.fromkeys(name for scored in evaluations.values() for name in scored.metrics)
     columns = ["split", "id", "scene", *(name for name in ordered if name in found)]
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def evaluate(
@@ -177,15 +175,16 @@ def opencv_flow(
     `dis`: dense inverse search (Kroeger et al., ECCV 2016), preset medium. `farneback`: polynomial expansion
     (Farneback, SCIA 2003), 5 levels of pyramid, windows of 15 px, the tutorial's values otherwise.
     """
+    no_start: Any = None  # OpenCV's annotations don't know that a flow to start from may be missing.
     grey1, grey2 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (image1, image2))
     if method == "dis":
         search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        flow = search.calc(grey1, grey2, None)  # type: ignore[call-overload]
+        flow = search.calc(grey1, grey2, no_start)
     else:
         flow = cv2.calcOpticalFlowFarneback(
             grey1,
             grey2,
-            None,  # type: ignore[call-overload]
+            no_start,
             pyr_scale=0.5,
             levels=5,
             winsize=15,

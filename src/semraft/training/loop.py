@@ -7,9 +7,11 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from semraft import runtime, tracking
-from semraft.config import RunConfig, load_config, to_json
+from semraft.config import RunConfig, to_json
 from semraft.data.loader import training_batches
 from semraft.losses.objective import Objective, check_terms, objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
@@ -37,7 +39,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     """Trains one run to its end and returns its folder.
 
     Args:
-        config: The whole run; with `resume`, the configuration the run was started with is used instead.
+        config: The whole run; with `resume`, what is in its config.json.
         run: The run's folder.
         resume: Go on exactly where checkpoints/last.pt left off.
 
@@ -46,8 +48,6 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         DamagedFile: A training pair is damaged and `data.damaged` is "refuse".
         TrainingStopped: Loss or gradient became non-finite, or the process was asked to stop.
     """
-    if resume:
-        config = load_config(run / tracking.CONFIG)
     device = runtime.choose_device(config.device)
     processes = runtime.join_processes(device)
     precision = runtime.choose_precision(config.precision, device)
@@ -56,17 +56,8 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     check_terms(config.loss, {dataset.name: dataset.provides for dataset in training})
     validation, left_out = sources.validation_data(config.data)
     if processes.leads and not resume:
-        tracking.create_run(run)
-        tracking.write_text(run / tracking.CONFIG, to_json(config))
         record = runtime.environment_record(device, precision, processes)
-        record |= sources.data_record(training, validation, left_out)
-        if config.model.arch != "tiny" and not config.model.weights:
-            record["warnings"].append(
-                "starts from random weights; --model.weights FILE fine-tunes a checkpoint"
-            )
-        tracking.write_text(run / tracking.ENVIRONMENT, json.dumps(record, indent=2))
-        for warning in (*record["warnings"], *(f"not validated on {name}" for name in left_out)):
-            print(f"! {warning}", file=sys.stderr)
+        _begin(run, config, record | sources.data_record(training, validation, left_out))
 
     model = build_model(config.model, config.seed).to(device)
     optimizer = make_optimizer(model, config.optim)
@@ -152,7 +143,22 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                 raise TrainingStopped(f"stopped after step {step}: go on with `semraft train --resume {run}`")
     if tracker is not None:
         tracker.close()
+    runtime.leave_processes()
     return run
+
+
+def _begin(run: Path, config: RunConfig, record: dict[str, Any]) -> None:
+    """Writes what a new run is, and tells the person what of it may surprise."""
+    if config.model.arch != "tiny" and not config.model.weights:
+        record["warnings"].append("starts from random weights; --model.weights FILE fine-tunes a checkpoint")
+    tracking.create_run(run)
+    tracking.write_text(run / tracking.CONFIG, to_json(config))
+    tracking.write_text(run / tracking.ENVIRONMENT, json.dumps(record, indent=2))
+    for warning in (
+        *record["warnings"],
+        *(f"not validated on {name}" for name in record["data"]["left_out"]),
+    ):
+        print(f"! {warning}", file=sys.stderr)
 
 
 def _clip(model: nn.Module, clip_norm: float) -> Tensor:
@@ -198,23 +204,20 @@ def _means(window: dict[str, Tensor], config: RunConfig) -> dict[str, float]:
     return means
 
 
-class _asked_to_stop:
-    """Turns SIGINT and SIGTERM into a question the loop asks after each step; a second SIGINT is Ctrl-C."""
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a question the loop asks after each step; a second one is Ctrl-C."""
+    asked = False
 
-    def __init__(self) -> None:
-        self._asked = False
-        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
 
-    def __enter__(self) -> Callable[[], bool]:
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._asked:
-                raise KeyboardInterrupt
-            self._asked = True
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, ask)
-        return lambda: self._asked
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,25 +1,23 @@
 """`semraft evaluate`: checkpoints and classical baselines, scored on a data set and written down."""
 
 import json
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from semraft import runtime
-from semraft.config import WorldConfig
+from semraft.config import DataConfig, WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS
-from semraft.models.weights import load_model, trained_updates
+from semraft.models.weights import load_model, read_tensors, trained_updates
 from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate
 from semraft.training.sources import WORLD_MEMORY_MB, refuse_damaged
 from semraft.training.validate import network_predictor
 
 SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
 """The columns of the printed table; the rest is in the files."""
-DRAW_SEED = 0
-"""The seed of a draw of pairs, that of `data.draw_seed` by default."""
 
 
 def score(
@@ -35,15 +33,14 @@ def score(
     damaged: Literal["refuse", "skip"],
     world: WorldConfig,
 ) -> dict[str, Evaluation]:
-    """Scores each checkpoint, or baseline by its name, on the same pairs."""
+    """Scores each checkpoint, or baseline by its name, on the same pairs; names every pair left out."""
     dataset = open_dataset(dataset_name, root, split, world)
     refuse_damaged(dataset, damaged, "--damaged")
-    if dataset.problems:
-        listed = "\n".join(f"  {bad.path}: {bad.kind} {bad.detail}" for bad in dataset.problems)
-        print(f"! {len(dataset.problems)} files can't be used:\n{listed}", file=sys.stderr)
     if dataset_name == "world" and len(checkpoints) > 1:
         dataset = keep_in_memory(dataset, WORLD_MEMORY_MB)
-    indices = range(len(dataset)) if pairs is None else validation_draw(dataset, pairs, DRAW_SEED)
+    indices = (
+        range(len(dataset)) if pairs is None else validation_draw(dataset, pairs, DataConfig().draw_seed)
+    )
     where = runtime.choose_device(device)
     chosen = runtime.choose_precision(precision, where)
     evaluations = {}
@@ -51,9 +48,11 @@ def score(
         if checkpoint in BASELINES:
             predict = baseline(checkpoint, dataset, indices, damaged)
         else:
-            updates = num_updates or trained_updates(checkpoint)
-            predict = network_predictor(load_model(checkpoint).to(where).eval(), updates, chosen)
-        evaluations[checkpoint] = evaluate(predict, dataset, indices, damaged=damaged, progress=True)
+            tensors = read_tensors(checkpoint)
+            model = load_model(tensors).to(where)
+            predict = network_predictor(model, num_updates or trained_updates(tensors), chosen)
+        scored = evaluate(predict, dataset, indices, damaged=damaged, progress=True)
+        evaluations[checkpoint] = replace(scored, skipped=[*dataset.problems, *scored.skipped])
     return evaluations
 
 
@@ -72,7 +71,7 @@ def table(evaluations: dict[str, Evaluation]) -> str:
     ]
     lines += [f"  {name}: {METRICS[name].formula}, {METRICS[name].unit}" for name in SHOWN]
     for problem in first.skipped:
-        lines.append(f"  skipped {problem.pair_id}: {problem.path}: {problem.detail}")
+        lines.append(f"  skipped {problem.pair_id}: {problem.path}: {problem.kind}, {problem.detail}")
     if len(evaluations) == 1:
         lines += ["", "by stratum" + " " * 14 + f"{'epe':>10}{'fl':>10}{'1px':>10}{'pixels':>12}"]
         for name in first.metrics:
@@ -89,10 +88,10 @@ def table(evaluations: dict[str, Evaluation]) -> str:
 
 def write_json(path: str, evaluations: dict[str, Evaluation]) -> None:
     """One checkpoint's evaluation as an object; several as an object from checkpoint to evaluation."""
-    contents: dict[str, Any] = {name: json.loads(item.to_json()) for name, item in evaluations.items()}
-    for name, content in contents.items():
-        content["checkpoint"] = name
-    text = json.dumps(next(iter(contents.values())) if len(contents) == 1 else contents, indent=2)
+    contents = {name: {"checkpoint": name, **item.to_json()} for name, item in evaluations.items()}
+    text = json.dumps(
+        next(iter(contents.values())) if len(contents) == 1 else contents, indent=2, allow_nan=False
+    )
     if path == "-":
         print(text)
     else:

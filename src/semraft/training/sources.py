@@ -35,7 +35,7 @@ def training_data(config: DataConfig) -> tuple[list[FlowDataset], list[float]]:
     roots = parse_roots(config.root, names)
     datasets = []
     for name in names:
-        dataset = open_dataset(name, roots.get(name), "train", config.world)
+        dataset = open_dataset(name, roots[name], "train", config.world)
         refuse_damaged(dataset, config.damaged, "--data.damaged")
         if config.train_pairs is not None:
             dataset = limit_pairs(dataset, config.train_pairs, config.draw_seed)
@@ -126,12 +126,16 @@ def refuse_damaged(dataset: FlowDataset, damaged: str, option: str) -> None:
 
 
 def fingerprint(dataset: FlowDataset) -> str:
-    """A digest of a data set: ids and file sizes of all pairs, and the content of the first frame."""
+    """A digest of a data set: ids and file sizes of all pairs, and the first frame's file.
+
+    A data set without files is told by its first frame itself. Nothing is decoded that may be damaged.
+    """
     digest = hashlib.sha256()
     for pair in dataset.pairs:
         sizes = [(role, path.stat().st_size) for role, path in sorted(pair.files.items())]
         digest.update(repr((pair.id, sizes)).encode())
-    digest.update(dataset[0].image1.tobytes())
+    first = dataset.pairs[0].files.get("image1")
+    digest.update(first.read_bytes() if first else dataset[0].image1.tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,9 +1,9 @@
 """Scores a network under way: on the batch it just saw, and on the validation draws of its run."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch.distributed
@@ -87,41 +87,33 @@ def keep_pair(folder: Path, sample: FlowSample, flow: Float32[np.ndarray, "H W 2
     optional = {
         name: getattr(sample, name) for name in ("labels1", "occluded1") if getattr(sample, name) is not None
     }
-    path = folder / f"{sample.id.replace('/', '_')}.npz"
-    partial = path.with_name(f".{path.name}")
-    np.savez_compressed(
-        partial,
-        id=np.array(sample.id),
-        image1=sample.image1,
-        image2=sample.image2,
-        flow_gt=sample.flow.astype(np.float16),
-        valid=sample.valid,
-        flow=flow.astype(np.float16),
-        **optional,
-    )
-    os.replace(partial, path)
+    with tracking.whole_file(folder / f"{sample.id.replace('/', '_')}.npz") as file:
+        np.savez_compressed(
+            file,
+            id=np.array(sample.id),
+            image1=sample.image1,
+            image2=sample.image2,
+            flow_gt=sample.flow.astype(np.float16),
+            valid=sample.valid,
+            flow=flow.astype(np.float16),
+            **optional,
+        )
 
 
 def training_metrics(prediction: Prediction, batch: FlowBatch) -> dict[str, float]:
     """The metrics of the batch just trained on, pooled over all processes; `epe_iter_000` per refinement."""
     truths, valids = _to_numpy(batch.flow), batch.valid.cpu().numpy()
-    records = [
-        measure(flow, truth, valid)
-        for flow, truth, valid in zip(_to_numpy(prediction.flow), truths, valids, strict=True)
-    ]
-    sums = [
-        [float(endpoint_error(*arrays).sum()) for arrays in zip(_to_numpy(flow), truths, valids, strict=True)]
-        for flow in prediction.flows
-    ]
+    *before, last = [list(zip(_to_numpy(flow), truths, valids, strict=True)) for flow in prediction.flows]
+    error_px = [[float(endpoint_error(*arrays).sum()) for arrays in pairs] for pairs in before]
+    parts: list[Any] = [([measure(*arrays) for arrays in last], error_px)]
     if process_count() > 1:
-        gathered: list[tuple[list[dict[str, object]], list[list[float]]]] = [([], [])] * process_count()
-        torch.distributed.all_gather_object(gathered, (records, sums))
-        records = [record for part, _ in gathered for record in part]  # type: ignore[misc]
-        sums = [[error for _, part in gathered for error in part[t]] for t in range(len(sums))]
-    pooled = pool(records)
-    metrics = {name: pooled[name] for name in ("epe", "1px", "3px", "5px", "fl")}
+        own, parts = parts[0], parts * process_count()
+        torch.distributed.all_gather_object(parts, own)
+    pooled = pool([record for records, _ in parts for record in records])
     valid_pixels = pooled["valid"] or math.nan
-    return metrics | {f"epe_iter_{t:03d}": math.fsum(errors) / valid_pixels for t, errors in enumerate(sums)}
+    epes = [math.fsum(px for _, sums in parts for px in sums[t]) / valid_pixels for t in range(len(before))]
+    metrics = {name: pooled[name] for name in ("epe", "1px", "3px", "5px", "fl")}
+    return metrics | {f"epe_iter_{t:03d}": epe for t, epe in enumerate((*epes, pooled["epe"]))}
 
 
 def _to_numpy(flow: torch.Tensor) -> Float32[np.ndarray, "B H W 2"]:

@@ -84,6 +84,16 @@ def test_damaged_files_are_refused_or_skipped_and_missing_ones_reported(
     assert len(training_data(replace(config, damaged="skip"))[0][0]) == 1
 
 
+def test_a_damaged_first_frame_does_not_stop_the_record(folders: Path, tmp_path: Path) -> None:
+    """Red when: the fingerprint decodes a frame that `damaged="skip"` would have passed over."""
+    shutil.copytree(folders / "viper", tmp_path / "viper")
+    training, _ = training_data(replace(STUDY, root=str(tmp_path / "viper")))
+    before = fingerprint(training[0])
+    first = training[0].pairs[0].files["image1"]
+    first.write_bytes(b"no picture".ljust(first.stat().st_size))
+    assert fingerprint(training[0]) != before
+
+
 def test_the_fingerprint_tells_data_apart(folders: Path) -> None:
     def world(seed: int) -> str:
         config = DataConfig(world=WorldConfig(size=(64, 96), scenes=2, seed=seed))

@@ -1,0 +1,66 @@
+"""`semraft evaluate`: what is left out is named, in the table and in the file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from semraft.config import WorldConfig
+from semraft.data.synthesize import synthesize
+from semraft.sample import DamagedFile
+from semraft.training.evaluate import Evaluation
+from semraft.training.scoring import score, table, write_json
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Five VIPER pairs: the partner of the first is missing, the second is cut off, the third is empty."""
+    root = tmp_path / "viper"
+    synthesize(root, "viper", train=1, val=5, size=(64, 96), seed=0, progress=False)
+    partners = sorted((root / "val" / "img").rglob("*_00011.jpg"))
+    partners[0].unlink()
+    partners[1].write_bytes(partners[1].read_bytes()[:500])
+    partners[2].write_bytes(b"")
+    return root
+
+
+def scored(root: Path, damaged: str) -> dict[str, Evaluation]:
+    return score(
+        ["zero"],
+        "viper",
+        root=root,
+        split="val",
+        pairs=None,
+        num_updates=None,
+        device="cpu",
+        precision="float32",
+        damaged=damaged,
+        world=WorldConfig(),
+    )
+
+
+def test_every_pair_left_out_is_named(broken: Path, tmp_path: Path) -> None:
+    """Red when: only pairs that fail while they are read are listed, and missing or empty files are not."""
+    evaluations = scored(broken, "skip")
+    write_json(str(tmp_path / "out.json"), evaluations)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["checkpoint"] == "zero"
+    assert result["pairs"] == 2
+    named = {problem["pair_id"]: problem["kind"] for problem in result["skipped"]}
+    assert named == {"val/001_00010": "missing", "val/002_00010": "damaged", "val/003_00010": "empty"}
+    assert "2 pairs, 3 skipped" in table(evaluations)
+
+
+def test_damage_is_refused_unless_told_otherwise(broken: Path) -> None:
+    with pytest.raises(DamagedFile, match="--damaged skip"):
+        scored(broken, "refuse")
+
+
+def test_a_missing_partner_alone_stops_nothing(broken: Path) -> None:
+    """VIPER's own download lacks some."""
+    for number in ("002", "003"):
+        for folder in (broken / "val").iterdir():
+            for file in (folder / number).iterdir():
+                file.unlink()
+    result = scored(broken, "refuse")["zero"]
+    assert [problem.kind for problem in result.skipped] == ["missing"]
