@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
+from semraft.ops.matches import in_frame, match_positions
 from semraft.sample import IGNORE_LABEL, FlowSample
 
 Verdict = Literal["aligned", "not aligned", "undecided"]
@@ -75,15 +76,16 @@ def measure(sample: FlowSample, png_flow: bool) -> tuple[Sums, Sums]:
     """
     visible = sample.valid if sample.occluded1 is None else sample.valid & ~sample.occluded1
     moving = visible & (np.hypot(sample.flow[..., 0], sample.flow[..., 1]) >= MOVING_PX)
-    fetched, in_frame = _fetch(sample.image2, sample.flow, cv2.INTER_LINEAR)
-    seen = visible & in_frame
+    fetched, inside = _fetch(sample.image2, sample.flow, cv2.INTER_LINEAR)
+    seen = visible & inside
+    flow_error = _difference(sample.image1, fetched)
     zero_error = _difference(sample.image1, sample.image2)
     sums: Sums = {
         "pairs": 1,
         "visible": int(visible.sum()),
         "moving": int(moving.sum()),
         "seen": int(seen.sum()),
-        "error_flow": _sum(_difference(sample.image1, fetched), seen),
+        "error_flow": _sum(flow_error, seen),
         "error_zero": _sum(zero_error, seen),
     }
     if sample.labels1 is not None and sample.labels2 is not None:
@@ -94,20 +96,22 @@ def measure(sample: FlowSample, png_flow: bool) -> tuple[Sums, Sums]:
         sums["agree_flow"] = int((known & (moved == sample.labels1)).sum())
         sums["agree_zero"] = int((known & (sample.labels2 == sample.labels1)).sum())
 
-    errors: Sums = {}
-    for name, flow in _readings(sample.flow, png_flow):
-        fetched, in_frame = _fetch(sample.image2, flow, cv2.INTER_LINEAR)
-        errors[name] = _sum(np.where(in_frame, _difference(sample.image1, fetched), zero_error), moving)
-    fetched, in_frame = _fetch(sample.image1, sample.flow, cv2.INTER_LINEAR)
-    swapped_error = np.where(in_frame, _difference(sample.image2, fetched), zero_error)
-    errors["frames swapped"] = _sum(swapped_error, moving)
+    def error_of(target: Image, source: Image, flow: Flow) -> float:
+        fetched, inside = _fetch(source, flow, cv2.INTER_LINEAR)
+        return _sum(np.where(inside, _difference(target, fetched), zero_error), moving)
+
+    errors: Sums = {
+        AS_READ: _sum(np.where(inside, flow_error, zero_error), moving),
+        ZERO_FLOW: _sum(zero_error, moving),
+    }
+    for name, flow in _misreadings(sample.flow, png_flow):
+        errors[name] = error_of(sample.image1, sample.image2, flow)
+    errors["frames swapped"] = error_of(sample.image2, sample.image1, sample.flow)
     return sums, errors
 
 
-def _readings(flow: Flow, png_flow: bool) -> Iterator[tuple[str, Flow]]:
+def _misreadings(flow: Flow, png_flow: bool) -> Iterator[tuple[str, Flow]]:
     """What the flow should have been, had it been misread in the way that the name says."""
-    yield AS_READ, flow
-    yield ZERO_FLOW, np.zeros_like(flow)
     yield "u and v swapped", flow[..., ::-1]
     yield FLIPPED, -flow
     yield "sign of u flipped", flow * np.array([-1, 1], np.float32)
@@ -117,9 +121,8 @@ def _readings(flow: Flow, png_flow: bool) -> Iterator[tuple[str, Flow]]:
     if png_flow:
         height, width = flow.shape[:2]
         extent_px = np.array([width - 1, height - 1], np.float32)
-        unit = np.float32(
-            2 / 65535
-        )  # Virtual KITTI: u = (raw * unit - 1) * extent; KITTI: (raw - 32768) / 64.
+        unit = np.float32(2 / 65535)
+        # Virtual KITTI: u = (raw * unit - 1) * extent; KITTI: u = (raw - 32768) / 64.
         yield "Virtual KITTI's png encoding", ((64 * flow + 32768) * unit - 1) * extent_px
         yield "KITTI's png encoding", ((flow / extent_px + 1) / unit - 32768) / 64
 
@@ -128,11 +131,8 @@ def _fetch(
     source: Shaped[np.ndarray, "H W ..."], flow: Flow, interpolation: int
 ) -> tuple[Shaped[np.ndarray, "H W ..."], Bool[np.ndarray, "H W"]]:
     """The source at p + flow(p), and where that is between its outermost pixel centres."""
-    height, width = flow.shape[:2]
-    x = flow[..., 0] + np.arange(width, dtype=np.float32)
-    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
-    in_frame = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    return cv2.remap(source, x, y, interpolation), in_frame
+    x, y = match_positions(flow)
+    return cv2.remap(source, x, y, interpolation), in_frame(x, y)
 
 
 def _difference(image: Image, other: Image) -> Float32[np.ndarray, "H W"]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Complex64, Float32, Int64, Shaped, UInt8
 
 from semraft.config import AugmentConfig
+from semraft.ops.matches import in_frame, match_positions
 from semraft.sample import IGNORE_LABEL, FlowSample
 
 BLEND_TOLERANCE_PX = 0.5
@@ -150,8 +151,8 @@ def erase(sample: FlowSample, erased: Bool[np.ndarray, "H W"]) -> FlowSample:
             changes[name] = getattr(sample, name).copy()
             changes[name][erased] = nothing
     if sample.occluded1 is not None:
-        x, y = _matches(sample.flow)
-        seen = sample.valid & _inside(x, y)
+        x, y = match_positions(sample.flow)
+        seen = sample.valid & in_frame(x, y)
         hidden = np.zeros_like(seen)
         hidden[seen] = erased[np.rint(y[seen]).astype(np.int64), np.rint(x[seen]).astype(np.int64)]
         changes["occluded1"] = sample.occluded1 | hidden
@@ -258,7 +259,7 @@ def _hide_outside(sample: FlowSample) -> FlowSample:
     """Makes the crop the frame: what has its match outside is occluded and leaves `valid_noc`."""
     changes: dict[str, Any] = {}
     if sample.occluded1 is not None or sample.valid_noc is not None:
-        stays = _inside(*_matches(sample.flow))
+        stays = in_frame(*match_positions(sample.flow))
         if sample.occluded1 is not None:
             changes["occluded1"] = sample.occluded1 | (sample.valid & ~stays)
         if sample.valid_noc is not None:
@@ -268,26 +269,9 @@ def _hide_outside(sample: FlowSample) -> FlowSample:
         and sample.backward_flow is not None
         and sample.backward_valid is not None
     ):
-        stays = _inside(*_matches(sample.backward_flow))
+        stays = in_frame(*match_positions(sample.backward_flow))
         changes["occluded2"] = sample.occluded2 | (sample.backward_valid & ~stays)
     return dataclasses.replace(sample, **changes)
-
-
-def _matches(
-    flow: Float32[np.ndarray, "H W 2"],
-) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
-    """Column and row of every pixel's match in the other frame."""
-    height, width = flow.shape[:2]
-    columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
-    x: np.ndarray = flow[..., 0] + columns
-    y: np.ndarray = flow[..., 1] + rows[:, None]
-    return x, y
-
-
-def _inside(x: Float32[np.ndarray, "H W"], y: Float32[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Where (x, y) lies between the outermost pixel centres, as in `semraft.ops.warp`."""
-    height, width = x.shape
-    return np.asarray((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1))
 
 
 def _as_one(flow: Float32[np.ndarray, "H W 2"]) -> Complex64[np.ndarray, "H W"]:

@@ -4,8 +4,6 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from semraft.data.pairs import (
     Listing,
     find_folder,
@@ -17,7 +15,7 @@ from semraft.data.pairs import (
     subfolders,
 )
 from semraft.data.pictures import read_mask
-from semraft.ops.occlusion import out_of_frame
+from semraft.ops.matches import in_frame, match_positions
 from semraft.sample import FlowDataset, FlowSample, Pair
 
 NAMES = {"clean": "sintel", "final": "sintel-final"}
@@ -75,6 +73,5 @@ def read(pair: Pair, dataset: str = "sintel") -> FlowSample:
         arrays["valid"] &= ~arrays.pop("invalid")
         arrays["flow"][~arrays["valid"]] = 0
     if "occluded1" in arrays:
-        flow = torch.from_numpy(arrays["flow"]).permute(2, 0, 1)[None]
-        arrays["occluded1"] |= out_of_frame(flow)[0].numpy()
+        arrays["occluded1"] |= ~in_frame(*match_positions(arrays["flow"]))
     return FlowSample(id=pair.id, scene=pair.scene, dataset=dataset, **arrays)

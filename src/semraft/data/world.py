@@ -18,6 +18,7 @@ from semraft.data.world_geometry import Camera, View
 from semraft.data.world_layout import Ego
 from semraft.data.world_render import shade
 from semraft.data.world_textures import Split, texture_bank
+from semraft.ops.matches import in_frame, match_positions
 from semraft.sample import FlowSample
 
 CONDITIONS = ("clear", "overcast", "dusk", "night", "fog")
@@ -119,8 +120,6 @@ def scene(seed: int, index: int, size: tuple[int, int], split: Split = "train") 
     ]
     flow, valid, occluded1 = _truth(views[0], views[1], patches)
     backward_flow, backward_valid, occluded2 = _truth(views[1], views[0], patches)
-    x, y = flow[..., 0] + np.arange(width), flow[..., 1] + np.arange(height)[:, None]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return FlowSample(
         id=name,
         scene=f"world/{name}",
@@ -129,7 +128,7 @@ def scene(seed: int, index: int, size: tuple[int, int], split: Split = "train") 
         image2=images[1],
         flow=flow,
         valid=valid,
-        valid_noc=valid & inside,
+        valid_noc=valid & in_frame(*match_positions(flow.astype(np.float64))),
         backward_flow=backward_flow,
         backward_valid=backward_valid,
         labels1=patches["label"][views[0].patch],

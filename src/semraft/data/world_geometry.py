@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Shaped
 
+from semraft.ops.matches import match_positions
+
 PATCH = np.dtype(
     [
         ("corner", "f8", 3),  # Top left corner, before the body's rotation, relative to the body's position.
@@ -202,8 +204,7 @@ def _occluded(
     ends within the cell, and the corner would be uncertain.
     """
     height, width = first.camera.size
-    x = flow[..., 0] + np.arange(width, dtype=np.float32)
-    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    x, y = match_positions(flow)
     inside = (x > -BORDER_TOLERANCE_PX) & (x < width - 1 + BORDER_TOLERANCE_PX)
     inside &= (y > -BORDER_TOLERANCE_PX) & (y < height - 1 + BORDER_TOLERANCE_PX) & (stretch > 0)
     cells = np.where(second.uncertain, np.int16(-1), second.patch)
