@@ -1,10 +1,19 @@
 """From a model configuration to a network with its first weights."""
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 
 from semraft.config import ModelConfig
 from semraft.models.raft import ARCHITECTURES, RAFT
 from semraft.models.weights import load_model
+
+
+def settle_batch_norm(config: ModelConfig) -> ModelConfig:
+    """The configuration with `auto` replaced by what it means for these weights."""
+    meant: Literal["train", "freeze"] = "freeze" if config.weights else "train"
+    return replace(config, batch_norm=meant) if config.batch_norm == "auto" else config
 
 
 def build_model(config: ModelConfig, seed: int) -> RAFT:
@@ -19,5 +28,4 @@ def build_model(config: ModelConfig, seed: int) -> RAFT:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = ARCHITECTURES[config.arch]()
-    freeze = config.batch_norm == "freeze" or (config.batch_norm == "auto" and bool(config.weights))
-    return model.freeze_batch_norm() if freeze else model
+    return model.freeze_batch_norm() if settle_batch_norm(config).batch_norm == "freeze" else model

@@ -3,12 +3,12 @@
 No plotting, no argument parsing, no data set names, no metric definitions: those live in their own rooms.
 """
 
-import dataclasses
 import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +23,7 @@ from semraft.config import RunConfig, to_json
 from semraft.data.loader import training_batches
 from semraft.losses.objective import Objective, check_terms, objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
-from semraft.models.build import build_model
+from semraft.models.build import build_model, settle_batch_norm
 from semraft.sample import FlowBatch
 from semraft.training import sources
 from semraft.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
@@ -51,7 +51,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     device = runtime.choose_device(config.device)
     processes = runtime.join_processes(device)
     precision = runtime.choose_precision(config.precision, device)
-    config = dataclasses.replace(config, precision=precision)
+    config = replace(config, precision=precision, model=settle_batch_norm(config.model))
     training, weights = sources.training_data(config.data)
     check_terms(config.loss, {dataset.name: dataset.provides for dataset in training})
     validation, left_out = sources.validation_data(config.data)
@@ -59,7 +59,9 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         record = runtime.environment_record(device, precision, processes)
         _begin(run, config, record | sources.data_record(training, validation, left_out))
 
-    model = build_model(config.model, config.seed).to(device)
+    # A resumed run has weights of its own: those it started from may be gone.
+    start = replace(config.model, weights="") if resume else config.model
+    model = build_model(start, config.seed).to(device)
     optimizer = make_optimizer(model, config.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     window: dict[str, Tensor] = {}
@@ -108,11 +110,10 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                 prediction = network(batch.image1, batch.image2, config.num_updates)
             losses = objective(prediction, batch, config.loss)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(scaler.scale(losses.total))
             scaler.unscale_(optimizer)
             gradient_norm = _clip(model, config.optim.clip_norm)
-            if not scaler.is_enabled():
-                _refuse_non_finite(step, batch, losses, gradient_norm, run)
+            _refuse_non_finite(step, batch, losses, None if scaler.is_enabled() else gradient_norm, run)
             scaler.step(optimizer)
             scaler.update()
             # ---- what is written of it -------------------------------------------------------------------
@@ -167,10 +168,11 @@ def _clip(model: nn.Module, clip_norm: float) -> Tensor:
 
 
 def _refuse_non_finite(
-    step: int, batch: FlowBatch, losses: Objective, gradient_norm: Tensor, run: Path
+    step: int, batch: FlowBatch, losses: Objective, gradient_norm: Tensor | None, run: Path
 ) -> None:
-    """A non-finite loss or gradient never moves the weights."""
-    if torch.isfinite(gradient_norm) and torch.isfinite(losses.total):
+    """A non-finite loss or gradient never moves the weights; None: a scaler looks after the gradient."""
+    finite = losses.total.isfinite() if gradient_norm is None else (losses.total + gradient_norm).isfinite()
+    if finite:
         return
     broken = [name for name, values in losses.values.items() if not torch.isfinite(values).all()]
     where = f"loss {' and '.join(broken)}" if broken else "gradient"

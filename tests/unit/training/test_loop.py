@@ -1,14 +1,16 @@
 """The loop itself, in this process: what the network is given, and what a resumed run takes up again."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from semraft.config import DataConfig, ModelConfig, OptimConfig, RunConfig, WorldConfig
+from semraft.config import DataConfig, ModelConfig, OptimConfig, RunConfig, WorldConfig, load_config
 from semraft.data.loader import TrainingBatch, training_batches
+from semraft.losses.objective import Objective, objective
 from semraft.models.build import build_model
 from semraft.models.raft import RAFT
 from semraft.training import loop
@@ -80,6 +82,37 @@ def test_a_resumed_run_takes_up_optimiser_schedule_scaler_and_window(
         assert all(torch.equal(value, moments[1][number][name]) for name, value in values.items())
     assert all(torch.equal(value, found["model"][name]) for name, value in expected["model"].items())
     assert (cut_short / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_a_resumed_run_does_not_need_the_weights_it_started_from(tmp_path: Path) -> None:
+    """Red when: the start is built again from a file that may have moved, or batch norm is judged anew."""
+    weights, run = tmp_path / "start.pt", tmp_path / "run"
+    torch.save({"semraft": 1, "arch": "tiny", "model": build_model(CONFIG.model, 0).state_dict()}, weights)
+    config = replace(CONFIG, model=replace(CONFIG.model, weights=str(weights)))
+    loop.train(config, run)
+    weights.unlink()
+    recorded = load_config(run / "config.json")
+    assert recorded.model.batch_norm == "freeze"
+    loop.train(replace(recorded, optim=replace(recorded.optim, steps=5)), run, resume=True)
+    assert last(run)["step"] == 5
+
+
+@pytest.mark.parametrize("with_scaler", [False, True])
+def test_a_loss_that_is_not_finite_moves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, with_scaler: bool
+) -> None:
+    """Red when: the weights move, or only the gradient is looked at, which a scaler passes over for ever."""
+    if with_scaler:
+        request.getfixturevalue("scaled")
+
+    def broken(*arguments: Any) -> Objective:
+        losses = objective(*arguments)
+        return Objective(total=losses.total * torch.nan, values=losses.values)
+
+    monkeypatch.setattr(loop, "objective", broken)
+    with pytest.raises(loop.TrainingStopped, match="not finite at step 1, samples train/"):
+        loop.train(CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
 
 
 def test_the_network_is_trained_from_frame_1_to_frame_2(
