@@ -155,13 +155,14 @@ def make_chart(title: str, x_label: str, metric: str, curves: Sequence[Curve]) -
                 y=[float(f"{value:.5g}") if math.isfinite(value) else None for value in y],
             )
         )
+    x_values = _linear_ticks(x_low, x_high, 4, whole=True)
     y_values = _log_ticks(low, high) if logarithmic else _linear_ticks(low, high, 5)
     return Chart(
         title=title,
         unit=known.unit if (known := definition(metric)) else "",
         x_label=x_label,
         logarithmic=logarithmic,
-        x_ticks=[Tick(at=x_at(x), label=_short_number(x)) for x in _linear_ticks(x_low, x_high, 4)],
+        x_ticks=[Tick(at=x_at(x), label=_short_number(x)) for x in x_values],
         y_ticks=[Tick(at=y_at(y), label=_short_number(y)) for y in y_values],
         x_range=(x_low, x_low + x_span),
         lines=lines,
@@ -197,12 +198,14 @@ def _path(points: Sequence[tuple[float, float | None]]) -> str:
     return "".join(commands)
 
 
-def _linear_ticks(low: float, high: float, about: int) -> list[float]:
-    raw = (high - low) / about
-    if raw <= 0:
+def _linear_ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:
+    """About so many round numbers; `whole`: of what is counted, so none between two steps."""
+    if high <= low:
         return [low]
+    raw = max((high - low) / about, 1 if whole else 0)
     size = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw)
+    factors = (1, 2, 5, 10) if whole and size == 1 else (1, 2, 2.5, 5, 10)
+    step = next(size * factor for factor in factors if size * factor >= raw)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
@@ -215,6 +218,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _short_number(value: float) -> str:
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        digits, exponent = f"{value:.1e}".split("e")
+        digits, exponent = f"{value:.3e}".split("e")
         return f"{float(digits):g}e{int(exponent)}"
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.5g}"

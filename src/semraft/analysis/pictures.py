@@ -58,8 +58,11 @@ class PairPictures:
 
 def pair_pictures(runs: Sequence[Run]) -> Iterator[PairPictures]:
     """The pairs that runs saved, each with the pictures of every run that has it; one pair in memory."""
-    labels = {run.path: f"{name} seed {run.seed}" for name, group in variants(runs).items() for run in group}
-    colors = {run.path: color for color, group in enumerate(variants(runs).values()) for run in group}
+    headings = {
+        run.path: (color, f"{name} seed {run.seed}")
+        for color, (name, group) in enumerate(variants(runs).items())
+        for run in group
+    }
     for split in dict.fromkeys(split for run in runs for split in run.pair_files):
         names = dict.fromkeys(path.name for run in runs for path in run.pair_files.get(split, ()))
         for name in list(names)[:MAX_PAIRS]:
@@ -70,7 +73,7 @@ def pair_pictures(runs: Sequence[Run]) -> Iterator[PairPictures]:
                 if path.name == name
             ]
             alike = [(run, pair) for run, pair in saved if pair.id == saved[0][1].id]
-            yield _pair_pictures(split, alike, labels, colors)
+            yield _pair_pictures(split, alike, headings)
 
 
 def data_uri(image: UInt8[np.ndarray, "H W 3"], kind: Literal["photo", "flat"]) -> str:
@@ -125,7 +128,7 @@ def error_colors(fraction: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W
 
 
 def _pair_pictures(
-    split: str, saved: Sequence[tuple[Run, SavedPair]], labels: dict[Path, str], colors: dict[Path, int]
+    split: str, saved: Sequence[tuple[Run, SavedPair]], headings: dict[Path, tuple[int, str]]
 ) -> PairPictures:
     shown = saved[0][1]
     classes = _classes(saved[0][0])
@@ -162,7 +165,7 @@ def _pair_pictures(
             detail=f"EPE {format_value('epe', epe)} px",
             uri=data_uri(error_picture(pair, error_px), "photo"),
         )
-        pictures.append((colors[run.path], labels[run.path], flow, error))
+        pictures.append((*headings[run.path], flow, error))
     return PairPictures(
         id=shown.id,
         split=split,

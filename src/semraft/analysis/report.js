@@ -25,7 +25,7 @@ function readout(figure) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const at = ((event.clientX - box.left) / box.width) * width;
-    const span = high - low || 1;
+    const span = high - low;
     const step = steps[nearest(steps, low + ((at - left) / (right - left)) * span)];
     const x = left + ((step - low) / span) * (right - left);
     cursor.setAttribute("x1", x);

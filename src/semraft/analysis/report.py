@@ -1,7 +1,7 @@
 """One HTML page that compares runs: it opens offline, and holds everything it shows.
 
-It arranges what comparison.py, notices.py and figures.py say; the template draws it. Names come from people
-and folders: everything is escaped, and the page's own policy lets no script run but ours.
+It arranges what comparison.py, notices.py, figures.py and pictures.py say; the template draws it. Names come
+from people and folders: everything is escaped, and the page's own policy lets no script run but ours.
 """
 
 import base64
@@ -174,22 +174,14 @@ def _data_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     for run in runs:
         data = run.environment.get("data", {})
         for entry in data.get("train", []):
-            problems = entry.get("problems") or 0
-            number = problems if isinstance(problems, int) else len(problems)
-            fingerprint = _short(entry.get("fingerprint"))
-            row = (str(entry.get("name")), "training", _short(entry.get("pairs")), str(number), fingerprint)
+            recorded = (_short(entry.get(field)) for field in ("pairs", "problems", "fingerprint"))
+            row = (str(entry.get("name")), "training", *recorded)
             rows.setdefault(row, []).append(run.name)
         for name, entry in data.get("validation", {}).items():
-            row = (
-                name,
-                "validation draw",
-                str(len(entry.get("ids", []))),
-                "-",
-                _short(entry.get("fingerprint")),
-            )
+            pairs, fingerprint = str(len(entry.get("ids", []))), _short(entry.get("fingerprint"))
+            row = (name, "validation draw", pairs, "-", fingerprint)
             rows.setdefault(row, []).append(run.name)
-    everywhere = len(runs)
-    return [(*row, "all" if len(names) == everywhere else ", ".join(names)) for row, names in rows.items()]
+    return [(*row, "all" if len(names) == len(runs) else ", ".join(names)) for row, names in rows.items()]
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -66,8 +66,7 @@ class Run:
 
     def validation(self, split: str) -> dict[str, Any]:
         """What the run recorded of a split's validation draw: `ids` and `fingerprint`."""
-        recorded: dict[str, Any] = self.environment.get("data", {}).get("validation", {})
-        return dict(recorded.get(split, recorded.get(split.removesuffix("-val"), {})))
+        return dict(self.environment.get("data", {}).get("validation", {}).get(split, {}))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ from semraft.data.taxonomy import (
     VIPER_CLASSES,
     VIPER_PALETTE,
     VIRTUAL_KITTI_CLASSES,
-    SourceClass,
+    common_ids,
 )
 from semraft.data.world import scene, stage
 from semraft.data.world_bodies import CAR, LARGE_VEHICLE
@@ -71,8 +71,7 @@ def synthesize(
     world's, the others the held-out world's, and the answers are for all of them.
 
     Raises:
-        ValueError: `root` exists and is not empty, no pair asked for, frames below
-            64 px.
+        ValueError: `root` exists and is not empty, no pair asked for, frames below 64 px.
     """
     if train < 0 or val < 0 or train + val == 0:
         raise ValueError(f"train, val: expected numbers from 0 up and a pair at least, got {train} and {val}")
@@ -170,14 +169,6 @@ def _source_ids(frame: _Frame, ids: tuple[int, ...], varied: Mapping[int, tuple[
     return source
 
 
-def _as_read(ids: Labels, classes: tuple[SourceClass, ...]) -> Labels:
-    """Common labels of a data set's ids, as its loader will give them."""
-    table = np.zeros(256, np.uint8)
-    for entry in classes:
-        table[entry.id] = entry.common
-    return np.asarray(table[ids])
-
-
 def _folder(*parts: str | Path) -> Path:
     path = Path(*parts)
     path.mkdir(parents=True, exist_ok=True)
@@ -197,7 +188,7 @@ def _write_viper(
         write_palette(_folder(root, split, "cls", sequence) / f"{stem}.png", ids, VIPER_PALETTE)
         colors = np.dstack([ids, frame.instances >> 8, frame.instances & 255]).astype(np.uint8)
         write_image(_folder(root, split, "inst", sequence) / f"{stem}.png", colors)
-        labels.append(_as_read(ids, VIPER_CLASSES))
+        labels.append(common_ids(VIPER_CLASSES)[ids])
     valid = sample.valid & (np.abs(sample.flow) < 511).all(axis=2)
     half = np.where(valid[..., None], sample.flow, np.nan).astype(np.float16)
     half.reshape(-1, 2)[np.flatnonzero(~valid)[:3]] = (np.inf, -np.inf)  # Real files have some among the NaN.
@@ -226,7 +217,7 @@ def _write_virtual_kitti(
         path = modality("instanceSegmentation") / f"instancegt_{number:05d}.png"
         write_ids(path, frame.instances.astype(np.uint8))
         boxes += [_box_row(number, frame.instances == k, k, k in moving) for k in _present(frame.instances)]
-        labels.append(_as_read(ids, VIRTUAL_KITTI_CLASSES))
+        labels.append(common_ids(VIRTUAL_KITTI_CLASSES)[ids])
     height, width = sample.valid.shape
     valid = sample.valid & (np.abs(sample.flow) <= (width - 1, height - 1)).all(axis=2)
     write_flow(modality("forwardFlow") / "flow_00000.png", sample.flow, valid, "virtual-kitti")
@@ -281,7 +272,7 @@ def _write_kitti(
     ids = _source_ids(first, _CITYSCAPES_IDS, {})
     write_ids(_folder(root, "training", "semantic") / name, ids)
     write_ids(_folder(root, "training", "instance") / name, ids.astype(np.int32) * 256 + first.instances)
-    return valid, _as_read(ids, CITYSCAPES_CLASSES)
+    return valid, common_ids(CITYSCAPES_CLASSES)[ids]
 
 
 _WRITERS: dict[str, Callable[[Path, Split, int, FlowSample, set[int]], tuple[Mask, Labels]]] = {

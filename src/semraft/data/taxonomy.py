@@ -1,7 +1,7 @@
 """What labels mean: the common classes, and the label images of each data set in their terms.
 
-Twelve classes and 255 (ignored), with the groups the loss terms ask for. Not for reading files as such
-(`pictures`). Label images are looked up in tables: ids in one of 256, colours, as 24 bits, in one of 2^24.
+Twelve classes and 255 (ignored). Not for reading files as such (`pictures`). Label images are looked up in
+tables: ids in one of 256, colours, as 24 bits, in one of 2^24.
 """
 
 from functools import cache
@@ -19,44 +19,29 @@ Unknown = Literal["error", "ignore"]
 
 
 class CommonClass(NamedTuple):
-    """A class of the common taxonomy and the groups it is in; `color` (RGB) is for pictures only.
-
-    planar: lies on the ground plane, more or less. static: rigid with the world. thing: may move on its own,
-    which a parked car does not. sky: has no ground-truth flow in any data set. Vegetation is static, though
-    its flow is not smooth.
-    """
+    """A class of the common taxonomy; `color` (RGB) is for pictures only."""
 
     id: int
     name: str
     color: Color
-    planar: bool = False
-    static: bool = False
-    thing: bool = False
-    sky: bool = False
 
 
 CLASSES = (
-    CommonClass(0, "road", (128, 64, 128), planar=True, static=True),
-    CommonClass(1, "sidewalk", (244, 35, 232), planar=True, static=True),
-    CommonClass(2, "terrain", (152, 251, 152), planar=True, static=True),
-    CommonClass(3, "building", (70, 70, 70), static=True),
-    CommonClass(4, "barrier", (190, 153, 153), static=True),
-    CommonClass(5, "street_object", (220, 220, 0), static=True),
-    CommonClass(6, "vegetation", (107, 142, 35), static=True),
-    CommonClass(7, "sky", (70, 130, 180), sky=True),
-    CommonClass(8, "person", (220, 20, 60), thing=True),
-    CommonClass(9, "two_wheeler", (119, 11, 32), thing=True),
-    CommonClass(10, "car", (0, 0, 142), thing=True),
-    CommonClass(11, "large_vehicle", (0, 60, 100), thing=True),
+    CommonClass(0, "road", (128, 64, 128)),
+    CommonClass(1, "sidewalk", (244, 35, 232)),
+    CommonClass(2, "terrain", (152, 251, 152)),
+    CommonClass(3, "building", (70, 70, 70)),
+    CommonClass(4, "barrier", (190, 153, 153)),
+    CommonClass(5, "street_object", (220, 220, 0)),
+    CommonClass(6, "vegetation", (107, 142, 35)),
+    CommonClass(7, "sky", (70, 130, 180)),
+    CommonClass(8, "person", (220, 20, 60)),
+    CommonClass(9, "two_wheeler", (119, 11, 32)),
+    CommonClass(10, "car", (0, 0, 142)),
+    CommonClass(11, "large_vehicle", (0, 60, 100)),
 )
-NUM_CLASSES = len(CLASSES)
-
-PLANAR = tuple(entry.id for entry in CLASSES if entry.planar)
-STATIC = tuple(entry.id for entry in CLASSES if entry.static)
-THINGS = tuple(entry.id for entry in CLASSES if entry.thing)
-SKY = tuple(entry.id for entry in CLASSES if entry.sky)
-GROUND = (1, 2)
-"""Sidewalk and terrain, which Virtual KITTI paints alike: metrics over mixed data also merge them."""
+SKY = 7
+"""The class that has no ground-truth flow in any data set."""
 
 
 class SourceClass(NamedTuple):
@@ -186,34 +171,31 @@ VIPER_PALETTE = _palette(VIPER_CLASSES)
 """Colours (RGB) of VIPER's ids, as its palette png files have them."""
 
 
+@cache
+def common_ids(classes: tuple[SourceClass, ...]) -> UInt8[np.ndarray, " 256"]:
+    """The table from a data set's ids to common ids; what is no id of it has a number that is no class."""
+    table = np.full(256, _UNKNOWN, np.uint8)
+    for entry in classes:
+        table[entry.id] = entry.common
+    table.flags.writeable = False
+    return table
+
+
 def viper_labels(path: Path | str, unknown: Unknown = "error") -> UInt8[np.ndarray, "H W"]:
     """Reads a VIPER `cls` png, of ids (palette or grey) or of colours, as common ids.
+
+    Van and train share a colour, which is called van: train is not evaluated, and a dictionary built in the
+    table's order would turn every van into a train.
 
     Raises:
         DamagedFile: An id above 31 or a colour that is in no table; with `unknown="ignore"` that is 255.
     """
     path = Path(path)
-    ids = _read_byte_ids(path) if holds_ids(path) else viper_ids_from_colors(path, unknown)[0]
-    return _look_up(path, "ids", ids, _id_table(VIPER_CLASSES), unknown, IGNORE_LABEL)
-
-
-def viper_ids_from_colors(
-    path: Path | str, unknown: Unknown = "error"
-) -> tuple[UInt8[np.ndarray, "H W"], int]:
-    """Reads a VIPER `cls` png of colours as VIPER ids, and counts the pixels that may be van or train.
-
-    The two share a colour, which is called van: train is not evaluated, and a dictionary built in the table's
-    order would turn every van into a train.
-
-    Raises:
-        DamagedFile: A colour that is in no table; with `unknown="ignore"` it is 0, unlabeled.
-    """
-    path = Path(path)
-    entries = tuple((entry.color, entry.id) for entry in VIPER_CLASSES if entry.id != VIPER_TRAIN)
-    codes = _pack(read_colors(path))
-    table = _color_table((*entries, (VIPER_VAN_COLOR_RVC, VIPER_VAN)))
-    shared = int(np.count_nonzero(codes == _code(VIPER_CLASSES[VIPER_TRAIN].color)))
-    return _look_up(path, "colours", codes, table, unknown, 0), shared
+    if holds_ids(path):
+        return _look_up(path, "ids", _read_byte_ids(path), common_ids(VIPER_CLASSES), unknown)
+    common = {entry.color: entry.common for entry in VIPER_CLASSES if entry.id != VIPER_TRAIN}
+    common[VIPER_VAN_COLOR_RVC] = VIPER_CLASSES[VIPER_VAN].common
+    return _look_up(path, "colours", _pack(read_colors(path)), _color_table(tuple(common.items())), unknown)
 
 
 def virtual_kitti_labels(
@@ -230,8 +212,7 @@ def virtual_kitti_labels(
     common = {entry.color: entry.common for entry in VIRTUAL_KITTI_CLASSES}
     if misc == "ignore":
         common[VIRTUAL_KITTI_CLASSES[VIRTUAL_KITTI_MISC].color] = IGNORE_LABEL
-    table = _color_table(tuple(common.items()))
-    return _look_up(path, "colours", _pack(read_colors(path)), table, unknown, IGNORE_LABEL)
+    return _look_up(path, "colours", _pack(read_colors(path)), _color_table(tuple(common.items())), unknown)
 
 
 def cityscapes_labels(path: Path | str, unknown: Unknown = "error") -> UInt8[np.ndarray, "H W"]:
@@ -241,7 +222,7 @@ def cityscapes_labels(path: Path | str, unknown: Unknown = "error") -> UInt8[np.
         DamagedFile: An id that Cityscapes lacks (34..254); with `unknown="ignore"` that is 255.
     """
     path = Path(path)
-    return _look_up(path, "ids", _read_byte_ids(path), _id_table(CITYSCAPES_CLASSES), unknown, IGNORE_LABEL)
+    return _look_up(path, "ids", _read_byte_ids(path), common_ids(CITYSCAPES_CLASSES), unknown)
 
 
 def viper_instances(path: Path | str) -> Int32[np.ndarray, "H W"]:
@@ -286,14 +267,6 @@ def _pack(colors: UInt8[np.ndarray, "H W 3"]) -> Int32[np.ndarray, "H W"]:
 
 
 @cache
-def _id_table(classes: tuple[SourceClass, ...]) -> UInt8[np.ndarray, " 256"]:
-    table = np.full(256, _UNKNOWN, np.uint8)
-    for entry in classes:
-        table[entry.id] = entry.common
-    return table
-
-
-@cache
 def _color_table(entries: tuple[tuple[Color, int], ...]) -> UInt8[np.ndarray, " 16777216"]:
     table = np.full(1 << 24, _UNKNOWN, np.uint8)
     for color, value in entries:
@@ -307,14 +280,13 @@ def _look_up(
     codes: Integer[np.ndarray, "H W"],
     table: UInt8[np.ndarray, " N"],
     unknown: Unknown,
-    replacement: int,
 ) -> UInt8[np.ndarray, "H W"]:
     labels = table.take(codes)
     missing = labels == _UNKNOWN
     if missing.any():
         if unknown != "ignore":
             raise DamagedFile(path, f"unknown {kind}: {_name_codes(kind, codes[missing])}")
-        labels[missing] = replacement
+        labels[missing] = IGNORE_LABEL
     return labels
 
 

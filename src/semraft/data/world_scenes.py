@@ -4,17 +4,17 @@ Every pair is a scene of its own: a street made for these two frames, independen
 """
 
 from functools import partial
-from typing import Literal
 
 from semraft.config import WorldConfig
 from semraft.data.world import scene, scene_name
+from semraft.data.world_textures import Split
 from semraft.sample import OPTIONAL_FIELDS, FlowDataset, FlowSample, Pair
 
 VALIDATION_SCENES = 1000
 """How many held-out scenes there are to draw from: enough for several draws that share none."""
 
 
-def index(world: WorldConfig, split: Literal["train", "val"]) -> FlowDataset:
+def index(world: WorldConfig, split: Split) -> FlowDataset:
     """The procedural driving world: scenes made when they are read, everything known exactly.
 
     There are `world.scenes` for training and VALIDATION_SCENES for validation.
@@ -22,10 +22,8 @@ def index(world: WorldConfig, split: Literal["train", "val"]) -> FlowDataset:
     Nothing is rendered before it is read; a scene is rendered anew, and is the same, every time.
 
     Raises:
-        ValueError: Another split, or a world without scenes.
+        ValueError: A world without scenes.
     """
-    if split not in ("train", "val"):
-        raise ValueError(f"split of world: expected train or val, got {split}")
     if world.scenes < 1:
         raise ValueError(f"data.world.scenes: expected at least 1, got {world.scenes}")
     count = world.scenes if split == "train" else VALIDATION_SCENES
@@ -39,5 +37,5 @@ def index(world: WorldConfig, split: Literal["train", "val"]) -> FlowDataset:
     )
 
 
-def _read(seed: int, size: tuple[int, int], split: Literal["train", "val"], pair: Pair) -> FlowSample:
+def _read(seed: int, size: tuple[int, int], split: Split, pair: Pair) -> FlowSample:
     return scene(seed, int(pair.id.rsplit("-", 1)[1]), size, split)

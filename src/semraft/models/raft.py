@@ -15,7 +15,7 @@ from semraft.ops.padding import pad_to_multiple
 from semraft.sample import Prediction
 
 MIN_SIZE_PX = 64
-"""Smallest height and width: below, the coarsest of four correlation levels would be empty."""
+"""Smallest height and width: with a row or column of cells less, the coarsest of four levels is empty."""
 
 
 class RAFT(nn.Module):

@@ -51,7 +51,7 @@ def make_environment(ids: tuple[str, ...] = IDS, fingerprint: str = "f0") -> dic
     }
 
 
-def make_scores(epe: float, pairs: int = len(IDS)) -> dict[str, float]:
+def make_scores(epe: float) -> dict[str, float]:
     """The numbers of one validation, all told by its EPE."""
     scores = {
         "epe": epe,
@@ -69,7 +69,7 @@ def make_scores(epe: float, pairs: int = len(IDS)) -> dict[str, float]:
         "epe_car": 2.5 * epe,
     }
     refinements = {f"epe_iter_{t:03d}": epe * (1 + 2.0 ** (1 - t)) for t in range(6)}
-    return scores | refinements | {"pairs": float(pairs), "skipped": 0.0}
+    return scores | refinements | {"pairs": float(len(IDS)), "skipped": 0.0}
 
 
 def make_pair(pair_id: str, error_px: float = 0.5, size: tuple[int, int] = (37, 53)) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from semraft.analysis.comparison import variants
 from semraft.analysis.figures import (
@@ -63,6 +64,27 @@ def test_ticks_read_well() -> None:
     assert [tick.label for tick in linear.x_ticks] == ["0", "10k", "20k"]
     assert [tick.label for tick in logarithmic.y_ticks] == ["0.5", "1", "2", "5", "10", "20"]
     assert [tick.label for tick in rate.y_ticks] == ["0", "2.5e-5", "5e-5", "7.5e-5", "1e-4"]
+
+
+def test_a_label_is_the_number_where_it_stands() -> None:
+    """Red when: exponents keep two digits (1.2e-4 where 1.25e-4 is)."""
+    chart = make_chart("learning_rate", "step", "learning_rate", [curve([1.0e-4, 1.5e-4])])
+    assert chart is not None
+    assert [tick.label for tick in chart.y_ticks] == ["1e-4", "1.2e-4", "1.4e-4"]
+    chart = make_chart("learning_rate", "step", "learning_rate", [curve([1.0e-4, 2.0e-4])])
+    assert chart is not None
+    assert [tick.label for tick in chart.y_ticks] == ["1e-4", "1.25e-4", "1.5e-4", "1.75e-4", "2e-4"]
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"), [(2, ["1", "2"]), (11, ["5", "10"]), (101, ["25", "50", "75", "100"])]
+)
+def test_what_is_counted_has_no_tick_between_two_steps(last: int, expected: list[str]) -> None:
+    """Red when: refinement 1.25 and step 2.5 are written under the curve."""
+    metrics = {f"epe_iter_{t:03d}": 3.0 for t in range(last)}
+    chart = make_chart("epe", "refinement", "epe", refinement_curves([("base", 0, metrics)], "epe"))
+    assert chart is not None
+    assert [tick.label for tick in chart.x_ticks] == expected
 
 
 def test_what_is_not_finite_breaks_the_curve() -> None:

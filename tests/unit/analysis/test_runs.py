@@ -1,6 +1,5 @@
 """semraft.analysis.runs: what is read of a run directory, and what of an interrupted one."""
 
-import json
 import math
 import subprocess
 import sys
@@ -46,14 +45,6 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     assert run.validation(SPLIT)["ids"] == list(IDS)
     assert [path.name for path in run.pair_files[SPLIT]] == ["scene_000003.npz", "scene_000011.npz"]
     assert run.notes == ()
-
-
-def test_a_validation_recorded_by_the_data_sets_name_is_found(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    environment = json.loads((run / "environment.json").read_text())
-    environment["data"]["validation"] = {"world": {"ids": ["a"], "fingerprint": "f"}}
-    (run / "environment.json").write_text(json.dumps(environment))
-    assert load_run(run).validation(SPLIT)["ids"] == ["a"]
 
 
 def test_a_torn_last_line_is_ignored_and_noted(tmp_path: Path) -> None:
