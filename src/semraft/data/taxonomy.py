@@ -12,36 +12,12 @@ import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
 from semraft.data.pictures import holds_ids, read_colors, read_ids
+from semraft.ops.classes import CLASSES as CLASSES
+from semraft.ops.classes import SKY as SKY
+from semraft.ops.classes import Color, CommonClass
 from semraft.sample import IGNORE_LABEL, DamagedFile
 
-Color = tuple[int, int, int]
 Unknown = Literal["error", "ignore"]
-
-
-class CommonClass(NamedTuple):
-    """A class of the common taxonomy; `color` (RGB) is for pictures only."""
-
-    id: int
-    name: str
-    color: Color
-
-
-CLASSES = (
-    CommonClass(0, "road", (128, 64, 128)),
-    CommonClass(1, "sidewalk", (244, 35, 232)),
-    CommonClass(2, "terrain", (152, 251, 152)),
-    CommonClass(3, "building", (70, 70, 70)),
-    CommonClass(4, "barrier", (190, 153, 153)),
-    CommonClass(5, "street_object", (220, 220, 0)),
-    CommonClass(6, "vegetation", (107, 142, 35)),
-    CommonClass(7, "sky", (70, 130, 180)),
-    CommonClass(8, "person", (220, 20, 60)),
-    CommonClass(9, "two_wheeler", (119, 11, 32)),
-    CommonClass(10, "car", (0, 0, 142)),
-    CommonClass(11, "large_vehicle", (0, 60, 100)),
-)
-SKY = 7
-"""The class that has no ground-truth flow in any data set."""
 
 
 class SourceClass(NamedTuple):
