@@ -27,6 +27,7 @@ from semraft.models.build import build_model, settle_batch_norm
 from semraft.sample import FlowBatch
 from semraft.training import sources
 from semraft.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
+from semraft.training.fingerprints import fingerprints
 from semraft.training.optim import learning_rate, make_optimizer, set_learning_rate
 from semraft.training.validate import training_metrics, validate
 
@@ -55,13 +56,14 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     training, weights = sources.training_data(config.data)
     check_terms(config.loss, {dataset.name: dataset.provides for dataset in training})
     validation, left_out = sources.validation_data(config.data)
-    if processes.leads and not resume:
-        record = runtime.environment_record(device, precision, processes)
-        _begin(run, config, record | sources.data_record(training, validation, left_out))
-
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config.model, weights="") if resume else config.model
-    model = build_model(start, config.seed).to(device)
+    model = build_model(start, config.seed)
+    if processes.leads and not resume:
+        record = runtime.environment_record(device, precision, processes)
+        record["fingerprints"] = fingerprints(config, model.state_dict(), training, weights)
+        _begin(run, config, record | sources.data_record(training, validation, left_out))
+    model = model.to(device)
     optimizer = make_optimizer(model, config.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     window: dict[str, Tensor] = {}
@@ -134,7 +136,8 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                     score = validate(model, validation, config, run, step, tracker, keep_pairs=last)
                     improved, best = score < best, min(score, best)
                     path = save(step, f"step-{step:06d}.pt")
-                    for name in ("last.pt", "best.pt") if improved else ("last.pt",):
+                    # Studies take a run for done when last.pt is its last checkpoint: it comes last.
+                    for name in ("best.pt", "last.pt") if improved else ("last.pt",):
                         link_checkpoint(path, name)
                 model.train()
             elif processes.leads and (step % config.checkpoint_every == 0 or asked_to_stop()):
