@@ -1,0 +1,235 @@
+"""Statistics of paired comparisons: intervals over seeds and over scenes, tests, effect sizes, power.
+
+Pure functions on arrays; what a metric or a run is, is not known here. A difference is variant minus base
+with the same seed on the same pairs. Why each method was chosen: docs/decisions/0009-statistics.md.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int
+from scipy import special
+
+CONFIDENCE = 0.95
+"""Of every interval."""
+
+POWER = 0.8
+"""The chance to see an effect that "seeds needed" and "smallest visible difference" are about."""
+
+FEWEST_SCENES = 8
+"""With fewer scenes there is no interval over scenes: resampling them covers less than it says."""
+
+DRAWS = 4000
+"""Bootstrap samples of an interval: its ends then vary by a hundredth of its width from draw to draw."""
+
+MOST_SEEDS = 10_000
+"""More seeds than anyone would run: `seeds_needed` looks no further."""
+
+
+class Paired(NamedTuple):
+    """The mean of paired differences with its t interval and two-sided p; NaN where there is none."""
+
+    difference: Float64[np.ndarray, "..."]
+    low: Float64[np.ndarray, "..."]
+    high: Float64[np.ndarray, "..."]
+    p: Float64[np.ndarray, "..."]
+
+
+class Interval(NamedTuple):
+    """The ends of 95 % intervals; NaN where there is none."""
+
+    low: Float64[np.ndarray, "..."]
+    high: Float64[np.ndarray, "..."]
+
+
+class Omission(NamedTuple):
+    """What is left without the scene that a difference owes most to, per metric."""
+
+    scene: Int[np.ndarray, " M"]
+    paired: Paired
+    over_scenes: Interval
+
+
+def paired_t(differences: Float64[np.ndarray, "S ..."]) -> Paired:
+    """Student's paired t over seeds: valid at any number of seeds if differences are roughly normal.
+
+    One seed has no interval and no p. Differences that agree to the last digit but are not zero come from
+    runs that are no replicates: no interval either. Differences of exactly zero are [0, 0] with p = 1.
+    """
+    seeds = len(differences)
+    mean = differences.mean(axis=0)
+    if seeds < 2:
+        unknown = np.full_like(mean, np.nan)
+        return Paired(mean, unknown, unknown, unknown)
+    spread = differences.std(axis=0, ddof=1)
+    same = spread <= 1e-12 * np.abs(mean)
+    error = np.where(same, np.where(mean == 0, 0.0, np.nan), spread / np.sqrt(seeds))
+    half = t_quantile((1 + CONFIDENCE) / 2, seeds - 1) * error
+    t = np.abs(mean) / np.where(error > 0, error, np.nan)
+    p = np.where(error == 0, 1.0, 2 * special.stdtr(seeds - 1, -t))
+    return Paired(mean, mean - half, mean + half, p)
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """Student's t quantile."""
+    return float(special.stdtrit(degrees, probability))
+
+
+def scene_draws(scenes: int, draws: int = DRAWS) -> Float64[np.ndarray, "R C"]:
+    """How often each scene is in each bootstrap sample; the same draws for the same number of scenes."""
+    counts = np.random.default_rng(scenes).multinomial(scenes, np.full(scenes, 1 / scenes), size=draws)
+    return counts.astype(np.float64)
+
+
+def scene_interval(
+    gains: Float64[np.ndarray, "C M"],
+    weights: Float64[np.ndarray, "C M"],
+    draws: Float64[np.ndarray, "R C"],
+) -> Interval:
+    """Bootstrap over scenes of a pooled difference sum(gains) / sum(weights), one per column.
+
+    A scene is drawn whole and with both variants: its frames are not independent (Field & Welsh, JRSS B
+    2007). Percentiles are widened by the t quantile and sqrt(n / (n - 1)) (Hesterberg, The American
+    Statistician 69(4), 2015, "expanded percentile"), as plain ones cover too little with few scenes; n
+    counts the scenes that have any weight.
+
+    Args:
+        gains: Per scene, variant minus base: the sum of what the metric averages (mean over seeds).
+        weights: Per scene, of how much it is the sum (valid pixels, or pairs).
+        draws: As from `scene_draws`.
+    """
+    scenes = (weights > 0).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = (draws @ gains) / (draws @ weights)
+    low, high = np.full(gains.shape[1], np.nan), np.full(gains.shape[1], np.nan)
+    for count in np.unique(scenes[scenes >= FEWEST_SCENES]):
+        columns = scenes == count
+        tail = special.ndtr(t_quantile((1 - CONFIDENCE) / 2, int(count) - 1) * np.sqrt(count / (count - 1)))
+        low[columns], high[columns] = np.nanquantile(drawn[:, columns], [tail, 1 - tail], axis=0)
+    return Interval(low, high)
+
+
+def without_best_scene(
+    gains: Float64[np.ndarray, "S C M"],
+    weights: Float64[np.ndarray, "C M"],
+    draws: Float64[np.ndarray, "R C"],
+) -> Omission:
+    """Leaves out, per metric, the scene that speaks most for the sign that the whole difference has.
+
+    `gains` are per seed. The scene is found by leaving out each in turn. Where one scene holds all the
+    weight of a metric, nothing is left: NaN.
+    """
+    total, weight = gains.sum(axis=1), weights.sum(axis=0)
+    rest = weight - weights
+    # Rounding leaves a few ulp where nothing is left.
+    left = (total[:, None] - gains) / np.where(rest > 1e-9 * weight, rest, np.nan)
+    sign = np.where(total.sum(axis=0) < 0, -1.0, 1.0)
+    scene = np.nan_to_num(left.mean(axis=0) * sign, nan=np.inf).argmin(axis=0)
+    columns = np.arange(gains.shape[2])
+    kept = np.ones_like(weights)
+    kept[scene, columns] = 0
+    over_scenes = scene_interval(gains.mean(axis=0) * kept, weights * kept, draws)
+    return Omission(scene, paired_t(left[:, scene, columns]), over_scenes)
+
+
+def probability_of_improvement(
+    variant: Float64[np.ndarray, "S C"], base: Float64[np.ndarray, "S C"], lower_is_better: bool
+) -> Float64[np.ndarray, " C"]:
+    """Per scene, how often a run of the variant beats a run of the base: all pairs of runs, ties half.
+
+    Its mean over scenes is the probability of improvement of Agarwal et al. (NeurIPS 2021), with scenes for
+    tasks. NaN for a scene that has no value.
+    """
+    ahead = base[:, None] - variant[None] if lower_is_better else variant[None] - base[:, None]
+    wins: Float64[np.ndarray, "S S C"] = (ahead > 0) + 0.5 * (ahead == 0)
+    chance: Float64[np.ndarray, " C"] = np.where(np.isnan(ahead), np.nan, wins).mean(axis=(0, 1))
+    return chance
+
+
+def holm(p: Float64[np.ndarray, " K"]) -> Float64[np.ndarray, " K"]:
+    """P values adjusted for K tests (Holm, Scandinavian Journal of Statistics 6, 1979); NaN is no test."""
+    adjusted = np.full_like(p, np.nan)
+    order = np.argsort(p)[: np.isfinite(p).sum()]
+    steps = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * steps), 1.0)
+    return adjusted
+
+
+def effect_size(differences: Float64[np.ndarray, "S ..."]) -> Float64[np.ndarray, "..."]:
+    """Hedges' g of paired differences: mean / standard deviation, times the exact small-sample correction.
+
+    The correction is J(f) = Gamma(f/2) / (sqrt(f/2) Gamma((f-1)/2)), f = seeds - 1 (Hedges, Journal of
+    Educational Statistics 6(2), 1981). It needs three seeds: with two there is none, NaN.
+    """
+    seeds = len(differences)
+    if seeds < 3:
+        return np.full(differences.shape[1:], np.nan)
+    freedom = seeds - 1
+    gammas = special.gammaln(freedom / 2) - special.gammaln((freedom - 1) / 2)
+    correction = np.exp(gammas) / np.sqrt(freedom / 2)
+    spread = differences.std(axis=0, ddof=1)
+    mean = differences.mean(axis=0)
+    same = spread <= 1e-12 * np.abs(mean)
+    return np.where(same, np.nan, correction * mean / np.where(same, 1, spread))
+
+
+def power(effect: float, spread: float, seeds: int) -> float:
+    """The chance that a paired t test at 5 % sees a true mean difference: noncentral t, both tails.
+
+    `effect` and `spread`, the standard deviation of a paired difference, share a unit (Cohen, Statistical
+    Power Analysis, 1988, 2.5).
+    """
+    critical = t_quantile((1 + CONFIDENCE) / 2, seeds - 1)
+    shift = np.sqrt(seeds) * abs(effect) / spread
+    tails = special.nctdtr(seeds - 1, shift, np.array([critical, -critical]))
+    # Far from zero the lower tail underflows to NaN: there is nothing in it.
+    return float(1 - tails[0] + np.nan_to_num(tails[1]))
+
+
+def seeds_needed(effect: float, spread: float) -> int | None:
+    """The fewest seeds that see such an effect four times in five; None beyond MOST_SEEDS, or for none."""
+    if not (effect and np.isfinite(effect) and np.isfinite(spread)):
+        return None
+    if spread == 0:
+        return 2
+    low, high = 1, 2
+    while power(effect, spread, high) < POWER:
+        low, high = high, 2 * high
+        if low >= MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(effect, spread, middle) >= POWER else (middle, high)
+    return high
+
+
+def smallest_visible(spread: float, seeds: int) -> float | None:
+    """The smallest true difference that so many seeds see four times in five; None with one seed."""
+    if seeds < 2 or not np.isfinite(spread):
+        return None
+    low, high = 0.0, 1.0  # In units of the spread. Doubled until it is seen: far beyond, scipy's power fails.
+    while power(high, 1.0, seeds) < POWER:
+        high *= 2
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle, 1.0, seeds) >= POWER else (middle, high)
+    return high * spread
+
+
+def first_credible(differences: Float64[np.ndarray, "S L"]) -> int | None:
+    """The first of L looks at which the difference is credibly not zero, all looks accounted for.
+
+    The paired t tests of all looks are corrected together after Holm, which holds for any dependence
+    between them: a variant without effect has a credible look in at most one curve of twenty.
+    """
+    credible = np.flatnonzero(holm(np.atleast_1d(paired_t(differences).p)) < 1 - CONFIDENCE)
+    return int(credible[0]) if credible.size else None
+
+
+def area_under_curve(
+    steps: Float64[np.ndarray, " L"], values: Float64[np.ndarray, "S L"]
+) -> Float64[np.ndarray, " S"]:
+    """The mean height of each curve over its steps, by trapezoids: it has the unit of the values."""
+    widths = np.diff(steps)
+    area: Float64[np.ndarray, " S"] = ((values[:, 1:] + values[:, :-1]) / 2) @ widths / widths.sum()
+    return area
