@@ -20,6 +20,11 @@ def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -
     return total / mean_over_processes(mask.sum().to(values.dtype)).clamp(min=1 / process_count())
 
 
+def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """What a loss computes in, whatever precision the network ran in; float64 stays."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def process_count() -> int:
     """Number of processes that train together; 1 without a process group."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

@@ -4,10 +4,11 @@ One gather serves both modes: unlike `grid_sample` it takes integer tensors, is 
 and has no trouble with images one pixel wide, because no coordinate is ever normalised.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 
@@ -24,19 +25,27 @@ def warp(
     Returns:
         The warped image, and where it is in frame (see `in_frame`).
     """
-    x, y = target(flow)
-    seen = in_frame(flow)
-    # Elsewhere any pixel will do, but NaN must not get into the blend: its gradient would survive the mask.
-    x, y = x.masked_fill(~seen, 0), y.masked_fill(~seen, 0)
     if mode == "nearest":
+        x, y, seen = _seen_target(flow)
         warped = _gather(image, x.round(), y.round())
     else:
-        left, top = x.floor().detach(), y.floor().detach()
-        right_share, lower_share = (x - left).unsqueeze(1), (y - top).unsqueeze(1)
-        upper = torch.lerp(_gather(image, left, top), _gather(image, left + 1, top), right_share)
-        lower = torch.lerp(_gather(image, left, top + 1), _gather(image, left + 1, top + 1), right_share)
-        warped = torch.lerp(upper, lower, lower_share)
+        warped, seen = _bilinear(lambda columns, rows: _gather(image, columns, rows), flow)
     return warped.masked_fill(~seen.unsqueeze(1), 0), seen
+
+
+def warp_channel(
+    image: Float[Tensor, "B C H W"], channel: Int64[Tensor, "B H W"], flow: Float[Tensor, "B 2 H W"]
+) -> tuple[Float[Tensor, "B H W"], Bool[Tensor, "B H W"]]:
+    """`warp`, bilinear, of one channel a pixel: the one that `channel` names. Differentiable in flow."""
+    height, width = image.shape[-2:]
+    layer = channel * (height * width)
+
+    def gather(columns: Float[Tensor, "B H W"], rows: Float[Tensor, "B H W"]) -> Float[Tensor, "B 1 H W"]:
+        index = layer + _pixel_index(columns, rows)
+        return image.flatten(1).gather(1, index.flatten(1)).view(len(image), 1, height, width)
+
+    warped, seen = _bilinear(gather, flow)
+    return warped.squeeze(1).masked_fill(~seen, 0), seen
 
 
 def target(flow: Float[Tensor, "B 2 H W"]) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
@@ -54,14 +63,37 @@ def in_frame(flow: Float[Tensor, "B 2 H W"]) -> Bool[Tensor, "B H W"]:
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
+def _seen_target(
+    flow: Float[Tensor, "B 2 H W"],
+) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"], Bool[Tensor, "B H W"]]:
+    """Column and row in frame 2, and whether they are in frame."""
+    x, y = target(flow)
+    seen = in_frame(flow)
+    # Elsewhere any pixel will do, but NaN must not get into the blend: its gradient would survive the mask.
+    return x.masked_fill(~seen, 0), y.masked_fill(~seen, 0), seen
+
+
+def _bilinear(
+    gather: Callable[[Float[Tensor, "B H W"], Float[Tensor, "B H W"]], Float[Tensor, "B C H W"]],
+    flow: Float[Tensor, "B 2 H W"],
+) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B H W"]]:
+    """Blends what `gather` finds at the four whole (column, row) around each target."""
+    x, y, seen = _seen_target(flow)
+    left, top = x.floor().detach(), y.floor().detach()
+    right_share, lower_share = (x - left).unsqueeze(1), (y - top).unsqueeze(1)
+    upper = torch.lerp(gather(left, top), gather(left + 1, top), right_share)
+    lower = torch.lerp(gather(left, top + 1), gather(left + 1, top + 1), right_share)
+    return torch.lerp(upper, lower, lower_share), seen
+
+
 def _gather(
     image: Shaped[Tensor, "B C H W"], columns: Float[Tensor, "B H W"], rows: Float[Tensor, "B H W"]
 ) -> Shaped[Tensor, "B C H W"]:
-    """Pixels at whole columns and rows; one past the last is the last, where its share of a blend is 0."""
-    height, width = image.shape[-2:]
-    index = rows.clamp(max=height - 1).long() * width + columns.clamp(max=width - 1).long()
-    return (
-        image.flatten(2)
-        .gather(2, index.flatten(1).unsqueeze(1).expand(-1, image.shape[1], -1))
-        .view_as(image)
-    )
+    index = _pixel_index(columns, rows).flatten(1).unsqueeze(1)
+    return image.flatten(2).gather(2, index.expand(-1, image.shape[1], -1)).view_as(image)
+
+
+def _pixel_index(columns: Float[Tensor, "B H W"], rows: Float[Tensor, "B H W"]) -> Int64[Tensor, "B H W"]:
+    """Places of whole columns and rows; one past the last is the last, where its share of a blend is 0."""
+    height, width = columns.shape[-2:]
+    return rows.clamp(max=height - 1).long() * width + columns.clamp(max=width - 1).long()
