@@ -20,8 +20,9 @@ class Run:
     """One training run as its folder tells it; an interrupted run has what it had written until then.
 
     `config` is flat ("optim.batch" -> 6). `logged` is split -> step -> metric -> value, in order of steps.
-    `per_sample` is (split, pair id) -> metric -> value, of the last evaluation. `notes` says in sentences
-    what could not be read.
+    `per_sample` is (split, pair id) -> metric -> value, of the last evaluation, and `scenes` the scene of each
+    such pair. `verdict` is what training concluded of its own health, empty if nothing. `notes` says in
+    sentences what could not be read.
     """
 
     path: Path
@@ -32,6 +33,8 @@ class Run:
     environment: dict[str, Any]
     logged: dict[str, dict[int, dict[str, float]]]
     per_sample: dict[tuple[str, str], dict[str, float]]
+    scenes: dict[tuple[str, str], str]
+    verdict: dict[str, Any]
     pair_files: dict[str, tuple[Path, ...]]
     skipped: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
@@ -99,6 +102,7 @@ def load_run(path: Path) -> Run:
     if not rows:
         notes.append("nothing was logged yet")
     pair_files, torn_pairs = _find_pairs(path / "pairs")
+    per_sample, scenes = _read_per_sample(path / "per_sample.csv")
     return Run(
         path=path,
         recipe=str(config["recipe"]),
@@ -107,7 +111,9 @@ def load_run(path: Path) -> Run:
         config=config,
         environment=environment,
         logged=_by_split(path, rows),
-        per_sample=_read_per_sample(path / "per_sample.csv"),
+        per_sample=per_sample,
+        scenes=scenes,
+        verdict=_read_object(path, "verdict.json") if (path / "verdict.json").is_file() else {},
         pair_files=pair_files,
         skipped=tuple(skipped),
         notes=(*notes, *skipped_notes, *torn_pairs),
@@ -190,21 +196,23 @@ def _find_pairs(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     return found, notes
 
 
-def _read_per_sample(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    if not path.is_file():
-        return {}
+def _read_per_sample(
+    path: Path,
+) -> tuple[dict[tuple[str, str], dict[str, float]], dict[tuple[str, str], str]]:
+    """Scores and scene by (split, pair id)."""
     scores: dict[tuple[str, str], dict[str, float]] = {}
+    scenes: dict[tuple[str, str], str] = {}
+    if not path.is_file():
+        return scores, scenes
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             try:
-                scores[row["split"], row["id"]] = {
-                    name: float(value) if value else math.nan
-                    for name, value in row.items()
-                    if name not in ("split", "id", "scene")
-                }
+                pair = row.pop("split"), row.pop("id")
+                scenes[pair] = row.pop("scene", "")
+                scores[pair] = {name: float(value) if value else math.nan for name, value in row.items()}
             except (KeyError, ValueError) as error:
                 raise ValueError(f"{path} is not a table of scores by pair: {error} in {row}") from error
-    return scores
+    return scores, scenes
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

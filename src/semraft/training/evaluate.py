@@ -272,18 +272,18 @@ def _score(predicted: tuple[FlowSample, Sequence[Float32[np.ndarray, "H W 2"]]])
     if sample.labels1 is not None:
         length = endpoint_error(flows[-1], np.zeros_like(sample.flow), np.isin(sample.labels1, SKY))
         means[metric_name("flow_px", "sky")] = len(length), float(length.sum())
-    row = {"id": sample.id, "scene": sample.scene, **pair_metrics(record)}
-    row |= {name: total / count for name, (count, total) in means.items() if count}
     if len(flows) > 1:
         totals = [float(endpoint_error(flow, sample.flow, sample.valid).sum()) for flow in flows[:-1]]
         for number, total in enumerate((*totals, record[ALL].error_px)):
             means[metric_name("epe", f"iter_{number:03d}")] = record[ALL].valid, total
+    row = {"id": sample.id, "scene": sample.scene, **pair_metrics(record)}
+    row |= {name: total / count for name, (count, total) in means.items() if count}
     return _Score(row, record, means, "occluded" in masks and sample.occluded1 is None)
 
 
 def _pool(scores: Sequence[_Score]) -> dict[str, float]:
     metrics = pool([score.record for score in scores])
-    for name in dict.fromkeys(name for score in scores for name in score.means):
+    for name in sorted({name for score in scores for name in score.means}):
         parts = [score.means[name] for score in scores if name in score.means]
         if count := sum(part_count for part_count, _ in parts):
             metrics[name] = math.fsum(total for _, total in parts) / count

@@ -118,7 +118,10 @@ def test_sky_is_reported_by_its_motion_and_kept_out_of_the_error(samples: list[F
 
 def test_each_refinement_is_scored(samples: list[FlowSample]) -> None:
     """Red when: refinements are reversed, or the last is not the prediction."""
-    metrics = evaluate(shifted, make_dataset(samples)).metrics
+    scored = evaluate(shifted, make_dataset(samples))
+    metrics = scored.metrics
+    for row in scored.per_sample:  # The same by pair, so that it can be compared by scene.
+        assert row["epe_iter_001"] == pytest.approx(2 * row["epe"], rel=1e-6)
     assert metrics["epe_iter_000"] == pytest.approx(4 * metrics["epe"], rel=1e-6)
     assert metrics["epe_iter_001"] == pytest.approx(2 * metrics["epe"], rel=1e-6)
     assert metrics["epe_iter_002"] == metrics["epe"]
