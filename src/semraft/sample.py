@@ -5,6 +5,7 @@ pixels of that array, from frame 1 to frame 2, on frame 1's grid; `valid` is boo
 flow is stored as 0 and never read; labels are in the common taxonomy with 255 ignored; instance 0 is none.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,60 @@ class DamagedFile(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DamagedFile, (self.path, self.reason)  # Raised in loader workers: must survive pickling.
+
+
+class WrongSize(DamagedFile):
+    """A file that is sound by itself, but whose height and width are not those of its pair."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WrongSize, (self.path, self.reason)  # Raised in loader workers: must survive pickling.
+
+
+class Window(NamedTuple):
+    """A part of a frame, in pixels of the frame."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The window's part of an array, not copied."""
+        return array[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+Choose = Callable[[tuple[int, int]], Window]
+"""Height and width of a frame -> the window of it that is wanted."""
+
+
+class FramePart(NamedTuple):
+    """What is to be read of every file of a pair."""
+
+    window: Window
+    frame: tuple[int, int]
+    """Height and width that every file of the pair must have."""
+    measured: str
+    """The file that says so."""
+
+    def of(self, path: Path, array: np.ndarray) -> np.ndarray:
+        """The window of what a file holds, not copied.
+
+        Raises:
+            WrongSize: The file's height and width are not the frame's.
+        """
+        require_size(path, array, self.frame, self.measured)
+        return self.window.of(array)
+
+
+def require_size(path: Path, array: np.ndarray, frame: tuple[int, int], measured: str) -> None:
+    """Checks that what a file holds has a frame's height and width, which the file `measured` says.
+
+    Raises:
+        WrongSize: It has not.
+    """
+    (rows, columns), (height, width) = array.shape[:2], frame
+    if (rows, columns) != (height, width):
+        raise WrongSize(path, f"is {columns}x{rows} (width x height), but {measured} is {width}x{height}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +113,15 @@ class FlowSample:
     occluded1: Bool[np.ndarray, "H W"] | None = None
     occluded2: Bool[np.ndarray, "H W"] | None = None
     moving1: Bool[np.ndarray, "H W"] | None = None
+
+    def part(self, window: Window) -> "FlowSample":
+        """The window of every array, not copied; nothing is judged anew."""
+        parts: dict[str, Any] = {
+            field.name: window.of(array)
+            for field in dataclasses.fields(self)
+            if isinstance(array := getattr(self, field.name), np.ndarray)
+        }
+        return dataclasses.replace(self, **parts)
 
 
 OPTIONAL_FIELDS = (
@@ -153,9 +217,27 @@ class FlowDataset:
     """The optional fields (OPTIONAL_FIELDS) that every one of its samples has."""
     sparse: bool = False
     problems: tuple[Problem, ...] = ()
+    read_window: Callable[[Pair, Choose], tuple[FlowSample, tuple[int, int]]] | None = None
+    """What `read_part` does, where it can be done without reading the whole pair."""
+    fingerprint: Callable[[tuple[Pair, ...]], str] | None = None
+    """The digest of pairs as their source gives it, of data that is a copy; None: it is in the files."""
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> FlowSample:
         return self.read(self.pairs[index])
+
+    def read_part(self, pair: Pair, choose: Choose) -> tuple[FlowSample, tuple[int, int]]:
+        """The window that `choose` takes of a pair, as in `read`; and height and width of the whole frame.
+
+        Labels and values outside the window are not judged.
+
+        Raises:
+            DamagedFile: As `read`, of what is read.
+        """
+        if self.read_window is not None:
+            return self.read_window(pair, choose)
+        sample = self.read(pair)
+        height, width = sample.valid.shape
+        return sample.part(choose((height, width))), (height, width)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Complex64, Float32, Int64, Shaped, UInt8
 
 from semraft.config import AugmentConfig
 from semraft.ops.matches import in_frame, match_positions
-from semraft.sample import IGNORE_LABEL, FlowSample
+from semraft.sample import IGNORE_LABEL, FlowSample, Window
 
 BLEND_TOLERANCE_PX = 0.5
 """Flow is interpolated only where that moves it less than this, in pixels of the frame, from its nearest
@@ -25,19 +25,6 @@ object has); this rule 0.002 and 0.009, and the same within a tenth for toleranc
 
 GREY = np.array([0.299, 0.587, 0.114])
 """What red, green and blue give to a pixel's grey (ITU-R BT.601, as in torchvision)."""
-
-
-class Window(NamedTuple):
-    """The part of a frame that becomes the crop, in pixels of the frame."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def of(self, array: np.ndarray) -> np.ndarray:
-        """The window's part of an array."""
-        return array[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 class Colour(NamedTuple):
@@ -68,12 +55,24 @@ def augment(
     """
     height, width = sample.valid.shape
     window = draw_window((height, width), crop, config, rng)
-    result = _hide_outside(cut(sample, window, crop))
+    return augment_part(sample.part(window), (height, width), window, config, crop, rng)
+
+
+def augment_part(
+    part: FlowSample,
+    frame: tuple[int, int],
+    window: Window,
+    config: AugmentConfig,
+    crop: tuple[int, int],
+    rng: np.random.Generator,
+) -> FlowSample:
+    """`augment` once the window is drawn: `part` is that window of a pair of height and width `frame`."""
+    result = _hide_outside(resize(part, crop))
     if not config.enabled:
         return result
     result = _recolour_pair(result, config, rng)
     if rng.random() < config.eraser_probability:
-        result = erase(result, _draw_boxes((height, width), window, crop, config.eraser_size_px, rng))
+        result = erase(result, _draw_boxes(frame, window, crop, config.eraser_size_px, rng))
     if rng.random() < config.horizontal_flip_probability:
         result = flip(result, axis=1)
     if rng.random() < config.vertical_flip_probability:
@@ -102,16 +101,19 @@ def draw_window(
 
 def cut(sample: FlowSample, window: Window, crop: tuple[int, int]) -> FlowSample:
     """The window of every array resized to `crop`, flow in pixels of the crop; nothing is judged anew."""
+    return resize(sample.part(window), crop)
+
+
+def resize(sample: FlowSample, crop: tuple[int, int]) -> FlowSample:
+    """Every array resized to `crop`, flow in pixels of the crop; nothing is judged anew."""
+    height, width = sample.valid.shape
     changes: dict[str, Any] = {
-        name: _resize(window.of(getattr(sample, name)), crop, cv2.INTER_LINEAR)
-        for name in ("image1", "image2")
+        name: _resize(getattr(sample, name), crop, cv2.INTER_LINEAR) for name in ("image1", "image2")
     }
     frame1 = ("flow", "valid", "valid_noc", "labels1", "instances1", "occluded1", "moving1")
     frame2 = ("backward_flow", "backward_valid", "labels2", "instances2", "occluded2")
     for flow, valid, names in (("flow", "valid", frame1), ("backward_flow", "backward_valid", frame2)):
-        known = {
-            name: window.of(getattr(sample, name)) for name in names if getattr(sample, name) is not None
-        }
+        known = {name: getattr(sample, name) for name in names if getattr(sample, name) is not None}
         taken = {name: _resize(array, crop, cv2.INTER_NEAREST_EXACT) for name, array in known.items()}
         if valid in known and sample.sparse:
             source, target = _moved(known[valid], crop)
@@ -121,8 +123,8 @@ def cut(sample: FlowSample, window: Window, crop: tuple[int, int]) -> FlowSample
         elif flow in known:
             taken[flow] = _blend(known[flow], known[valid], taken[flow])
         if flow in known:
-            taken[flow][..., 0] *= crop[1] / window.width
-            taken[flow][..., 1] *= crop[0] / window.height
+            taken[flow][..., 0] *= crop[1] / width
+            taken[flow][..., 1] *= crop[0] / height
             _as_one(taken[flow])[~taken[valid]] = 0
         changes |= taken
     if sample.valid_noc is not None:

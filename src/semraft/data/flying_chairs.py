@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from semraft.data.pairs import find_folder, frame_numbers, make_dataset, make_sample, new_listing, read_frames
-from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
+from semraft.sample import Choose, DamagedFile, FlowDataset, FlowSample, Pair
 
 SPLIT_FILES = ("FlyingChairs_train_val.txt", "chairs_split.txt")
 """Line n is 1 if pair n is for training, 2 if for validation. The second name is that of RAFT's copy."""
@@ -56,10 +56,11 @@ def _pair(folder: Path, number: int) -> Pair:
     return Pair(id=f"{number:05d}", scene=f"flying-chairs/{number:05d}", files=files)
 
 
-def read(pair: Pair) -> FlowSample:
-    """Reads one pair.
+def read(pair: Pair, choose: Choose | None = None) -> FlowSample:
+    """Reads one pair, or the window of it that `choose` takes.
 
     Raises:
         DamagedFile: A file that does not hold what it should.
     """
-    return make_sample(pair, "flying-chairs", read_frames(pair))
+    arrays, _ = read_frames(pair, choose=choose)
+    return make_sample(pair, "flying-chairs", arrays)

@@ -13,7 +13,7 @@ from semraft.data.pairs import (
     read_frames,
     subfolders,
 )
-from semraft.sample import FlowDataset, FlowSample, Pair
+from semraft.sample import Choose, FlowDataset, FlowSample, Pair
 
 PARTS = {"train": "TRAIN", "val": "TEST"}
 STEPS = {"future": 1, "past": -1}
@@ -76,10 +76,11 @@ def _candidates(
         )
 
 
-def read(pair: Pair) -> FlowSample:
+def read(pair: Pair, choose: Choose | None = None) -> FlowSample:
     """Reads one pair; NaN and Inf in the flow are invalid.
 
     Raises:
         DamagedFile: A file that does not hold what it should.
     """
-    return make_sample(pair, "flying-things", read_frames(pair))
+    arrays, _ = read_frames(pair, choose=choose)
+    return make_sample(pair, "flying-things", arrays)

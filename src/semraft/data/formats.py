@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt16
 
 from semraft.data.pictures import PNG_RGB, decode, encode, png_kind, read_bytes, split_png
-from semraft.sample import DamagedFile
+from semraft.sample import DamagedFile, FramePart
 
 Encoding = Literal["kitti", "virtual-kitti"]
 
@@ -32,14 +32,15 @@ _PFM_HEADER = re.compile(rb"(PF|Pf)\s+(\d+)\s+(\d+)\s+(-?)[\d.]\S*\s")
 
 
 def read_flow(
-    path: Path | str, encoding: Encoding | None = None
+    path: Path | str, encoding: Encoding | None = None, part: FramePart | None = None
 ) -> tuple[Float32[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
     """Reads flow and its validity from a .flo, .pfm, .png or .npz file.
 
     Pixels, u right and v down; invalid flow is 0, never NaN. Invalid is: in .flo and .pfm a component beyond
     1e9 or not finite; in .png a third channel of 0; in .npz (VIPER: float16 `u`, `v`) a component not finite
     or of 512 px and more. `encoding` is needed for .png alone, which can't say whether it is KITTI's,
-    u = (R - 32768) / 64, or Virtual KITTI's, u = (2 R / 65535 - 1) (W - 1), with v from G and H.
+    u = (R - 32768) / 64, or Virtual KITTI's, u = (2 R / 65535 - 1) (W - 1), with v from G and H. With `part`
+    its window only.
 
     Raises:
         ValueError: A .png without encoding, or a suffix that is none of the four.
@@ -48,18 +49,18 @@ def read_flow(
     path = Path(path)
     match path.suffix.lower():
         case ".flo":
-            flow = _read_flo(path)
+            flow = _part(path, _read_flo(path), part)
             valid = _largest_component(flow) <= UNKNOWN_FLOW_PX
         case ".pfm":
             values = read_pfm(path)
             if values.ndim != 3:
                 raise DamagedFile(path, "has one channel (Pf), flow needs three (PF)")
-            flow = values[..., :2].copy()
+            flow = _part(path, values[..., :2], part)
             valid = _largest_component(flow) <= UNKNOWN_FLOW_PX
         case ".png":
-            flow, valid = _read_flow_png(path, _require_encoding(path, encoding))
+            flow, valid = _read_flow_png(path, _require_encoding(path, encoding), part)
         case ".npz":
-            flow = _read_flow_npz(path)
+            flow = _read_flow_npz(path, part)
             valid = _largest_component(flow) < VIPER_LIMIT_PX
         case _:
             raise ValueError(f"{path}: flow is read from .flo, .pfm, .png or .npz, not {path.suffix!r}")
@@ -149,10 +150,10 @@ def _read_flo(path: Path) -> Float32[np.ndarray, "H W 2"]:
         raise DamagedFile(path, f"starts with {data[:12]!r}, expected b'PIEH', width and height")
     width, height = struct.unpack("<ii", data[4:12])
     _check_size(path, width, height, len(data), 12 + 8 * width * height)
-    return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+    return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2)
 
 
-def _read_flow_npz(path: Path) -> Float32[np.ndarray, "H W 2"]:
+def _read_flow_npz(path: Path, part: FramePart | None) -> Float32[np.ndarray, "H W 2"]:
     data = read_bytes(path)
     if not data.startswith(b"PK"):
         raise DamagedFile(path, "is no npz archive")
@@ -168,11 +169,13 @@ def _read_flow_npz(path: Path) -> Float32[np.ndarray, "H W 2"]:
     if u.ndim != 2 or u.size == 0 or u.shape != v.shape or u.dtype.kind != "f" or v.dtype.kind != "f":
         found = f"u {u.dtype}{u.shape} and v {v.dtype}{v.shape}"
         raise DamagedFile(path, f"has {found}, expected two float arrays of one height and width")
+    if part is not None:
+        u, v = part.of(path, u), part.of(path, v)
     return np.stack([u, v], axis=-1).astype(np.float32)
 
 
 def _read_flow_png(
-    path: Path, encoding: Encoding
+    path: Path, encoding: Encoding, part: FramePart | None
 ) -> tuple[Float32[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
     data = read_bytes(path)
     depth, color_type = split_png(path, data)[0][1][8:10]
@@ -180,10 +183,18 @@ def _read_flow_png(
         raise DamagedFile(path, f"expected flow in 16-bit RGB, got {png_kind(depth, color_type)}")
     raw = decode(path, data, cv2.IMREAD_UNCHANGED)
     scale, offset = _png_scale(encoding, *raw.shape[:2])
+    if part is not None:
+        raw = part.of(path, raw)
     flow = np.empty((*raw.shape[:2], 2), np.float32)
     for component, channel in enumerate((2, 1)):  # OpenCV orders B, G, R.
         flow[..., component] = raw[..., channel] * scale[component] + offset[component]
     return flow, raw[..., 0] != 0
+
+
+def _part(
+    path: Path, flow: Float32[np.ndarray, "H W 2"], part: FramePart | None
+) -> Float32[np.ndarray, "h w 2"]:
+    return (flow if part is None else part.of(path, flow)).astype(np.float32)
 
 
 def _encode_flow_png(

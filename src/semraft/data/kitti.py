@@ -20,7 +20,7 @@ from semraft.data.pairs import (
 )
 from semraft.data.pictures import read_mask
 from semraft.data.taxonomy import cityscapes_labels, kitti_instances
-from semraft.sample import FlowDataset, FlowSample, Pair
+from semraft.sample import Choose, FlowDataset, FlowSample, Pair
 
 PATTERN = r"(\d{6})_10\.png"
 """First frames. The multi-view extension puts frames 00 to 20 beside them."""
@@ -75,20 +75,20 @@ def _candidates(name: str, folder: Path, images: Path, listing: Listing) -> Iter
         yield Pair(id=f"{number:06d}", scene=f"{name}/{number:06d}", files=files)
 
 
-def read(pair: Pair, dataset: str = "kitti") -> FlowSample:
-    """Reads one pair.
+def read(pair: Pair, choose: Choose | None = None, dataset: str = "kitti") -> FlowSample:
+    """Reads one pair, or the window of it that `choose` takes.
 
     Raises:
         DamagedFile: A file that does not hold what it should.
     """
     files = pair.files
-    arrays = read_frames(pair, "kitti")
+    arrays, part = read_frames(pair, "kitti", choose)
     if "valid_noc" in files:
-        _, arrays["valid_noc"] = read_flow(files["valid_noc"], encoding="kitti")
+        _, arrays["valid_noc"] = read_flow(files["valid_noc"], "kitti", part)
     if "moving1" in files:
-        arrays["moving1"] = read_mask(files["moving1"])
+        arrays["moving1"] = read_mask(files["moving1"], part)
     if "labels1" in files:
-        arrays["labels1"] = cityscapes_labels(files["labels1"])
+        arrays["labels1"] = cityscapes_labels(files["labels1"], part=part)
     if "instances1" in files:
-        arrays["instances1"] = kitti_instances(files["instances1"])
+        arrays["instances1"] = kitti_instances(files["instances1"], part)
     return make_sample(pair, dataset, arrays, sparse=True)

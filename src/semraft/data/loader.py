@@ -19,8 +19,8 @@ from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
 from semraft.config import DataConfig, OptimConfig
-from semraft.data.augment import augment
-from semraft.sample import OPTIONAL_FIELDS, DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair
+from semraft.data.augment import augment_part, draw_window
+from semraft.sample import OPTIONAL_FIELDS, DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window
 
 BLOCK = 100
 """Samples over which the shares of a mixture are exact."""
@@ -174,7 +174,7 @@ def training_sample(
     skipped: list[Skipped] = []
     while True:
         try:
-            sample = dataset[pair]
+            sample = _augmented(dataset, dataset.pairs[pair], config, np.random.default_rng([seed, number]))
         except DamagedFile as error:
             if config.damaged == "refuse" or len(skipped) == ATTEMPTS - 1:
                 raise
@@ -191,8 +191,21 @@ def training_sample(
             again = np.random.default_rng([seed, number, len(skipped), _REPLACEMENT])
             pair = int(again.integers(len(dataset)))
         else:
-            generator = np.random.default_rng([seed, number])
-            return TrainingSample(augment(sample, config.augment, config.crop, generator), tuple(skipped))
+            return TrainingSample(sample, tuple(skipped))
+
+
+def _augmented(
+    dataset: FlowDataset, pair: Pair, config: DataConfig, generator: np.random.Generator
+) -> FlowSample:
+    """`augment` of the pair, of which only what becomes the crop is read."""
+    drawn: list[Window] = []
+
+    def choose(frame: tuple[int, int]) -> Window:
+        drawn.append(draw_window(frame, config.crop, config.augment, generator))
+        return drawn[-1]
+
+    part, frame = dataset.read_part(pair, choose)
+    return augment_part(part, frame, drawn[-1], config.augment, config.crop, generator)
 
 
 def collate(samples: Sequence[FlowSample]) -> FlowBatch:
@@ -351,4 +364,4 @@ def keep_in_memory(dataset: FlowDataset, max_mb: float) -> FlowDataset:
             used_mb += size_mb
         return sample
 
-    return dataclasses.replace(dataset, read=read)
+    return dataclasses.replace(dataset, read=read, read_window=None)

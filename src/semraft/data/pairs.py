@@ -9,21 +9,32 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from semraft.data.formats import Encoding, read_flow
-from semraft.data.pictures import read_image
-from semraft.sample import OPTIONAL_FIELDS, DamagedFile, FlowDataset, FlowSample, Pair, Problem
+from semraft.data.pictures import read_first_image, read_image
+from semraft.sample import (
+    OPTIONAL_FIELDS,
+    Choose,
+    FlowDataset,
+    FlowSample,
+    FramePart,
+    Pair,
+    Problem,
+    Window,
+    require_size,
+)
+from semraft.sample import WrongSize as WrongSize
 
 Listing = Callable[[Path], dict[str, int]]
 """Folder -> name and size in bytes of each of its files; empty where there is no folder."""
 
 
-class WrongSize(DamagedFile):
-    """A file that is sound by itself, but whose height and width are not those of its pair."""
+@runtime_checkable
+class Read(Protocol):
+    """How a data set reads a pair: whole, or the window that `choose` takes of its first image's size."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return WrongSize, (self.path, self.reason)  # Raised in loader workers: must survive pickling.
+    def __call__(self, pair: Pair, choose: Choose | None = None) -> FlowSample: ...
 
 
 def new_listing() -> Listing:
@@ -71,7 +82,7 @@ def make_dataset(
     split: str,
     candidates: Iterable[Pair],
     listing: Listing,
-    read: Callable[[Pair], FlowSample],
+    read: Read,
     *,
     sparse: bool = False,
 ) -> FlowDataset:
@@ -93,7 +104,18 @@ def make_dataset(
         provides=_provided(pairs),
         sparse=sparse,
         problems=tuple(problems),
+        read_window=functools.partial(_read_window, read),
     )
+
+
+def _read_window(read: Read, pair: Pair, choose: Choose) -> tuple[FlowSample, tuple[int, int]]:
+    frames: list[tuple[int, int]] = []
+
+    def remember(frame: tuple[int, int]) -> Window:
+        frames.append(frame)
+        return choose(frame)
+
+    return read(pair, remember), frames[0]
 
 
 def _file_problems(pair: Pair, listing: Listing) -> Iterator[Problem]:
@@ -112,29 +134,33 @@ def _provided(pairs: list[Pair]) -> frozenset[str]:
     return roles.intersection(OPTIONAL_FIELDS) | ({"backward_valid"} if "backward_flow" in roles else set())
 
 
-def read_frames(pair: Pair, encoding: Encoding | None = None) -> dict[str, Any]:
-    """The fields that every sample has: both images, flow and its validity (`encoding` is for a flow png)."""
-    flow, valid = read_flow(pair.files["flow"], encoding)
-    return {
-        "image1": read_image(pair.files["image1"]),
-        "image2": read_image(pair.files["image2"]),
-        "flow": flow,
-        "valid": valid,
-    }
+def read_frames(
+    pair: Pair, encoding: Encoding | None = None, choose: Choose | None = None
+) -> tuple[dict[str, Any], FramePart | None]:
+    """The fields that every sample has: both images, flow and its validity (`encoding` is for a flow png).
+
+    Also the part of every other file of the pair that goes with them, None for the whole.
+    """
+    if choose is None:
+        image1, part = read_image(pair.files["image1"]), None
+    else:
+        image1, part = read_first_image(pair.files["image1"], choose)
+    flow, valid = read_flow(pair.files["flow"], encoding, part)
+    image2 = read_image(pair.files["image2"], part)
+    return {"image1": image1, "image2": image2, "flow": flow, "valid": valid}, part
 
 
 def require_one_size(pair: Pair, arrays: dict[str, Any]) -> None:
     """Checks that the array of each of the pair's files has image1's height and width.
+
+    Of a part of each, their readers have checked that already.
 
     Raises:
         WrongSize: One has not.
     """
     height, width = arrays["image1"].shape[:2]
     for role, path in pair.files.items():
-        rows, columns = arrays[role].shape[:2]
-        if (rows, columns) != (height, width):
-            first = pair.files["image1"].name
-            raise WrongSize(path, f"is {columns}x{rows} (width x height), but {first} is {width}x{height}")
+        require_size(path, arrays[role], (height, width), pair.files["image1"].name)
 
 
 def make_sample(pair: Pair, dataset: str, arrays: dict[str, Any], *, sparse: bool = False) -> FlowSample:

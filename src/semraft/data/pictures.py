@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Int32, Integer, Shaped, UInt8
 
-from semraft.sample import DamagedFile
+from semraft.sample import Choose, DamagedFile, FramePart
 
 PNG_RGB = 2
 """The colour type of a png of three channels, as its header has it."""
@@ -23,15 +23,35 @@ _PNG_GREY, _PNG_PALETTE, _PNG_RGBA = 0, 3, 6
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
-    """Reads a picture (jpg, png, ppm) as RGB 0..255; grey is repeated, alpha dropped.
+def read_image(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """Reads a picture (jpg, png, ppm) as RGB 0..255, whole or a part; grey is repeated, alpha dropped.
 
     The grid is the file's own: an EXIF orientation is not applied, as flow and labels know nothing of it.
 
     Raises:
+        WrongSize: Not of the frame's size.
         DamagedFile: Undecodable, cut off, or not 8 bits a channel.
     """
     path = Path(path)
+    image = _decode_image(path)
+    return _swap_red_blue(image if part is None else part.of(path, image))
+
+
+def read_first_image(path: Path | str, choose: Choose) -> tuple[UInt8[np.ndarray, "H W 3"], FramePart]:
+    """The window that `choose` takes of a picture, as `read_image` reads it, and what it is for other files.
+
+    Raises:
+        DamagedFile: As `read_image`.
+    """
+    path = Path(path)
+    image = _decode_image(path)
+    height, width = image.shape[:2]
+    part = FramePart(choose((height, width)), (height, width), path.name)
+    return _swap_red_blue(part.window.of(image)), part
+
+
+def _decode_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with its colours as OpenCV orders them."""
     data = read_bytes(path)
     # Older OpenCV fills the missing part of a cut file with grey and returns it as if it were whole.
     if data.startswith(_PNG_SIGNATURE):
@@ -42,7 +62,7 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     image = decode(path, data, flags)
     if image.dtype != np.uint8:
         raise DamagedFile(path, f"has {image.dtype} values, a picture must have 8 bits a channel")
-    return _swap_red_blue(image)
+    return image
 
 
 def write_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
@@ -71,7 +91,9 @@ def holds_ids(path: Path | str) -> bool:
     return head[25] in (_PNG_GREY, _PNG_PALETTE)
 
 
-def read_ids(path: Path | str) -> UInt8[np.ndarray, "H W"] | Int32[np.ndarray, "H W"]:
+def read_ids(
+    path: Path | str, part: FramePart | None = None
+) -> UInt8[np.ndarray, "H W"] | Int32[np.ndarray, "H W"]:
     """Reads the numbers of a grey or palette png, of a palette the indices and never the colours.
 
     uint8 for up to 8 bits a pixel, int32 for 16. Numbers are as stored, also below 8 bits (0 and 1, not 255).
@@ -89,6 +111,8 @@ def read_ids(path: Path | str) -> UInt8[np.ndarray, "H W"] | Int32[np.ndarray, "
     grey = [(b"IHDR", header[:9] + bytes([_PNG_GREY]) + header[10:])]
     grey += [chunk for chunk in chunks if chunk[0] in (b"IDAT", b"IEND")]
     ids = decode(path, _join_png(grey), cv2.IMREAD_UNCHANGED)
+    if part is not None:
+        ids = part.of(path, ids)
     if depth < 8:
         ids //= 255 // (2**depth - 1)  # Undoes the stretch of 1, 2 and 4 bits to 0..255.
     return ids if ids.dtype == np.uint8 else ids.astype(np.int32)
@@ -122,7 +146,7 @@ def write_palette(path: Path | str, ids: UInt8[np.ndarray, "H W"], palette: UInt
     Path(path).write_bytes(_join_png([(b"IHDR", recast), (b"PLTE", palette.tobytes()), *rest]))
 
 
-def read_colors(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
+def read_colors(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Reads labels stored as colours from a png: RGB as stored, a palette expanded, alpha dropped.
 
     Raises:
@@ -133,16 +157,17 @@ def read_colors(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     depth, color_type = split_png(path, data)[0][1][8:10]
     if color_type not in (PNG_RGB, _PNG_PALETTE, _PNG_RGBA) or depth > 8:
         raise DamagedFile(path, f"expected colours of 8 bits, got {png_kind(depth, color_type)}")
-    return _swap_red_blue(decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION))
+    colors = decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _swap_red_blue(colors if part is None else part.of(path, colors))
 
 
-def read_mask(path: Path | str) -> Bool[np.ndarray, "H W"]:
+def read_mask(path: Path | str, part: FramePart | None = None) -> Bool[np.ndarray, "H W"]:
     """Reads a png as a mask: True where a pixel is not 0 (of colours: not black).
 
     Raises:
         DamagedFile: Not a png, or cut off.
     """
-    values = read_ids(path)[..., None] if holds_ids(path) else read_colors(path)
+    values = read_ids(path, part)[..., None] if holds_ids(path) else read_colors(path, part)
     mask: Bool[np.ndarray, "H W"] = np.any(values != 0, axis=-1)
     return mask
 

@@ -16,7 +16,7 @@ from semraft.data.pairs import (
 )
 from semraft.data.pictures import read_mask
 from semraft.ops.matches import in_frame, match_positions
-from semraft.sample import FlowDataset, FlowSample, Pair
+from semraft.sample import Choose, FlowDataset, FlowSample, Pair
 
 NAMES = {"clean": "sintel", "final": "sintel-final"}
 MASKS = {"occluded1": "occlusions", "invalid": "invalid"}
@@ -61,17 +61,21 @@ def _candidates(folder: Path, rendering: str, listing: Listing) -> Iterator[Pair
             yield Pair(id=f"{scene}/{stem}", scene=f"sintel/{scene}", files=files)
 
 
-def read(pair: Pair, dataset: str = "sintel") -> FlowSample:
-    """Reads one pair. What leaves the frame is occluded as well, whether the mask says so or not.
+def read(pair: Pair, choose: Choose | None = None, dataset: str = "sintel") -> FlowSample:
+    """Reads one pair, or the window of it that `choose` takes.
+
+    What leaves the frame is occluded as well, whether the mask says so or not.
 
     Raises:
         DamagedFile: A file that does not hold what it should.
     """
-    arrays = read_frames(pair) | {kind: read_mask(pair.files[kind]) for kind in MASKS if kind in pair.files}
+    arrays, part = read_frames(pair, choose=choose)
+    arrays |= {kind: read_mask(pair.files[kind], part) for kind in MASKS if kind in pair.files}
     require_one_size(pair, arrays)
     if "invalid" in arrays:
         arrays["valid"] &= ~arrays.pop("invalid")
         arrays["flow"][~arrays["valid"]] = 0
     if "occluded1" in arrays:
-        arrays["occluded1"] |= ~in_frame(*match_positions(arrays["flow"]))
+        origin, frame = (part.window[:2], part.frame) if part else ((0, 0), arrays["valid"].shape)
+        arrays["occluded1"] |= ~in_frame(*match_positions(arrays["flow"], origin), frame)
     return FlowSample(id=pair.id, scene=pair.scene, dataset=dataset, **arrays)

@@ -15,7 +15,7 @@ from semraft.data.pictures import holds_ids, read_colors, read_ids
 from semraft.ops.classes import CLASSES as CLASSES
 from semraft.ops.classes import SKY as SKY
 from semraft.ops.classes import Color, CommonClass
-from semraft.sample import IGNORE_LABEL, DamagedFile
+from semraft.sample import IGNORE_LABEL, DamagedFile, FramePart
 
 Unknown = Literal["error", "ignore"]
 
@@ -157,7 +157,9 @@ def common_ids(classes: tuple[SourceClass, ...]) -> UInt8[np.ndarray, " 256"]:
     return table
 
 
-def viper_labels(path: Path | str, unknown: Unknown = "error") -> UInt8[np.ndarray, "H W"]:
+def viper_labels(
+    path: Path | str, unknown: Unknown = "error", part: FramePart | None = None
+) -> UInt8[np.ndarray, "H W"]:
     """Reads a VIPER `cls` png, of ids (palette or grey) or of colours, as common ids.
 
     Van and train share a colour, which is called van: train is not evaluated, and a dictionary built in the
@@ -168,14 +170,19 @@ def viper_labels(path: Path | str, unknown: Unknown = "error") -> UInt8[np.ndarr
     """
     path = Path(path)
     if holds_ids(path):
-        return _look_up(path, "ids", _read_byte_ids(path), common_ids(VIPER_CLASSES), unknown)
+        return _look_up(path, "ids", _read_byte_ids(path, part), common_ids(VIPER_CLASSES), unknown)
     common = {entry.color: entry.common for entry in VIPER_CLASSES if entry.id != VIPER_TRAIN}
     common[VIPER_VAN_COLOR_RVC] = VIPER_CLASSES[VIPER_VAN].common
-    return _look_up(path, "colours", _pack(read_colors(path)), _color_table(tuple(common.items())), unknown)
+    return _look_up(
+        path, "colours", _pack(read_colors(path, part)), _color_table(tuple(common.items())), unknown
+    )
 
 
 def virtual_kitti_labels(
-    path: Path | str, misc: Literal["building", "ignore"] = "building", unknown: Unknown = "error"
+    path: Path | str,
+    misc: Literal["building", "ignore"] = "building",
+    unknown: Unknown = "error",
+    part: FramePart | None = None,
 ) -> UInt8[np.ndarray, "H W"]:
     """Reads a Virtual KITTI 2 `classgt` png as common ids. Pavement comes as terrain: it is painted so.
 
@@ -188,45 +195,49 @@ def virtual_kitti_labels(
     common = {entry.color: entry.common for entry in VIRTUAL_KITTI_CLASSES}
     if misc == "ignore":
         common[VIRTUAL_KITTI_CLASSES[VIRTUAL_KITTI_MISC].color] = IGNORE_LABEL
-    return _look_up(path, "colours", _pack(read_colors(path)), _color_table(tuple(common.items())), unknown)
+    return _look_up(
+        path, "colours", _pack(read_colors(path, part)), _color_table(tuple(common.items())), unknown
+    )
 
 
-def cityscapes_labels(path: Path | str, unknown: Unknown = "error") -> UInt8[np.ndarray, "H W"]:
+def cityscapes_labels(
+    path: Path | str, unknown: Unknown = "error", part: FramePart | None = None
+) -> UInt8[np.ndarray, "H W"]:
     """Reads a png of Cityscapes labelIds (KITTI's `semantic` too) as common ids. trainIds are not told apart.
 
     Raises:
         DamagedFile: An id that Cityscapes lacks (34..254); with `unknown="ignore"` that is 255.
     """
     path = Path(path)
-    return _look_up(path, "ids", _read_byte_ids(path), common_ids(CITYSCAPES_CLASSES), unknown)
+    return _look_up(path, "ids", _read_byte_ids(path, part), common_ids(CITYSCAPES_CLASSES), unknown)
 
 
-def viper_instances(path: Path | str) -> Int32[np.ndarray, "H W"]:
+def viper_instances(path: Path | str, part: FramePart | None = None) -> Int32[np.ndarray, "H W"]:
     """Reads a VIPER `inst` png: 256 G + B, 0 where nothing is told apart; R is the class and not part of it.
 
     Raises:
         DamagedFile: Not a png of colours, or R is above 31 and so no class (channels in the wrong order).
     """
     path = Path(path)
-    colors = read_colors(path)
+    colors = read_colors(path, part)
     if colors[..., 0].max() >= len(VIPER_CLASSES):
         raise DamagedFile(path, f"class {colors[..., 0].max()} in the red channel, VIPER has 0..31")
     return _pack(colors) & 0xFFFF
 
 
-def virtual_kitti_instances(path: Path | str) -> Int32[np.ndarray, "H W"]:
+def virtual_kitti_instances(path: Path | str, part: FramePart | None = None) -> Int32[np.ndarray, "H W"]:
     """Reads a Virtual KITTI 2 `instancegt` png: trackID + 1, 0 where there is none."""
-    return read_ids(path).astype(np.int32)
+    return read_ids(path, part).astype(np.int32)
 
 
-def kitti_instances(path: Path | str) -> Int32[np.ndarray, "H W"]:
+def kitti_instances(path: Path | str, part: FramePart | None = None) -> Int32[np.ndarray, "H W"]:
     """Reads a KITTI `instance` png: labelId * 256 + n as stored, unique over classes; 0 where n is 0."""
-    values = read_ids(path).astype(np.int32)
+    values = read_ids(path, part).astype(np.int32)
     return np.where(values & 0xFF, values, 0)
 
 
-def _read_byte_ids(path: Path) -> UInt8[np.ndarray, "H W"]:
-    ids = read_ids(path)
+def _read_byte_ids(path: Path, part: FramePart | None) -> UInt8[np.ndarray, "H W"]:
+    ids = read_ids(path, part)
     if ids.dtype != np.uint8:
         raise DamagedFile(path, "holds 16-bit numbers, labels have 8 bits")
     return ids

@@ -19,7 +19,7 @@ from semraft.data.pairs import (
     subfolders,
 )
 from semraft.data.taxonomy import viper_instances, viper_labels
-from semraft.sample import FlowDataset, FlowSample, Pair
+from semraft.sample import Choose, FlowDataset, FlowSample, Pair
 
 SPLITS = ("train", "val", "test")
 
@@ -67,18 +67,18 @@ def _image_file(folder: Path, stem: str, listing: Listing) -> Path:
     return folder / (f"{stem}.png" if f"{stem}.png" in listing(folder) else f"{stem}.jpg")
 
 
-def read(pair: Pair) -> FlowSample:
-    """Reads one pair.
+def read(pair: Pair, choose: Choose | None = None) -> FlowSample:
+    """Reads one pair, or the window of it that `choose` takes.
 
     Raises:
         DamagedFile: A file that does not hold what it should.
     """
     files = pair.files
-    arrays = read_frames(pair)
+    arrays, part = read_frames(pair, choose=choose)
     if "labels1" in files:
-        arrays["labels1"] = viper_labels(files["labels1"])
-        arrays["labels2"] = viper_labels(files["labels2"])
+        arrays["labels1"] = viper_labels(files["labels1"], part=part)
+        arrays["labels2"] = viper_labels(files["labels2"], part=part)
     if "instances1" in files:
-        arrays["instances1"] = viper_instances(files["instances1"])
-        arrays["instances2"] = viper_instances(files["instances2"])
+        arrays["instances1"] = viper_instances(files["instances1"], part)
+        arrays["instances2"] = viper_instances(files["instances2"], part)
     return make_sample(pair, "viper", arrays)

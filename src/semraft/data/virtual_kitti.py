@@ -20,7 +20,7 @@ from semraft.data.pairs import (
     subfolders,
 )
 from semraft.data.taxonomy import virtual_kitti_instances, virtual_kitti_labels
-from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
+from semraft.sample import Choose, DamagedFile, FlowDataset, FlowSample, Pair
 
 VALIDATION_SCENES = ("Scene02",)
 """There is no official split. Scenes are held out whole: the ten variants drive the same way past the same
@@ -111,23 +111,25 @@ def _candidates(
                 )
 
 
-def read(pair: Pair) -> FlowSample:
-    """Reads one pair. Instances are the file's numbers, trackID + 1; `moving1` is bbox.txt's isMoving.
+def read(pair: Pair, choose: Choose | None = None) -> FlowSample:
+    """Reads one pair, or the window of it that `choose` takes.
+
+    Instances are the file's numbers, trackID + 1; `moving1` is bbox.txt's isMoving.
 
     Raises:
         DamagedFile: A file that does not hold what it should.
     """
     files = pair.files
-    arrays = read_frames(pair, "virtual-kitti")
+    arrays, part = read_frames(pair, "virtual-kitti", choose)
     if "backward_flow" in files:
-        backward = read_flow(files["backward_flow"], encoding="virtual-kitti")
+        backward = read_flow(files["backward_flow"], "virtual-kitti", part)
         arrays["backward_flow"], arrays["backward_valid"] = backward
     if "labels1" in files:
-        arrays["labels1"] = virtual_kitti_labels(files["labels1"])
-        arrays["labels2"] = virtual_kitti_labels(files["labels2"])
+        arrays["labels1"] = virtual_kitti_labels(files["labels1"], part=part)
+        arrays["labels2"] = virtual_kitti_labels(files["labels2"], part=part)
     if "instances1" in files:
-        arrays["instances1"] = virtual_kitti_instances(files["instances1"])
-        arrays["instances2"] = virtual_kitti_instances(files["instances2"])
+        arrays["instances1"] = virtual_kitti_instances(files["instances1"], part)
+        arrays["instances2"] = virtual_kitti_instances(files["instances2"], part)
     if "moving1" in files:
         frame, camera = int(files["flow"].stem[-5:]), int(files["flow"].parent.name[-1])
         moving_tracks = read_moving_tracks(files["moving1"]).get((frame, camera), frozenset())
