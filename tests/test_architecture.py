@@ -18,6 +18,9 @@ FLOORS = [
     ["inference"],
     ["training"],
     ["analysis"],
+    ["studies"],
+    ["options"],
+    ["cli_study"],
     ["cli"],
 ]
 """Bottom to top. A room imports from floors below; rooms of one floor don't know each other."""

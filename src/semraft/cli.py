@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from semraft.config import RunConfig, TermConfig, WorldConfig, load_config
+from semraft import cli_study
+from semraft.config import RunConfig, WorldConfig, load_config
+from semraft.options import terms_as_text
 
 Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
 
@@ -33,20 +35,21 @@ def train(arguments: Sequence[str]) -> None:
     if first == "--resume":
         if len(rest) > 1:
             raise ValueError(f"--resume goes on exactly as before: take out {' '.join(rest[1:])}")
-        run = _run_folder(rest[0])
+        run = _run_folder(Path(rest[0]))
         if not (run / "checkpoints" / "last.pt").exists():
             raise ValueError(f"{run} has no checkpoints/last.pt to go on from: start it again")
         config, resume = load_config(run / "config.json"), True
     else:
         if first == "--from":
-            base = load_config(_run_folder(rest.pop(0)) / "config.json")
+            source = Path(rest.pop(0))
+            base = load_config(source if source.is_file() else _run_folder(source) / "config.json")
             base = dataclasses.replace(base, output="")
         elif first in RECIPES:
             base = RECIPES[first].config
         else:
             raise ValueError(f"no recipe is called {first!r}: `semraft recipes` lists them")
         config = tyro.cli(
-            RunConfig, default=base, args=rest, prog=f"semraft train {first}", registry=_terms_as_text()
+            RunConfig, default=base, args=rest, prog=f"semraft train {first}", registry=terms_as_text()
         )
         run, resume = Path(config.output or f"runs/{config.recipe}-seed{config.seed}"), False
     from semraft.training.loop import train as train_run
@@ -57,7 +60,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 TRAIN_HELP = """usage: semraft train RECIPE [--data.root ROOT] [--model.weights FILE] [--seed N] [OPTION ...]
-       semraft train --from RUN [OPTION ...]     repeat a run, as its config.json has it
+       semraft train --from RUN [OPTION ...]     repeat a run, as its config.json has it (or any such file)
        semraft train --resume RUN                go on exactly where it stopped
 
 `semraft train RECIPE --help` lists the options with the recipe's values. Under torchrun or SLURM the same
@@ -275,44 +278,17 @@ def _print_table(rows: dict[str, Any], as_json: bool) -> None:
         print(f"{name:{width}}  {about}")
 
 
-def _run_folder(name: str) -> Path:
-    run = Path(name)
+def _run_folder(run: Path) -> Path:
     if not (run / "config.json").exists():
         raise ValueError(f"{run} is no run: it has no config.json")
     return run
 
 
-def _terms_as_text() -> tyro.constructors.ConstructorRegistry:
-    """Lets tyro read a loss term as NAME:WEIGHT."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def term_rule(
-        info: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec[TermConfig] | None:
-        if info.type is not TermConfig:
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="NAME:WEIGHT",
-            instance_from_str=lambda text: parse_term(text[0]),
-            is_instance=lambda value: isinstance(value, TermConfig),
-            str_from_instance=lambda term: [f"{term.name}:{term.weight:g}"],
-        )
-
-    return registry
-
-
-def parse_term(text: str) -> TermConfig:
-    """NAME:WEIGHT -> a loss term."""
-    name, _, weight = text.rpartition(":")
-    if not name:
-        raise ValueError(f"a loss term is written NAME:WEIGHT, for example semantic-v1:0.5; got {text!r}")
-    return TermConfig(name=name, weight=float(weight))
-
-
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
+    "study run": cli_study.run,
+    "study status": cli_study.status,
+    "study list": cli_study.shipped,
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
@@ -323,6 +299,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "datasets": datasets,
 }
 """Command -> function. One that returns a number means it as the exit code."""
+GROUPS = ("data", "study")
+"""First words of commands that have two."""
 
 
 def main() -> None:
@@ -334,10 +312,11 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command and returns its exit code."""
-    words = 2 if arguments[:1] == ["data"] else 1
+    group = arguments[0] if arguments and arguments[0] in GROUPS else ""
+    words = 2 if group else 1
     command = " ".join(arguments[:words])
-    if command in ("", "-h", "--help", "data", "data -h", "data --help"):
-        print(_help("data " if command.startswith("data") else ""))
+    if command.removeprefix(group).strip() in ("", "-h", "--help"):
+        print(_help(f"{group} " if group else ""))
         return 0
     if command in ("--version", "version"):
         import semraft
@@ -363,7 +342,7 @@ def run(arguments: Sequence[str]) -> int:
 def _exit_code(error: Exception) -> int | None:
     """1 for work that failed, 2 for a wrong call, None for a fault of ours."""
     names = {kind.__name__ for kind in type(error).__mro__}  # By name: their modules import torch.
-    if names & {"DamagedFile", "TrainingStopped", "OutOfMemoryError"}:
+    if names & {"DamagedFile", "TrainingStopped", "StudyStopped", "OutOfMemoryError"}:
         return 1
     if isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError)):
         return 2
@@ -374,6 +353,8 @@ def _call(command: str, arguments: list[str]) -> int:
     if command == "train":  # Its options depend on the recipe.
         train(arguments)
         return 0
+    if command == "study run":  # And its on the study.
+        return cli_study.run(arguments)
     return tyro.cli(COMMANDS[command], args=arguments, prog=f"semraft {command}") or 0
 
 

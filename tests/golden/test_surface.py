@@ -114,7 +114,7 @@ def test_help_is_quick() -> None:
 
 def test_commands_in_the_readme_exist() -> None:
     readme = (HERE.parents[1] / "README.md").read_text()
-    used = re.findall(r"`semraft ((?:data )?[a-z]+)", readme)
+    used = re.findall(r"`semraft ((?:data |study )?[a-z]+)", readme)
     assert len(used) > 8
     assert set(used) <= set(COMMANDS)
     named = re.findall(r"semraft train ([a-z0-9+-]+)", readme)

@@ -1,0 +1,91 @@
+"""Are the runs of a study what its statistics take them for? One protocol, one data, seeds that are seeds.
+
+Asked as soon as runs have begun, so that days are not spent on what will not count.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from semraft.analysis.replicates import find_strangers, find_twins, without_fingerprints
+from semraft.analysis.runs import Run, load_run
+from semraft.config import load_config
+from semraft.studies.cell import Cell
+from semraft.studies.study import NAMES, PLACES, flat
+from semraft.tracking import ENVIRONMENT
+
+SETTLED = ("precision", "model.batch_norm")
+"""Fields whose `auto` a run replaces by what it means on its machine."""
+
+
+class StudyStopped(RuntimeError):
+    """The runs of a study are not what they should be; the message says which and how."""
+
+
+def begun(cells: Sequence[Cell]) -> list[Cell]:
+    """Those of the cells whose runs have begun."""
+    return [cell for cell in cells if (cell.run / ENVIRONMENT).exists()]
+
+
+def prove(cells: Sequence[Cell], base: str) -> None:
+    """Proves that the runs of cells that have begun may be compared.
+
+    Raises:
+        ValueError: A run is of another protocol, on other data, or does not say what it started from.
+        StudyStopped: Two seeds are one, or variants of one seed don't share what they should.
+    """
+    runs = {cell: load_run(cell.run) for cell in begun(cells)}
+    wanted = {cell: flat(load_config(cell.config)) for cell in runs}
+    for cell, run in runs.items():
+        _same_protocol(run, wanted[cell])
+    for field in SETTLED:
+        _settled_alike(field, [run for cell, run in runs.items() if wanted[cell][field] == "auto"])
+    for one, two in combinations(runs.values(), 2):
+        _same_data(one, two)
+    if bare := without_fingerprints(list(runs.values())):
+        raise ValueError(f"{', '.join(bare)}: no fingerprints in {ENVIRONMENT}; move them away to run again")
+    groups: dict[str, list[Run]] = {}
+    for cell, run in runs.items():
+        groups.setdefault(cell.variant, []).append(run)
+    for twin in find_twins(groups):
+        raise StudyStopped(
+            f"{twin.variant}: seeds {twin.of} and {twin.seed} have the same {' and '.join(twin.same)}: two "
+            f"copies of a run are no two seeds"
+        )
+    for stranger in find_strangers(groups, base):
+        raise StudyStopped(
+            f"seed {stranger.seed}: {stranger.variant} and {base} differ in their "
+            f"{' and '.join(stranger.differs)}, though one seed should give both the same"
+        )
+
+
+def _same_protocol(run: Run, wanted: Mapping[str, Any]) -> None:
+    for field, expected in wanted.items():
+        if field in (*NAMES, *PLACES) or (field in SETTLED and expected == "auto"):
+            continue
+        if run.config.get(field, expected) != expected:
+            raise ValueError(
+                f"{run.path} was run with {field} {run.config[field]}, its study has {expected}: runs of "
+                f"different protocols are not compared; choose another --out"
+            )
+
+
+def _settled_alike(field: str, runs: Sequence[Run]) -> None:
+    values = {run.config[field]: run.name for run in runs}
+    if len(values) > 1:
+        found = ", ".join(f"{name} with {value}" for value, name in values.items())
+        raise ValueError(
+            f"`{field}` came out differently: {found}; set it for the study and choose another --out"
+        )
+
+
+def _same_data(one: Run, two: Run) -> None:
+    """Refuses two data sets under one name."""
+    trained = [{entry["name"]: entry for entry in run.environment["data"]["train"]} for run in (one, two)]
+    scored = [run.environment["data"]["validation"] for run in (one, two)]
+    for first, second in (trained, scored):
+        if any(first[name] != second[name] for name in first.keys() & second.keys()):
+            raise ValueError(
+                f"{one.name} and {two.name} found different data under one name (fingerprints in "
+                f"{ENVIRONMENT}): they are not compared"
+            )

@@ -1,0 +1,44 @@
+"""Cells on a Ray cluster: the same `run_cell`, as a task on whatever machine has room (extra `ray`).
+
+All machines see the study's folder under the same path and have semraft installed. When a machine is lost,
+Ray gives its cells to others, and these go on from the last checkpoint.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+from semraft.studies.cell import Cell, Submit, run_cell
+
+RETRIES = 10
+"""Machines that a cell may lose before it counts as failed."""
+
+
+@contextmanager
+def ray_engine(address: str, cores: int, gpu: bool) -> Iterator[Submit]:
+    """A cluster as an engine: each cell gets `cores` cores and, with `gpu`, a GPU if any machine has one.
+
+    Raises:
+        ValueError: Ray is not installed, or no cluster answers at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("--ray needs Ray: pip install 'semraft[ray]'") from error
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"no Ray cluster at {address!r}: {error}") from error
+    gpus = 1 if gpu and ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(run_cell)
+    environment = {"OMP_NUM_THREADS": str(cores)}
+
+    def submit(cell: Cell) -> Future[int]:
+        future: Future[int] = task.remote(cell, environment=environment, directory=Path.cwd()).future()
+        return future
+
+    try:
+        yield submit
+    finally:
+        ray.shutdown()  # Workers of tasks that are still going end, and their trainings with them.

@@ -1,0 +1,72 @@
+"""The studies that come with semraft."""
+
+from dataclasses import replace
+
+from semraft.config import RunConfig
+from semraft.recipes import RECIPES
+from semraft.studies.study import Study
+
+SMOKE = "smoke"
+"""The study that shows whether everything works, in minutes."""
+
+
+def _recipes(**recipes: str) -> dict[str, RunConfig]:
+    return {variant: RECIPES[recipe].config for variant, recipe in recipes.items()}
+
+
+def _smoke(config: RunConfig) -> RunConfig:
+    """A run of a few seconds: is everything wired up, not: is it any good."""
+    return replace(
+        config,
+        data=replace(
+            config.data,
+            crop=(64, 96),
+            validation_pairs=6,
+            world=replace(config.data.world, size=(80, 128), scenes=24),
+        ),
+        optim=replace(config.optim, steps=20, batch=2),
+        num_updates=3,
+        validation_updates=4,
+        log_every=5,
+        validate_every=10,
+        checkpoint_every=5,
+        saved_pairs=4,
+    )
+
+
+_WORLD = _recipes(base="world-base", **{"semantic-v1": "world-semantic-v1"})
+_ORIGIN = {
+    f"{data}-{variant}": RECIPES[f"{data}-{recipe}"].config
+    for data in ("viper", "virtual-kitti", "viper+virtual-kitti")
+    for variant, recipe in (("base", "baseline"), ("semantic-v1", "semantic-v1"))
+}
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            name=SMOKE,
+            about="does it all work? base and V1 on a tiny world, 20 steps, under 3 minutes on two cores",
+            variants={variant: _smoke(config) for variant, config in _WORLD.items()},
+            base="base",
+            seeds=(0, 1),
+        ),
+        Study(
+            name="world",
+            about="the demo's: base and V1 on the procedural world, one seed each, minutes on two cores",
+            variants=_WORLD,
+            base="base",
+            seeds=(0,),
+        ),
+        Study(
+            name="origin",
+            about="the study this project started from: base and V1 on VIPER, Virtual KITTI and both, 24 h a "
+            "run on a GPU of 2023; give --data.root and --model.weights",
+            variants=_ORIGIN,
+            base="viper-base",
+            seeds=(0, 42, 1234),
+            may_differ=("loss", "data.train", "data.validation"),
+        ),
+    )
+}
+"""Every shipped study by name."""

@@ -1,0 +1,192 @@
+"""A study as one value, and as the study.json that outlives it. Running one is the business of runner.py."""
+
+import json
+import re
+import runpy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from semraft.config import RunConfig, to_json
+from semraft.tracking import write_text
+
+STUDY = "study.json"
+RUNS = "runs"
+NAMES = ("recipe", "seed", "output")
+"""Fields that tell runs apart and change nothing else, but for the seed, which is the cell's."""
+PLACES = ("data.root", "data.workers")
+"""Fields that say where or how fast, not what: they may differ between the machines of one study. That the
+data are the same is told by their fingerprints."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """Variants x seeds. What the variants do not differ in is the protocol, the same for every run.
+
+    Each training sample is a function of (seed, sample number), so variants of one seed see the same batches
+    in the same order; validation pairs are drawn by `data.draw_seed`, the same in every run.
+    """
+
+    name: str
+    """Also the folder studies/NAME."""
+    about: str
+    """What it is for, one line."""
+    variants: Mapping[str, RunConfig]
+    """Variant -> its configuration; seed and output are set by the study."""
+    base: str
+    """The variant that the others are compared with."""
+    seeds: tuple[int, ...]
+    """One run of every variant each."""
+    may_differ: tuple[str, ...] = ("loss", "model")
+    """Fields or groups of fields that variants may differ in, as options of the command line name them."""
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.variants):
+            if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+                raise ValueError(f"study or variant {name!r}: expected letters, digits, - _ . + in a name")
+        if self.base not in self.variants:
+            raise ValueError(f"study {self.name}: base {self.base!r} is none of {', '.join(self.variants)}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"study {self.name}: seeds {self.seeds}: expected one or more, each once")
+        for one, two in combinations(self.variants, 2):
+            fields = differing_fields(self.variants[one], self.variants[two])
+            if not fields:
+                raise ValueError(f"study {self.name}: {one} and {two} are the same configuration")
+            if foreign := [field for field in fields if not _within(field, self.may_differ)]:
+                raise ValueError(
+                    f"study {self.name}: {one} and {two} also differ in {', '.join(foreign)}: make them "
+                    f"the same there, or name the field in `may_differ`"
+                )
+
+    def cell_config(self, variant: str, seed: int) -> RunConfig:
+        """The configuration of one run."""
+        return replace(self.variants[variant], seed=seed, output="")
+
+    def to_json(self) -> dict[str, Any]:
+        """What study.json holds: the protocol all runs share, and what each variant has of its own."""
+        tables = {variant: flat(config) for variant, config in self.variants.items()}
+        left = {
+            name: [table.get(name) for table in tables.values()]
+            for name in dict.fromkeys(name for table in tables.values() for name in table)
+            if name not in (*NAMES, *PLACES)
+        }
+        shared = {name for name, values in left.items() if all(value == values[0] for value in values)}
+        return {
+            "name": self.name,
+            "about": self.about,
+            "base": self.base,
+            "protocol": {name: values[0] for name, values in left.items() if name in shared},
+            "variants": list(self.variants),
+            "seeds": list(self.seeds),
+            "differences": {
+                variant: {name: table[name] for name in left if name not in shared}
+                for variant, table in tables.items()
+            },
+        }
+
+
+def _within(field: str, groups: tuple[str, ...]) -> bool:
+    return any(field == group or field.startswith(f"{group}.") for group in groups)
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """A configuration as its config.json has it, fields named as on the command line: "optim.batch" -> 6."""
+    return _leaves(json.loads(to_json(config)), "")
+
+
+def _leaves(tree: dict[str, Any], prefix: str) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        leaves |= _leaves(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return leaves
+
+
+def differing_fields(one: RunConfig, two: RunConfig) -> list[str]:
+    """Fields in which two configurations differ as experiments, names and places aside."""
+    table, other = flat(one), flat(two)
+    return [name for name in table if name not in (*NAMES, *PLACES) and table[name] != other[name]]
+
+
+def override(study: Study, change: Callable[[RunConfig], RunConfig]) -> Study:
+    """The study with every variant's configuration changed in the same way."""
+    variants = {variant: change(config) for variant, config in study.variants.items()}
+    for variant, config in study.variants.items():
+        for field in NAMES:
+            if getattr(config, field) != getattr(variants[variant], field):
+                raise ValueError(f"--{field} is set by the study for each run: take it out")
+    return replace(study, variants=variants)
+
+
+def load_study(path: Path) -> Study:
+    """The value `study` of a Python file of the user's own.
+
+    Raises:
+        ValueError: No such file, or it fails, or it defines no study.
+    """
+    if not path.is_file():
+        raise ValueError(f"no study is called {str(path)!r}, and no file: `semraft study list` lists them")
+    try:
+        found = runpy.run_path(str(path)).get("study")
+    except Exception as error:  # Whatever their own code raises, it is a line of theirs and no fault of ours.
+        raise ValueError(f"{path} can't be read: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Study):
+        raise ValueError(f"{path} defines no `study = Study(...)` (from semraft.studies import Study)")
+    return found
+
+
+def settle(folder: Path, study: Study) -> None:
+    """Writes study.json, unless the folder holds another study's runs.
+
+    Seeds and variants may be added to a study, never changed or taken away: what was run is reported.
+
+    Raises:
+        ValueError: The folder's protocol, or a variant of it, is another one.
+    """
+    found, new = folder / STUDY, study.to_json()
+    if found.exists():
+        old = read_study(folder)
+        for field in _changes(_full(old), _full(new)):
+            raise ValueError(f"{folder} holds runs of another protocol ({field}): choose another --out")
+        if old["name"] != study.name or old["base"] != study.base:
+            raise ValueError(
+                f"{folder} holds study {old['name']} with base {old['base']}: choose another --out"
+            )
+        gone = [f"variant {name}" for name in old["variants"] if name not in study.variants]
+        gone += [f"seed {seed}" for seed in old["seeds"] if seed not in study.seeds]
+        if gone:
+            raise ValueError(
+                f"{folder} holds runs of {', '.join(gone)}, which the study no longer has: what was run is "
+                f"reported; choose another --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(found, json.dumps(new, indent=2) + "\n")
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """What `settle` wrote.
+
+    Raises:
+        ValueError: There is no study in the folder.
+    """
+    try:
+        contents: dict[str, Any] = json.loads((folder / STUDY).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} is no study: {error}") from error
+    return contents
+
+
+def _full(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Variant -> all its fields, however they were divided into shared and own."""
+    return {name: study["protocol"] | own for name, own in study["differences"].items()}
+
+
+def _changes(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"{variant} had {field} {fields.get(field)}, now {new[variant].get(field)}"
+        for variant, fields in old.items()
+        for field in (new.get(variant) or {})
+        if field in fields and fields[field] != new[variant][field]
+    ]

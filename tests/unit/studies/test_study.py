@@ -1,0 +1,117 @@
+"""A study is one value: what it refuses, and what its folder holds it to."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semraft.config import LossConfig, RunConfig, TermConfig
+from semraft.recipes import RECIPES
+from semraft.studies.shipped import STUDIES
+from semraft.studies.study import Study, load_study, override, read_study, settle
+
+BASE = RunConfig()
+V1 = replace(BASE, recipe="other", loss=LossConfig(terms=(TermConfig(name="semantic-v1", weight=0.5),)))
+STUDY = Study(name="tried", about="", variants={"base": BASE, "v1": V1}, base="base", seeds=(0, 42))
+
+
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    return replace(config, optim=replace(config.optim, steps=steps))
+
+
+def test_variants_differ_in_what_the_study_is_about() -> None:
+    """Red when: `may_differ` is not looked at, or a prefix of a name passes for the group."""
+    with pytest.raises(ValueError, match=r"base and v1 also differ in optim\.steps"):
+        replace(STUDY, variants={"base": BASE, "v1": with_steps(V1, 60)})
+    replace(STUDY, variants={"base": BASE, "v1": with_steps(V1, 60)}, may_differ=("loss", "optim.steps"))
+    with pytest.raises(ValueError, match="same configuration"):
+        replace(STUDY, variants={"base": BASE, "again": replace(BASE, seed=4, recipe="another")})
+    with pytest.raises(ValueError, match=r"differ in loss\.terms"):
+        replace(STUDY, may_differ=("model", "los"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"base": "v2"}, "none of base, v1"),
+        ({"seeds": (0, 1, 0)}, "each once"),
+        ({"seeds": ()}, "one or more"),
+        ({"name": "../elsewhere"}, "in a name"),
+        ({"variants": {"base": BASE, "v/1": V1}}, "in a name"),
+    ],
+)
+def test_what_is_no_study(change: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        replace(STUDY, **change)
+
+
+def test_the_protocol_is_what_the_variants_share() -> None:
+    """Red when: a field of a variant's own lands in the protocol, or a machine's place does."""
+    contents = STUDY.to_json()
+    assert contents["protocol"]["optim.batch"] == BASE.optim.batch
+    assert contents["differences"] == {
+        "base": {"loss.terms": []},
+        "v1": {"loss.terms": [{"name": "semantic-v1", "weight": 0.5}]},
+    }
+    assert not {"seed", "output", "recipe", "data.root", "loss.terms"} & contents["protocol"].keys()
+    config = STUDY.cell_config("v1", 42)
+    assert (config.seed, config.loss) == (42, V1.loss)
+
+
+def test_a_folder_takes_more_seeds_and_variants_of_its_protocol_only(tmp_path: Path) -> None:
+    """Red when: another budget, a changed variant or a seed that vanished is accepted."""
+    settle(tmp_path, STUDY)
+    settle(tmp_path, override(STUDY, lambda config: replace(config, data=replace(config.data, root="/b"))))
+    v2 = replace(BASE, loss=LossConfig(gamma=0.9))
+    more = replace(STUDY, seeds=(0, 42, 7), variants={"base": BASE, "v1": V1, "v2": v2})
+    settle(tmp_path, more)
+    assert read_study(tmp_path)["seeds"] == [0, 42, 7]
+    with pytest.raises(ValueError, match=r"base had optim\.steps 100000, now 60\)"):
+        settle(tmp_path, override(more, lambda config: with_steps(config, 60)))
+    changed = replace(V1, loss=LossConfig(terms=(TermConfig(name="semantic-v1", weight=0.4),)))
+    with pytest.raises(ValueError, match=r"v1 had loss\.terms"):
+        settle(tmp_path, replace(more, variants={**more.variants, "v1": changed}))
+    with pytest.raises(ValueError, match="seed 7"):
+        settle(tmp_path, replace(more, seeds=(0, 42)))
+    with pytest.raises(ValueError, match="study tried with base base"):
+        settle(tmp_path, replace(more, base="v1"))
+    assert read_study(tmp_path) == more.to_json()
+
+
+def test_an_override_reaches_every_variant_and_no_name() -> None:
+    changed = override(STUDY, lambda config: with_steps(config, 60))
+    assert {config.optim.steps for config in changed.variants.values()} == {60}
+    with pytest.raises(ValueError, match="--seed is set by the study"):
+        override(STUDY, lambda config: replace(config, seed=3))
+
+
+def test_a_study_of_ones_own_is_a_python_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import replace\nfrom semraft.studies import Study\n"
+        "from semraft.recipes import RECIPES\nbase = RECIPES['world-base'].config\n"
+        "v1 = RECIPES['world-semantic-v1'].config\n"
+        "study = Study(name='mine', about='', variants={'b': base, 'v': v1}, base='b', seeds=(3,))\n"
+    )
+    assert load_study(file).variants["v"] == RECIPES["world-semantic-v1"].config
+    file.write_text("study = 1 / 0")
+    with pytest.raises(ValueError, match=r"mine\.py can't be read: ZeroDivisionError"):
+        load_study(file)
+    file.write_text("studie = 1")
+    with pytest.raises(ValueError, match="defines no `study"):
+        load_study(file)
+    with pytest.raises(ValueError, match="semraft study list"):
+        load_study(tmp_path / "worlt")
+
+
+def test_the_shipped_studies() -> None:
+    """The facts page's seeds and scenarios; the demo's recipes; every variant has a run of its own name."""
+    assert {"smoke", "world", "origin"} <= STUDIES.keys()
+    origin = STUDIES["origin"]
+    assert origin.seeds == (0, 42, 1234)
+    assert len(origin.variants) == 6
+    assert origin.variants["virtual-kitti-semantic-v1"] == RECIPES["virtual-kitti-semantic-v1"].config
+    assert origin.to_json()["protocol"]["optim.steps"] == 100_000
+    assert STUDIES["world"].variants["base"] == RECIPES["world-base"].config
+    smoke = STUDIES["smoke"]
+    assert (len(smoke.variants), len(smoke.seeds)) == (2, 2)
