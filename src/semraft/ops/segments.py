@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from semraft.sample import IGNORE_LABEL
 
@@ -39,3 +39,26 @@ def boundary_pixels(
         boundary[first] |= differs
         boundary[second] |= differs
     return boundary
+
+
+def largest_segments(
+    ids: Int64[np.ndarray, "H W"], min_pixels: int, max_segments: int
+) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " S"]]:
+    """Connected pixels (4 neighbours) of one id, the largest first: each pixel's segment, each one's id.
+
+    Pixels that are ignored, in a segment of fewer than `min_pixels`, or not in one of the `max_segments`
+    largest, have segment -1.
+    """
+    found = []
+    for value in np.unique(ids[ids != IGNORE_LABEL]):
+        same = (ids == value).view(np.uint8)
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(same, connectivity=4)
+        areas = stats[1:count, cv2.CC_STAT_AREA]
+        found += [
+            (int(area), value, parts == part) for part, area in enumerate(areas, 1) if area >= min_pixels
+        ]
+    kept = sorted(found, key=lambda segment: -segment[0])[:max_segments]
+    numbers = np.full(ids.shape, -1, np.int32)
+    for number, (_, _, pixels) in enumerate(kept):
+        numbers[pixels] = number
+    return numbers, np.array([value for _, value, _ in kept], np.int64)

@@ -59,8 +59,8 @@ def mean(values: list[float]) -> float:
 def bilinear(image: np.ndarray, x: float, y: float) -> float:
     """An image `H W` at a point in frame, by the four pixels around it."""
     total = 0.0
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
+    for row in {int(y), min(int(y) + 1, image.shape[0] - 1)}:
+        for column in {int(x), min(int(x) + 1, image.shape[1] - 1)}:
             total += max(0, 1 - abs(x - column)) * max(0, 1 - abs(y - row)) * image[row, column]
     return total
 

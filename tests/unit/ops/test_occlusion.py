@@ -1,6 +1,6 @@
 import torch
 
-from semraft.ops.occlusion import forward_backward, out_of_frame
+from semraft.ops.occlusion import forward_backward, out_of_frame, predicted, same_label
 
 
 def constant(u: float, v: float) -> torch.Tensor:
@@ -41,3 +41,16 @@ def test_tolerance_is_of_squared_norms() -> None:
     # F = (3, 0), B = (g - 3, 0): g^2 > 0.01 (9 + (3 - g)^2) + 0.5 from g = 0.7990 on, in columns that stay.
     assert not forward_backward(constant(3, 0), constant(0.798 - 3, 0)).any()
     assert forward_backward(constant(3, 0), constant(0.800 - 3, 0))[:, :, :6].all()
+
+
+def test_a_head_calls_occluded_what_is_more_likely_than_not() -> None:
+    """Red when: the sign is turned, or probabilities are expected."""
+    logits = torch.tensor([[[-2.0, -0.1, 0.1], [0.4, 0.6, 3.0]]] * 2)
+    assert predicted(logits).tolist() == [[[False, False, True], [True, True, True]]] * 2
+
+
+def test_same_label_calls_occluded_what_changed_or_is_ignored() -> None:
+    """Red when: two ignored pixels are taken for one class."""
+    labels1 = torch.tensor([[[3, 3, 255], [255, 7, 7]]] * 2)
+    labels2 = torch.tensor([[[3, 7, 255], [3, 7, 255]]] * 2)
+    assert same_label(labels1, labels2).tolist() == [[[False, True, True], [True, False, True]]] * 2

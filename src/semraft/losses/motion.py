@@ -1,0 +1,82 @@
+"""Each segment moves as a plane or a rigid thing would: a fitted motion model, and what it leaves over."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.ops.motion_models import RIDGE, PlaneModel, model_residuals, model_segments
+
+MIN_PIXELS = 64
+"""Smaller segments get no model: 128 equations for the eight parameters of a homography."""
+MAX_SEGMENTS = 32
+"""Segments with a model in one image, the largest first."""
+
+FitGradient = Literal["through", "stopped"]
+
+
+def motion_model(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    segments1: Int64[Tensor, "B H W"],
+    mask: Bool[Tensor, "B H W"],
+    plane_model: PlaneModel = "homography",
+    gradient: FitGradient = "through",
+    min_pixels: int = MIN_PIXELS,
+    max_segments: int = MAX_SEGMENTS,
+    ridge: float = RIDGE,
+    gamma: float = 0.8,
+) -> Float[Tensor, ""]:
+    """L1 norm of what the best motion of its segment leaves of a pixel's flow, in pixels.
+
+    Planes (road, sidewalk, terrain, building, barrier) get `plane_model`, things and street objects affine
+    motion, vegetation and sky none. Fitted by least squares to the prediction over the whole segment - it is
+    known everywhere -, judged where `mask` holds. What the residual of a homography is: `ops.motion_models`.
+
+    Args:
+        segments1: Ids of `ops.labels.segment_ids`; only what is connected is one segment.
+        gradient: Through the fit, or with the fitted motion held fixed ("stopped").
+    """
+    values = motion_model_values(
+        flows, segments1, mask, plane_model, gradient, min_pixels, max_segments, ridge
+    )
+    return refinement_sum(values, gamma)
+
+
+def motion_model_values(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    segments1: Int64[Tensor, "B H W"],
+    mask: Bool[Tensor, "B H W"],
+    plane_model: PlaneModel = "homography",
+    gradient: FitGradient = "through",
+    min_pixels: int = MIN_PIXELS,
+    max_segments: int = MAX_SEGMENTS,
+    ridge: float = RIDGE,
+) -> Float[Tensor, " T"]:
+    """The motion-model residual at each refinement, before the weights."""
+    pixels = model_segments(segments1, min_pixels, max_segments)
+    counted = mask.flatten()[pixels.pixel]
+    values = []
+    for flow in flows:
+        with torch.autocast(flow.device.type, enabled=False):
+            left = model_residuals(at_least_float32(flow), pixels, plane_model, ridge, gradient == "stopped")
+        values.append(masked_mean(left.abs().sum(dim=1), counted))
+    return torch.stack(values)
+
+
+def motion_model_by_class(
+    flow: Float[Tensor, "B 2 H W"],
+    segments1: Int64[Tensor, "B H W"],
+    mask: Bool[Tensor, "B H W"],
+    plane_model: PlaneModel = "homography",
+) -> dict[int, float]:
+    """The mean residual of one flow in each class that has a segment with a model, in pixels."""
+    pixels = model_segments(segments1, MIN_PIXELS, MAX_SEGMENTS)
+    left = model_residuals(at_least_float32(flow), pixels, plane_model).abs().sum(dim=1)
+    label, counted = pixels.label[pixels.segment], mask.flatten()[pixels.pixel]
+    return {
+        int(label_id): float(masked_mean(left, counted & (label == label_id)))
+        for label_id in torch.unique(label[counted])
+    }

@@ -1,0 +1,45 @@
+"""Losses that compare the two pictures along the flow."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.ops.census import census_difference, grey, whole_patches
+from semraft.ops.warp import warp
+
+
+def census(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    image1: Float[Tensor, "B 3 H W"],
+    image2: Float[Tensor, "B 3 H W"],
+    mask: Bool[Tensor, "B H W"],
+    gamma: float = 0.8,
+) -> Float[Tensor, ""]:
+    """Soft census difference (7 x 7) of frame 1 and frame 2 warped by the flow; 0 to 1.
+
+    A pixel counts where `mask` holds and its whole patch lies in frame 1 and, along the flow, in frame 2.
+    Images are RGB, 0..255.
+    """
+    return refinement_sum(census_values(flows, image1, image2, mask), gamma)
+
+
+def census_values(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    image1: Float[Tensor, "B 3 H W"],
+    image2: Float[Tensor, "B 3 H W"],
+    mask: Bool[Tensor, "B H W"],
+) -> Float[Tensor, " T"]:
+    """Census at each refinement, before the weights."""
+    grey1, grey2 = grey(at_least_float32(image1)), grey(at_least_float32(image2))
+    values = []
+    for flow in flows:
+        field = at_least_float32(flow)
+        warped, seen = warp(grey2.to(field.dtype)[:, None], field)
+        # Made anew in the backward pass: it would keep a hundred images of one refinement in memory.
+        difference = checkpoint(census_difference, grey1.to(field.dtype), warped[:, 0], use_reentrant=False)
+        values.append(masked_mean(difference, mask & whole_patches(seen)))
+    return torch.stack(values)

@@ -1,0 +1,75 @@
+"""Losses of the segmentation decoder: against the labels, and between the frames along the flow."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.ops.warp import warp
+from semraft.sample import IGNORE_LABEL
+
+ConsistencyGradient = Literal["both", "segmentation", "flow"]
+
+
+def segmentation(
+    logits1: Float[Tensor, "B K H W"],
+    logits2: Float[Tensor, "B K H W"],
+    labels1: Int64[Tensor, "B H W"],
+    labels2: Int64[Tensor, "B H W"],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the class logits against the labels, in nats, over all pixels of both frames.
+
+    Ignored labels do not count. Once, not per refinement.
+    """
+    logits, labels = at_least_float32(torch.cat([logits1, logits2])), torch.cat([labels1, labels2])
+    known = labels != IGNORE_LABEL
+    entropy = F.cross_entropy(logits, torch.where(known, labels, 0), reduction="none")
+    return masked_mean(entropy, known)
+
+
+def temporal_consistency(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    logits1: Float[Tensor, "B K H W"],
+    logits2: Float[Tensor, "B K H W"],
+    mask: Bool[Tensor, "B H W"],
+    gradient: ConsistencyGradient = "both",
+    gamma: float = 0.8,
+) -> Float[Tensor, ""]:
+    """Jensen-Shannon divergence of the class probabilities of frame 1 and of frame 2 warped by the flow.
+
+    In nats, 0 to log 2. A pixel counts where `mask` holds - where it is visible - and its target is in frame.
+
+    Args:
+        gradient: To the segmentation, to the flow, or to both.
+    """
+    return refinement_sum(temporal_consistency_values(flows, logits1, logits2, mask, gradient), gamma)
+
+
+def temporal_consistency_values(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    logits1: Float[Tensor, "B K H W"],
+    logits2: Float[Tensor, "B K H W"],
+    mask: Bool[Tensor, "B H W"],
+    gradient: ConsistencyGradient = "both",
+) -> Float[Tensor, " T"]:
+    """Temporal consistency at each refinement, before the weights."""
+    if gradient == "flow":
+        logits1, logits2 = logits1.detach(), logits2.detach()
+    share1, share2 = (at_least_float32(logits).softmax(dim=1) for logits in (logits1, logits2))
+    entropy1 = _entropy(share1)
+    values = []
+    for flow in flows:
+        field = at_least_float32(flow.detach() if gradient == "segmentation" else flow)
+        warped, seen = warp(share2, field.to(share2.dtype))
+        divergence = _entropy((share1 + warped) / 2) - (entropy1 + _entropy(warped)) / 2
+        values.append(masked_mean(divergence, mask & seen))
+    return torch.stack(values)
+
+
+def _entropy(shares: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
+    """Entropy in nats; a class without a share adds none, and its slope stays finite."""
+    return -(shares * shares.clamp(min=torch.finfo(shares.dtype).tiny).log()).sum(dim=1)
