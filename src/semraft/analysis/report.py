@@ -7,7 +7,6 @@ from people and folders: everything is escaped, and the page's own policy lets n
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,14 @@ from semraft.analysis.comparison import (
     differences,
     format_value,
     short_setting,
-    summary,
-    tables,
     variants,
 )
 from semraft.analysis.figures import Chart, make_chart, refinement_curves, step_curves
 from semraft.analysis.notices import notices
 from semraft.analysis.pictures import data_uri, error_colors, pair_pictures
 from semraft.analysis.runs import Run, load_run
+from semraft.analysis.summary import compare
+from semraft.analysis.tables import tables
 from semraft.metrics import METRICS, STRATA
 from semraft.ops.color import color_wheel_legend
 
@@ -41,8 +40,13 @@ TRAINING_CURVES = ("total_loss", "flow_loss", "epe", "1px", "gradient_norm", "le
 """What is drawn of training besides every other loss."""
 
 
-def write_report(run_paths: Sequence[Path], out: Path) -> str:
+def write_report(run_paths: Sequence[Path], out: Path, numbers: dict[str, Any] | None = None) -> str:
     """Writes the page that compares runs, and returns their `final_table`.
+
+    Args:
+        run_paths: The run directories.
+        out: The page.
+        numbers: Their summary, if there is one; else it is made here, against the first run's variant.
 
     Raises:
         ValueError: No runs, or a folder that is not a run directory.
@@ -50,7 +54,7 @@ def write_report(run_paths: Sequence[Path], out: Path) -> str:
     if not run_paths:
         raise ValueError("a report needs at least one run directory, got none")
     runs = [load_run(path) for path in {path.resolve(): path for path in run_paths}.values()]
-    numbers = summary(runs)
+    numbers = numbers or compare(runs, {}, next(iter(variants(runs))))
     script, style = (_beside(name) for name in ("report.js", "report.css"))
     page = _template().render(
         script=Markup(script),
@@ -59,7 +63,6 @@ def write_report(run_paths: Sequence[Path], out: Path) -> str:
         runs=runs,
         groups=variants(runs),
         numbers=numbers,
-        numbers_json=json_ready(numbers),
         tables=tables(numbers),
         notices=notices(runs),
         training=list(_training_charts(runs)),
@@ -74,13 +77,13 @@ def write_report(run_paths: Sequence[Path], out: Path) -> str:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
-    return final_table(runs)
+    return final_table(runs, numbers)
 
 
-def final_table(runs: Sequence[Run]) -> str:
+def final_table(runs: Sequence[Run], numbers: dict[str, Any]) -> str:
     """The final numbers as text for a terminal; the best variant of each column is marked with *."""
     blocks = []
-    for table in tables(summary(runs)):
+    for table in tables(numbers):
         pairs = f", {table.pairs} pairs" if table.pairs else ""
         lines = [["", "seed", "step", *(f"{metric} " for metric in table.key_metrics)]]
         for row in table.rows:
@@ -95,15 +98,6 @@ def final_table(runs: Sequence[Run]) -> str:
         blocks.append("\n".join([f"{table.split}{pairs}", *text]))
     limits = [f"! {notice.text}" for notice in notices(runs) if notice.level != "note"]
     return "\n\n".join([*(blocks or ["No validation yet."]), *(["\n".join(limits)] if limits else [])])
-
-
-def json_ready(value: Any) -> Any:
-    """The same value with None for every number that JSON does not have."""
-    if isinstance(value, dict):
-        return {name: json_ready(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_ready(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _template() -> jinja2.Template:

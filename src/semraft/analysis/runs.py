@@ -20,9 +20,9 @@ class Run:
     """One training run as its folder tells it; an interrupted run has what it had written until then.
 
     `config` is flat ("optim.batch" -> 6). `logged` is split -> step -> metric -> value, in order of steps.
-    `per_sample` is (split, pair id) -> metric -> value, of the last evaluation, and `scenes` the scene of each
-    such pair. `verdict` is what training concluded of its own health, empty if nothing. `notes` says in
-    sentences what could not be read.
+    `per_sample` is (split, pair id) -> metric -> value, of the last evaluation, and `scenes` each such pair's
+    scene. `verdict` is what training concluded of its own health, empty if nothing. `notes` says in sentences
+    what could not be read.
     """
 
     path: Path

@@ -16,6 +16,7 @@ import pytest
 from semraft.analysis.pictures import data_uri
 from semraft.analysis.report import final_table, write_report
 from semraft.analysis.runs import load_run
+from semraft.analysis.summary import compare
 from tests.unit.analysis.fake_runs import SPLIT, make_environment, make_pair, make_run, make_scores
 from tests.unit.analysis.page import Page
 
@@ -162,7 +163,8 @@ def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
 def test_the_terminal_shows_the_same_numbers(tmp_path: Path) -> None:
     runs = make_four(tmp_path)
     text = write_report(runs, tmp_path / "report.html")
-    assert text == final_table([load_run(run) for run in runs])
+    loaded = [load_run(run) for run in runs]
+    assert text == final_table(loaded, compare(loaded, {}, "world-base"))
     lines = text.splitlines()
     assert lines[0] == "world-val, 2 pairs"
     assert lines[1].split() == ["seed", "step", "epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc"]
@@ -170,7 +172,9 @@ def test_the_terminal_shows_the_same_numbers(tmp_path: Path) -> None:
     assert lines[5].split()[5] == "1.875*"
     assert "! Every run: not validated on kitti: no root given" in lines
     cut = load_run(make_run(tmp_path / "cut", steps=(100,), validated=()))
-    assert final_table([cut]).startswith("No validation yet.\n\n! cut: stopped or still running")
+    assert final_table([cut], compare([cut], {}, "world-base")).startswith(
+        "No validation yet.\n\n! cut: stopped or still running"
+    )
 
 
 def test_six_runs_of_twelve_hd_pairs_stay_below_8_mb(tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""One variant against base on one split: every metric's difference with all that is known of it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from semraft.analysis.comparison import definition
+from semraft.analysis.runs import Run
+from semraft.analysis.scenes import SceneSums, scene_sums
+from semraft.analysis.statistics import (
+    area_under_curve,
+    effect_size,
+    first_credible,
+    paired_t,
+    probability_of_improvement,
+    scene_draws,
+    scene_interval,
+    seeds_needed,
+    smallest_visible,
+    without_best_scene,
+)
+
+DIGITS = 9
+"""Significant digits of what is computed here: beyond them, libraries and machines differ."""
+
+
+def compare_variant(
+    variant: str, base: str, split: str, pairs: Sequence[tuple[Run, Run]]
+) -> list[dict[str, Any]]:
+    """The comparisons of a variant, one a metric: over seeds, over scenes, over training.
+
+    Args:
+        variant: The variant's name.
+        base: What it is compared with.
+        split: Which validation.
+        pairs: Its runs, each with base's run of the same seed.
+    """
+    pairs = [(run, other) for run, other in pairs if split in run.splits and split in other.splits]
+    metrics = _finite_metrics(pairs, split)
+    if not metrics:
+        return []
+    values, base_values = (
+        np.array([[pair[side].final(split)[1][metric] for metric in metrics] for pair in pairs])
+        for side in (0, 1)
+    )
+    differences = values - base_values
+    paired, effect = paired_t(differences), effect_size(differences)
+    spread = differences.std(axis=0, ddof=1) if len(pairs) > 1 else np.full(len(metrics), math.nan)
+    visible = smallest_visible(1.0, len(pairs)) or math.nan
+    by_scene = _over_scenes(pairs, split, metrics)
+    by_step = _over_training(pairs, split, metrics)
+    entries = []
+    for column, metric in enumerate(metrics):
+        base_mean = float(base_values[:, column].mean())
+        interval = [paired.difference[column], paired.low[column], paired.high[column]]
+        relative = [100 * end / base_mean if base_mean else math.nan for end in interval]
+        entries.append(
+            {
+                "variant": variant,
+                "against": base,
+                "split": split,
+                "metric": metric,
+                "difference": number(interval[0]),
+                "low": number(interval[1]),
+                "high": number(interval[2]),
+                "seeds": len(pairs),
+                "by_seed": {
+                    str(run.seed): number(difference)
+                    for (run, _), difference in zip(pairs, differences[:, column], strict=True)
+                },
+                "relative_pct": [number(end) for end in relative],
+                "spread": number(spread[column]),
+                "p": number(paired.p[column]),
+                "effect": number(effect[column]),
+                "seeds_needed": seeds_needed(float(interval[0]), float(spread[column])),
+                "smallest_visible": number(visible * spread[column]),
+                **by_scene[column],
+                **by_step[column],
+            }
+        )
+    return entries
+
+
+def number(value: float) -> float | None:
+    """A computed number as it is written down; None for what JSON does not have."""
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def _finite_metrics(pairs: Sequence[tuple[Run, Run]], split: str) -> list[str]:
+    """What has a better direction and a finite value in every run, in the order of the files."""
+    rows = [run.final(split)[1] for pair in pairs for run in pair]
+    return [
+        metric
+        for metric in (rows[0] if rows else ())
+        if (known := definition(metric)) is not None
+        and known.better != "neither"
+        and known.unit != "pixels"
+        and all(math.isfinite(row.get(metric, math.nan)) for row in rows)
+    ]
+
+
+def _over_scenes(
+    pairs: Sequence[tuple[Run, Run]], split: str, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Per metric: `scenes`, `without_best_scene` and `probability`; None where scenes are not known."""
+    unknown = {"scenes": None, "without_best_scene": None, "probability": None}
+    sums = [(scene_sums(run, split, metrics), scene_sums(other, split, metrics)) for run, other in pairs]
+    both = [(one, two) for one, two in sums if one is not None and two is not None]
+    if len(both) < len(pairs) or any(sums.scenes != both[0][0].scenes for pair in both for sums in pair):
+        return [unknown] * len(metrics)
+    scenes, weights = both[0][0].scenes, both[0][0].weights
+    gains = np.array([one.totals - two.totals for one, two in both])
+    draws = scene_draws(len(scenes))
+    interval = scene_interval(gains.mean(axis=0), weights, draws)
+    omission = without_best_scene(gains, weights, draws)
+    known = [
+        np.all([sums.weights[:, m] == weights[:, m] for pair in both for sums in pair])
+        for m in range(len(metrics))
+    ]
+    entries: list[dict[str, Any]] = []
+    for column, metric in enumerate(metrics):
+        count = int((weights[:, column] > 0).sum())
+        if not count or not known[column]:
+            entries.append(unknown)
+            continue
+        rest = {
+            "scene": scenes[int(omission.scene[column])],
+            "difference": number(omission.paired.difference[column]),
+            "low": number(omission.paired.low[column]),
+            "high": number(omission.paired.high[column]),
+            "scenes": {
+                "count": count - 1,
+                "low": number(omission.over_scenes.low[column]),
+                "high": number(omission.over_scenes.high[column]),
+            },
+        }
+        entries.append(
+            {
+                "scenes": {
+                    "count": count,
+                    "low": number(interval.low[column]),
+                    "high": number(interval.high[column]),
+                },
+                "without_best_scene": rest if count > 1 else None,
+                "probability": _probability(both, column, metric, draws),
+            }
+        )
+    return entries
+
+
+def _probability(
+    pairs: Sequence[tuple[SceneSums, SceneSums]], column: int, metric: str, draws: Float64[np.ndarray, "R C"]
+) -> dict[str, Any]:
+    """How often a run of the variant beats one of base on a scene, with its interval over scenes."""
+    known = definition(metric)
+    variant, base = (np.array([pair[side].values[:, column] for pair in pairs]) for side in (0, 1))
+    chance = probability_of_improvement(variant, base, known is None or known.better == "lower")
+    there = np.isfinite(chance)[:, None].astype(np.float64)
+    low, high = scene_interval(np.nan_to_num(chance)[:, None], there, draws)
+    return {"value": number(float(np.nanmean(chance))), "low": number(low[0]), "high": number(high[0])}
+
+
+def _over_training(
+    pairs: Sequence[tuple[Run, Run]], split: str, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Per metric: `first_credible` and `area`, over the steps that all runs were validated at."""
+    logged = [[run.logged[split] for run in pair] for pair in pairs]
+    steps = sorted(set.intersection(*({*rows} for pair in logged for rows in pair)))
+    entries: list[dict[str, Any]] = []
+    for metric in metrics:
+        curves = np.array(
+            [[[rows[step].get(metric, math.nan) for step in steps] for rows in pair] for pair in logged]
+        )
+        if len(steps) < 2 or not np.isfinite(curves).all():
+            entries.append({"first_credible": None, "area": None})
+            continue
+        difference = curves[:, 0] - curves[:, 1]
+        look = first_credible(difference)
+        known = definition(metric)
+        falls = look is not None and bool(difference[:, look].mean() < 0)
+        better = falls == (known is None or known.better == "lower")
+        area = paired_t(area_under_curve(np.array(steps, dtype=np.float64), difference))
+        first = None if look is None else {"step": steps[look], "state": "better" if better else "worse"}
+        entries.append(
+            {
+                "first_credible": {"looks": len(steps), "step": None, "state": "undecided"} | (first or {}),
+                "area": {
+                    "difference": number(float(area.difference)),
+                    "low": number(float(area.low)),
+                    "high": number(float(area.high)),
+                },
+            }
+        )
+    return entries
