@@ -204,6 +204,14 @@ class Pair:
     files: dict[str, Path]
 
 
+class Origin(NamedTuple):
+    """What identifies the files of a pair."""
+
+    sizes: dict[str, int]
+    """Role -> bytes of its file."""
+    image1_sha256: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowDataset:
     """The usable pairs of one split, how to read one, and what could not be used."""
@@ -219,8 +227,8 @@ class FlowDataset:
     problems: tuple[Problem, ...] = ()
     read_window: Callable[[Pair, Choose], tuple[FlowSample, tuple[int, int]]] | None = None
     """What `read_part` does, where it can be done without reading the whole pair."""
-    fingerprint: Callable[[tuple[Pair, ...]], str] | None = None
-    """The digest of pairs as their source gives it, of data that is a copy; None: it is in the files."""
+    origin: Callable[[Pair], Origin] | None = None
+    """What the files of a copied data set were in the original; None: these are the originals."""
 
     def __len__(self) -> int:
         return len(self.pairs)

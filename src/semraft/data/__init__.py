@@ -4,7 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from semraft.config import WorldConfig
-from semraft.data import flying_chairs, flying_things, kitti, sintel, viper, virtual_kitti, world_scenes
+from semraft.data import (
+    flying_chairs,
+    flying_things,
+    kitti,
+    packed,
+    sintel,
+    viper,
+    virtual_kitti,
+    world_scenes,
+)
 from semraft.sample import FlowDataset
 
 DATASETS: dict[str, Callable[..., FlowDataset]] = {
@@ -53,6 +62,8 @@ def index_dataset(name: str, root: Path | None, split: str, world: WorldConfig) 
         raise ValueError(f"{name}: no root given, the folder that the data set was unpacked into")
     if not root.is_dir():
         raise ValueError(f"{name}: the root {root} is no folder")
+    if packed.is_pack(root):
+        return packed.index(name, root, split)
     return DATASETS[name](root, split)
 
 

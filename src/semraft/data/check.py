@@ -168,7 +168,7 @@ def _measure(dataset: FlowDataset, pair: Pair, test_alignment: bool) -> _Totals 
     if sample.labels1 is not None:
         totals.labels = np.bincount(sample.labels1.ravel(), minlength=256)
     if test_alignment:
-        png_flow = "flow" in pair.files and pair.files["flow"].suffix == ".png"
+        png_flow = "flow" in pair.files and ".png" in pair.files["flow"].suffixes
         totals.alignment_sums, totals.alignment_errors = alignment.measure(sample, png_flow)
     return totals
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Int32, Integer, Shaped, UInt8
 
-from semraft.sample import Choose, DamagedFile, FramePart
+from semraft.sample import Choose, DamagedFile, FramePart, Window
 
 PNG_RGB = 2
 """The colour type of a png of three channels, as its header has it."""
@@ -33,7 +33,7 @@ def read_image(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndar
         DamagedFile: Undecodable, cut off, or not 8 bits a channel.
     """
     path = Path(path)
-    image = _decode_image(path)
+    image = _decode_image(path, read_bytes(path))
     return _swap_red_blue(image if part is None else part.of(path, image))
 
 
@@ -44,15 +44,23 @@ def read_first_image(path: Path | str, choose: Choose) -> tuple[UInt8[np.ndarray
         DamagedFile: As `read_image`.
     """
     path = Path(path)
-    image = _decode_image(path)
+    image = _decode_image(path, read_bytes(path))
     height, width = image.shape[:2]
     part = FramePart(choose((height, width)), (height, width), path.name)
     return _swap_red_blue(part.window.of(image)), part
 
 
-def _decode_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+def decode_image(path: Path, data: bytes, window: Window) -> UInt8[np.ndarray, "h w 3"]:
+    """The window of a picture in a file's bytes, as `read_image` reads it.
+
+    Raises:
+        DamagedFile: As `read_image`.
+    """
+    return _swap_red_blue(window.of(_decode_image(path, data)))
+
+
+def _decode_image(path: Path, data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """The picture with its colours as OpenCV orders them."""
-    data = read_bytes(path)
     # Older OpenCV fills the missing part of a cut file with grey and returns it as if it were whole.
     if data.startswith(_PNG_SIGNATURE):
         split_png(path, data)
