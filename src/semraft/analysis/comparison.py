@@ -63,11 +63,11 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def short_setting(value: Any) -> str:
-    """A configuration value as one types it: loss terms as NAME:WEIGHT."""
+    """A configuration value as one types it, loss terms too."""
     if isinstance(value, list):
         return " ".join(short_setting(item) for item in value) or "none"
-    if isinstance(value, dict) and value.keys() == {"name", "weight"}:
-        return f"{value['name']}:{value['weight']}"
+    if isinstance(value, dict) and {"name", "weight"} <= value.keys():
+        return term_text(TermConfig(**value))
     return value if isinstance(value, str) else json.dumps(value)
 
 

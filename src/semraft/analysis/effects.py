@@ -23,6 +23,9 @@ from semraft.analysis.statistics import (
     without_best_scene,
 )
 
+EFFECTS_PCT = (2, 5, 10)
+"""Effects, in per cent of base's mean, that it is said of how many seeds would see them."""
+
 DIGITS = 9
 """Significant digits of what is computed here: beyond them, libraries and machines differ."""
 
@@ -76,6 +79,10 @@ def compare_variant(
                 "p": number(paired.p[column]),
                 "effect": number(effect[column]),
                 "seeds_needed": seeds_needed(float(interval[0]), float(spread[column])),
+                "seeds_for_pct": {
+                    str(pct): seeds_needed(pct / 100 * base_mean, float(spread[column]))
+                    for pct in EFFECTS_PCT
+                },
                 "smallest_visible": number(visible * spread[column]),
                 **by_scene[column],
                 **by_step[column],

@@ -93,7 +93,10 @@ def require_one_protocol(runs: Sequence[Run], protocol: Mapping[str, Any]) -> No
                 f"the runs differ in pairs, data or step of their last validation on {split}: not comparable"
             )
     for name in dict.fromkeys(name for run in runs for name in _training_data(run)):
-        found = {_training_data(run)[name]: run.name for run in reversed(runs) if name in _training_data(run)}
+        found: dict[str, str] = {}
+        for run in runs:
+            if name in _training_data(run):
+                found.setdefault(_training_data(run)[name], run.name)
         if len(found) > 1:
             raise ValueError(
                 f"the training data called {name} is not the same in {' and '.join(found.values())}"

@@ -29,17 +29,15 @@ def doubts(comparison: dict[str, Any]) -> list[str]:
         return ["one seed proves nothing" if seeds == 1 else f"{seeds} seeds prove nothing"]
     found = []
     if comparison["p_holm"] is None or comparison["p_holm"] >= 1 - CONFIDENCE:
-        found.append(f"it may be chance between {seeds} seeds")
+        p = "" if comparison["p_holm"] is None else f" (p {comparison['p_holm']:.2f})"
+        found.append(f"it may be chance between {seeds} seeds{p}")
     if over is None:
         found.append("nothing is known of single scenes")
     elif over["count"] < FEWEST_SCENES:
-        found.append(f"{_count(over['count'], 'scene')} say nothing of other scenes")
+        found.append(f"{_count(over['count'], 'scene')} can't speak for other scenes")
     elif not _excludes_zero(over, comparison["difference"]):
         found.append(f"it may be chance between {over['count']} scenes")
-    elif not (
-        _excludes_zero(best, comparison["difference"])
-        and _excludes_zero(best["scenes"], comparison["difference"])
-    ):
+    elif not all(_excludes_zero(part, comparison["difference"]) for part in (best, best["scenes"])):
         found.append(f"it is gone without scene {best['scene']}")
     return found
 

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +167,41 @@ def rewrite(run: Run, split: str, **changes: Any) -> Run:
     [line for line in lines if line["split"] == split][-1].update(changes)
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return load_run(run.path)
+
+
+def make_study(
+    folder: Path,
+    effects: Mapping[str, Sequence[float]],
+    scenes: int = 24,
+    kind: Sequence[float] | np.ndarray | None = None,
+    **changes: Any,
+) -> Path:
+    """A study of finished runs: base's EPE of seed k is 2 + k/100, a variant's is above it by its effects.
+
+    Scenes differ in difficulty, and in how they take a variant: `kind` on top of the effect. Scene 7 is the
+    kindest by default. `changes` go to `make_run`.
+    """
+    study = folder / "study"
+    ids = [f"s/{number:03d}" for number in range(scenes)]
+    hard = 0.4 * np.sin(np.arange(scenes))
+    kind = 0.05 * np.cos(1.7 * (np.arange(scenes) - 7) + np.pi) if kind is None else np.asarray(kind)
+    for variant, of_seeds in effects.items():
+        for seed, effect in enumerate(of_seeds):
+            make_run(
+                study / "runs" / f"{variant}-seed{seed}",
+                seed=seed,
+                epe=2 + seed / 100 + effect,
+                environment=make_environment(ids, seed=seed),
+                config=make_config(variant, seed),
+                by_scene=hard if variant == "base" else hard + kind,
+                **changes,
+            )
+    described = {
+        "name": "made",
+        "base": "base",
+        "protocol": {"optim.steps": 400, "optim.batch": 6, "precision": "auto"},
+        "variants": list(effects),
+        "seeds": list(range(len(next(iter(effects.values()))))),
+    }
+    (study / "study.json").write_text(json.dumps(described))
+    return study
