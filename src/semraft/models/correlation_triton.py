@@ -218,7 +218,8 @@ def correlate_kernel(
     vectors1 = features1 + cell[:, None] * channels
     place += (cell // image_cells)[:, None] * height * width
     vectors2 = of_level(features2, level) + place[:, :, None] * channels
-    # Summed over channels once, at the end: that takes exchanges among threads, adding up takes none.
+    # No tl.dot: it wants many cells against the same places, and neighbours' windows overlap but differ. The
+    # sum over channels comes once, at the end: that takes exchanges among threads, adding up takes none.
     products = tl.zeros((CELLS, WINDOW, CHANNELS), tl.float32)
     for start in range(0, channels, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)
