@@ -20,7 +20,7 @@ FLOORS = [
     ["analysis"],
     ["studies"],
     ["options"],
-    ["cli_study"],
+    ["cli_study", "cli_data"],
     ["cli"],
 ]
 """Bottom to top. A room imports from floors below; rooms of one floor don't know each other."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from semraft import cli_study
+from semraft import cli_data, cli_study
 from semraft.config import RunConfig, WorldConfig, load_config
 from semraft.options import terms_as_text
 
@@ -179,71 +179,6 @@ def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path("report.html"
     print(f"report: {out.resolve()}")
 
 
-def synthesize(
-    root: Positional[Path],
-    /,
-    layout: Literal["viper", "virtual-kitti", "kitti"],
-    train: int = 100,
-    val: int = 20,
-    size: tuple[int, int] = (288, 960),
-    seed: int = 0,
-) -> None:
-    """Make driving data with exact ground truth, in the layout of a public data set.
-
-    Args:
-        root: A new or empty folder.
-        layout: Whose files, names and encodings.
-        train: Training pairs.
-        val: Validation pairs.
-        size: Height and width in pixels.
-        seed: The world's seed.
-    """
-    from semraft.data.synthesize import synthesize as write
-
-    write(root, layout, train=train, val=val, size=size, seed=seed)
-    print(f"data: {root}")
-
-
-def check(
-    root: Positional[str] = "",
-    /,
-    *,
-    dataset: str,
-    split: Literal["train", "val"] = "train",
-    pairs: int = 50,
-    read: int | None = None,
-    json: Json = False,
-    list_bad: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
-) -> int:
-    """Say what data holds, what of it is missing or damaged, and whether its flow fits its images.
-
-    Args:
-        root: The data set's folder.
-        dataset: A name that `semraft datasets` lists.
-        split: Which part of it.
-        pairs: How many pairs the alignment test takes.
-        read: Read so many pairs, spread evenly; all without it, which finds every damaged file.
-        json: Print JSON instead of text.
-        list_bad: Write the ids of unusable pairs to this file, one a line.
-    """
-    from tqdm import tqdm
-
-    from semraft.data import index_dataset
-    from semraft.data.check import as_text, check_dataset
-
-    found = index_dataset(dataset, Path(root) if root else None, split, WorldConfig())
-    report = check_dataset(
-        found,
-        alignment_pairs=pairs,
-        read_pairs=read,
-        progress=lambda results, total: tqdm(results, total=total, unit="pair"),
-    )
-    print(dumps(report.to_json(), indent=2) if json else as_text(report))
-    if list_bad:
-        Path(list_bad).write_text("".join(f"{name}\n" for name in report.bad_ids))
-    return 0 if report.sound else 1
-
-
 def recipes(json: Json = False) -> None:
     """List the recipes of `semraft train`."""
     from semraft.recipes import RECIPES
@@ -292,8 +227,9 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
-    "data synthesize": synthesize,
-    "data check": check,
+    "data synthesize": cli_data.synthesize,
+    "data check": cli_data.check,
+    "data pack": cli_data.pack,
     "recipes": recipes,
     "losses": losses,
     "datasets": datasets,

@@ -203,6 +203,10 @@ class Pair:
     scene: str
     files: dict[str, Path]
 
+    def sizes(self) -> dict[str, int]:
+        """Role -> bytes of its file."""
+        return {role: path.stat().st_size for role, path in self.files.items()}
+
 
 class Origin(NamedTuple):
     """What identifies the files of a pair."""

@@ -61,7 +61,8 @@ def pack(
         source: Split -> the data set, whose files lie under `root`.
         images: Store images as pixels, or as the bytes of their files: a fifth of the space, but a crop
             decodes the whole frame.
-        damaged: A damaged pair stops the packing, or is left out and named in the manifest.
+        damaged: A damaged pair stops the packing, or is left out and named in the manifest. A file that is
+            missing is named there in any case, as the source's own `problems` name it.
         progress: As in `check_dataset`.
 
     Raises:
@@ -69,6 +70,9 @@ def pack(
         DamagedFile: A damaged pair, with "refuse".
     """
     datasets = {split: source(split) for split in splits}
+    bad = [bad for dataset in datasets.values() for bad in dataset.problems if bad.kind != "missing"]
+    if bad and damaged == "refuse":
+        raise DamagedFile(bad[0].path, f"{bad[0].kind} {bad[0].detail} ({len(bad)} such files)")
     sources = {split: _digest(dataset) for split, dataset in datasets.items()}
     _begin(out, {"format": _FORMAT, "images": images, "sources": sources})
     packed: dict[str, Any] = {}
@@ -242,7 +246,8 @@ def _pack_pair(dataset: FlowDataset, pair: Pair, root: Path, out: Path, images: 
         "id": pair.id,
         "scene": pair.scene,
         "files": {role: (str(path), (out / path).stat().st_size) for role, path in paths.items()},
-        **file_origin(pair)._asdict(),
+        "sizes": pair.sizes(),
+        "image1_sha256": hashlib.sha256(pair.files["image1"].read_bytes()).hexdigest(),
     }
 
 
@@ -256,17 +261,11 @@ def _place(pair: Pair, role: str, root: Path) -> Path:
     return Path("frames", path.with_name(f"{path.name}.{known}.pack"))
 
 
-def file_origin(pair: Pair) -> Origin:
-    """What identifies a pair's files."""
-    sizes = {role: path.stat().st_size for role, path in sorted(pair.files.items())}
-    return Origin(sizes, hashlib.sha256(pair.files["image1"].read_bytes()).hexdigest())
-
-
 def _digest(dataset: FlowDataset) -> str:
     """Tells one source from another; quick, so from names and sizes of files only."""
     digest = hashlib.sha256(dataset.name.encode())
     for pair in dataset.pairs:
-        digest.update(repr((pair.id, [path.stat().st_size for path in pair.files.values()])).encode())
+        digest.update(repr((pair.id, pair.sizes())).encode())
     return digest.hexdigest()[:16]
 
 

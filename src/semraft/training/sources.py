@@ -128,14 +128,20 @@ def refuse_damaged(dataset: FlowDataset, damaged: str, option: str) -> None:
 def fingerprint(dataset: FlowDataset) -> str:
     """A digest of a data set: ids and file sizes of all pairs, and the first frame's file.
 
-    A data set without files is told by its first frame itself. Nothing is decoded that may be damaged.
+    Of a pack it is that of the files that were packed. A data set without files is told by its first frame
+    itself. Nothing is decoded that may be damaged.
     """
     digest = hashlib.sha256()
     for pair in dataset.pairs:
-        sizes = [(role, path.stat().st_size) for role, path in sorted(pair.files.items())]
-        digest.update(repr((pair.id, sizes)).encode())
-    first = dataset.pairs[0].files.get("image1")
-    digest.update(first.read_bytes() if first else dataset[0].image1.tobytes())
+        sizes = dataset.origin(pair).sizes if dataset.origin else pair.sizes()
+        digest.update(repr((pair.id, sorted(sizes.items()))).encode())
+    first = dataset.pairs[0]
+    if dataset.origin:
+        image1_sha256 = dataset.origin(first).image1_sha256
+    else:
+        image1 = first.files["image1"].read_bytes() if first.files else dataset[0].image1.tobytes()
+        image1_sha256 = hashlib.sha256(image1).hexdigest()
+    digest.update(image1_sha256.encode())
     return digest.hexdigest()[:16]
 
 
