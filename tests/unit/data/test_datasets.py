@@ -1,12 +1,26 @@
 """Opening a data set by name: what goes wrong is said in the data set's own terms."""
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from semraft.config import WorldConfig
 from semraft.data import DATASETS, open_dataset
-from tests.unit.data.fake_trees import write_kitti, write_viper
+from semraft.data.pictures import write_image
+from semraft.sample import FlowSample, Window, WrongSize
+from tests.unit.data.fake_trees import (
+    HEIGHT,
+    WIDTH,
+    color_image,
+    write_flying_chairs,
+    write_flying_things,
+    write_kitti,
+    write_sintel,
+    write_viper,
+    write_virtual_kitti,
+)
 
 
 def test_names() -> None:
@@ -67,3 +81,62 @@ def test_nothing_usable_names_the_files(tmp_path: Path) -> None:
         (tmp_path / "training" / kind / "000003_10.png").unlink()
     with pytest.raises(ValueError, match="hold no file with the name"):
         open_dataset("kitti", tmp_path, "val", WorldConfig())
+
+
+def write_tree(name: str, root: Path) -> None:
+    match name:
+        case "viper":
+            write_viper(root, "train", "001", [10])
+        case "virtual-kitti":
+            archives = ("rgb", "forwardFlow", "backwardFlow", "classSegmentation", "instanceSegmentation")
+            write_virtual_kitti(dict.fromkeys((*archives, "textgt"), root), "Scene01", "clone", 0, 2)
+        case "kitti":
+            write_kitti(root / "training", [3])
+        case "flying-chairs":
+            write_flying_chairs(root, "1")
+        case "flying-things":
+            write_flying_things(root, "TRAIN", "A/0000", [6, 7])
+        case "sintel":
+            write_sintel(root / "training", "alley_1", frames=2)
+
+
+FILES = ("viper", "virtual-kitti", "kitti", "flying-chairs", "flying-things", "sintel")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "window", [Window(0, 0, HEIGHT, WIDTH), Window(1, 2, 3, 5), Window(HEIGHT - 2, 0, 2, 3)]
+)
+def test_a_part_is_the_same_part_of_the_whole(name: str, window: Window, tmp_path: Path) -> None:
+    """Red when: one field of a window is a row off, or is judged by the window and not by the frame (the
+    extent of Virtual KITTI's encoding, what leaves Sintel's frame)."""
+    write_tree(name, tmp_path)
+    dataset = open_dataset(name, tmp_path, "train", WorldConfig())
+    asked: list[tuple[int, int]] = []
+
+    def choose(frame: tuple[int, int]) -> Window:
+        asked.append(frame)
+        return window
+
+    part, frame = dataset.read_part(dataset.pairs[0], choose)
+    assert frame == (HEIGHT, WIDTH)
+    assert asked == [frame]
+    whole = dataset[0].part(window)
+    for field in dataclasses.fields(FlowSample):
+        ours, theirs = getattr(part, field.name), getattr(whole, field.name)
+        if isinstance(theirs, np.ndarray):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs, field.name)
+        else:
+            assert ours == theirs
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_part_of_files_of_two_sizes_is_refused(name: str, tmp_path: Path) -> None:
+    """Red when: a window that fits both frames hides that they are not of one size."""
+    write_tree(name, tmp_path)
+    dataset = open_dataset(name, tmp_path, "train", WorldConfig())
+    second = dataset.pairs[0].files["image2"]
+    write_image(second, color_image(1, HEIGHT + 1))
+    with pytest.raises(WrongSize, match=rf"{second.name}: is {WIDTH}x{HEIGHT + 1} .* is {WIDTH}x{HEIGHT}"):
+        dataset.read_part(dataset.pairs[0], lambda frame: Window(0, 0, 3, 4))
