@@ -90,11 +90,11 @@ def is_done(cell: Cell) -> bool:
     return final.samefile(cell.last_checkpoint) or filecmp.cmp(final, cell.last_checkpoint, shallow=False)
 
 
-def progress(cell: Cell) -> dict[str, float]:
-    """The last line of training metrics, `step` among them; empty before the first."""
+def last_step(cell: Cell) -> int:
+    """The last step that the run has logged; 0 before the first."""
     path = cell.run / METRICS
     if not path.exists():
-        return {}
+        return 0
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 65536))  # A few lines: a validation's are some kilobytes each.
         lines = file.read().splitlines()
@@ -103,9 +103,8 @@ def progress(cell: Cell) -> dict[str, float]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # Being written, or cut by the seek.
-        if record.get("split") == "train":
-            return {name: value for name, value in record.items() if isinstance(value, int | float)}
-    return {}
+        return int(record["step"])
+    return 0
 
 
 def is_running(cell: Cell) -> bool:

@@ -32,7 +32,7 @@ from semraft.studies.cell import (
     complaint,
     is_done,
     is_running,
-    progress,
+    last_step,
     run_cell,
 )
 from semraft.studies.proof import begun, prove
@@ -111,7 +111,7 @@ def _watch(cells: Sequence[Cell], futures: dict[Future[int], Cell], base: str) -
 
 
 def _steps_done(cells: Sequence[Cell]) -> int:
-    return sum(int(progress(cell).get("step", 0)) for cell in cells)
+    return sum(last_step(cell) for cell in cells)
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def states(folder: Path) -> dict[str, dict[str, Any]]:
             state, said = _state(cell)
             rows[cell.name] = {
                 "state": state,
-                "step": steps if state == "done" else int(progress(cell).get("step", 0)),
+                "step": steps if state == "done" else last_step(cell),
                 "steps": steps,
                 "said": said,
             }
