@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from semraft.studies.study import RUNS
+from semraft.studies.study import CELLS, RUNS
 from semraft.tracking import CHECKPOINTS, CONFIG, METRICS
 
-CELLS = "cells"
 STOPPED = -signal.SIGTERM
 """The exit code of a cell that was stopped because the study was."""
 GRACE_S = 20.0

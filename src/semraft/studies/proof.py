@@ -3,16 +3,15 @@
 Asked as soon as runs have begun, so that days are not spent on what will not count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 from semraft.analysis.replicates import find_strangers, find_twins, without_fingerprints
 from semraft.analysis.runs import Run, load_run
 from semraft.config import load_config
 from semraft.studies.cell import Cell
-from semraft.studies.study import NAMES, PLACES, flat
-from semraft.tracking import ENVIRONMENT
+from semraft.studies.study import differing_fields, flat
+from semraft.tracking import CONFIG, ENVIRONMENT
 
 SETTLED = ("precision", "model.batch_norm")
 """Fields whose `auto` a run replaces by what it means on its machine."""
@@ -35,11 +34,11 @@ def prove(cells: Sequence[Cell], base: str) -> None:
         StudyStopped: Two seeds are one, or variants of one seed don't share what they should.
     """
     runs = {cell: load_run(cell.run) for cell in begun(cells)}
-    wanted = {cell: flat(load_config(cell.config)) for cell in runs}
-    for cell, run in runs.items():
-        _same_protocol(run, wanted[cell])
+    for cell in runs:
+        _same_protocol(cell)
     for field in SETTLED:
-        _settled_alike(field, [run for cell, run in runs.items() if wanted[cell][field] == "auto"])
+        automatic = [cell for cell in runs if flat(load_config(cell.config))[field] == "auto"]
+        _settled_alike(field, [runs[cell] for cell in automatic])
     for one, two in combinations(runs.values(), 2):
         _same_data(one, two)
     if bare := without_fingerprints(list(runs.values())):
@@ -59,14 +58,14 @@ def prove(cells: Sequence[Cell], base: str) -> None:
         )
 
 
-def _same_protocol(run: Run, wanted: Mapping[str, Any]) -> None:
-    for field, expected in wanted.items():
-        if field in (*NAMES, *PLACES) or (field in SETTLED and expected == "auto"):
-            continue
-        if run.config.get(field, expected) != expected:
+def _same_protocol(cell: Cell) -> None:
+    wanted, found = load_config(cell.config), load_config(cell.run / CONFIG)
+    for field in differing_fields(wanted, found):
+        expected, value = flat(wanted)[field], flat(found)[field]
+        if not (field in SETTLED and expected == "auto"):
             raise ValueError(
-                f"{run.path} was run with {field} {run.config[field]}, its study has {expected}: runs of "
-                f"different protocols are not compared; choose another --out"
+                f"{cell.run} was run with {field} {value}, its study has {expected}: runs of different "
+                f"protocols are not compared; choose another --out"
             )
 
 

@@ -25,7 +25,6 @@ from semraft.analysis.report import write_report
 from semraft.analysis.summary import write_summary
 from semraft.config import to_json
 from semraft.studies.cell import (
-    CELLS,
     Cell,
     Engine,
     Submit,
@@ -36,7 +35,7 @@ from semraft.studies.cell import (
     run_cell,
 )
 from semraft.studies.proof import begun, prove
-from semraft.studies.study import Study, read_study, settle
+from semraft.studies.study import CELLS, Study, read_study, settle
 from semraft.tracking import write_text
 
 WATCH_S = 1.0

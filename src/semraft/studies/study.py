@@ -9,11 +9,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from semraft.config import RunConfig, to_json
+from semraft.config import RunConfig, load_config, to_json
 from semraft.tracking import write_text
 
 STUDY = "study.json"
 RUNS = "runs"
+CELLS = "cells"
 NAMES = ("recipe", "seed", "output")
 """Fields that tell runs apart and change nothing else, but for the seed, which is the cell's."""
 PLACES = ("data.root", "data.workers")
@@ -148,8 +149,10 @@ def settle(folder: Path, study: Study) -> None:
     found, new = folder / STUDY, study.to_json()
     if found.exists():
         old = read_study(folder)
-        for field in _changes(_full(old), _full(new)):
-            raise ValueError(f"{folder} holds runs of another protocol ({field}): choose another --out")
+        for variant in (name for name in study.variants if name in old["variants"]):
+            for cell in (folder / CELLS / f"{variant}-seed{seed}.json" for seed in old["seeds"]):
+                if cell.exists():
+                    _refuse_changes(folder, variant, load_config(cell), study.variants[variant])
         if old["name"] != study.name or old["base"] != study.base:
             raise ValueError(
                 f"{folder} holds study {old['name']} with base {old['base']}: choose another --out"
@@ -178,15 +181,10 @@ def read_study(folder: Path) -> dict[str, Any]:
     return contents
 
 
-def _full(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Variant -> all its fields, however they were divided into shared and own."""
-    return {name: study["protocol"] | own for name, own in study["differences"].items()}
-
-
-def _changes(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> list[str]:
-    return [
-        f"{variant} had {field} {fields.get(field)}, now {new[variant].get(field)}"
-        for variant, fields in old.items()
-        for field in (new.get(variant) or {})
-        if field in fields and fields[field] != new[variant][field]
-    ]
+def _refuse_changes(folder: Path, variant: str, old: RunConfig, new: RunConfig) -> None:
+    """As whole configurations: a field that semraft has gained since has its default in the old one."""
+    for field in differing_fields(old, new):
+        raise ValueError(
+            f"{folder} holds runs of another protocol ({variant} had {field} {flat(old)[field]}, now "
+            f"{flat(new)[field]}): choose another --out"
+        )

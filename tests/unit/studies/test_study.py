@@ -1,12 +1,13 @@
 """A study is one value: what it refuses, and what its folder holds it to."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from semraft.config import LossConfig, RunConfig, TermConfig
 from semraft.recipes import RECIPES
+from semraft.studies.runner import prepare
 from semraft.studies.shipped import STUDIES
 from semraft.studies.study import Study, load_study, override, read_study, settle
 
@@ -51,7 +52,7 @@ def test_the_protocol_is_what_the_variants_share() -> None:
     assert contents["protocol"]["optim.batch"] == BASE.optim.batch
     assert contents["differences"] == {
         "base": {"loss.terms": []},
-        "v1": {"loss.terms": [{"name": "semantic-v1", "weight": 0.5}]},
+        "v1": {"loss.terms": [asdict(V1.loss.terms[0])]},
     }
     assert not {"seed", "output", "recipe", "data.root", "loss.terms"} & contents["protocol"].keys()
     config = STUDY.cell_config("v1", 42)
@@ -60,11 +61,11 @@ def test_the_protocol_is_what_the_variants_share() -> None:
 
 def test_a_folder_takes_more_seeds_and_variants_of_its_protocol_only(tmp_path: Path) -> None:
     """Red when: another budget, a changed variant or a seed that vanished is accepted."""
-    settle(tmp_path, STUDY)
+    prepare(STUDY, tmp_path)
     settle(tmp_path, override(STUDY, lambda config: replace(config, data=replace(config.data, root="/b"))))
     v2 = replace(BASE, loss=LossConfig(gamma=0.9))
     more = replace(STUDY, seeds=(0, 42, 7), variants={"base": BASE, "v1": V1, "v2": v2})
-    settle(tmp_path, more)
+    prepare(more, tmp_path)
     assert read_study(tmp_path)["seeds"] == [0, 42, 7]
     with pytest.raises(ValueError, match=r"base had optim\.steps 100000, now 60\)"):
         settle(tmp_path, override(more, lambda config: with_steps(config, 60)))
@@ -88,7 +89,7 @@ def test_an_override_reaches_every_variant_and_no_name() -> None:
 def test_a_study_of_ones_own_is_a_python_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from dataclasses import replace\nfrom semraft.studies import Study\n"
+        "from dataclasses import asdict, replace\nfrom semraft.studies import Study\n"
         "from semraft.recipes import RECIPES\nbase = RECIPES['world-base'].config\n"
         "v1 = RECIPES['world-semantic-v1'].config\n"
         "study = Study(name='mine', about='', variants={'b': base, 'v': v1}, base='b', seeds=(3,))\n"
