@@ -16,7 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 from semraft import cli_data, cli_study
-from semraft.config import RunConfig, WorldConfig, load_config
+from semraft.config import RunConfig, TermConfig, WorldConfig, load_config
 from semraft.options import terms_as_text
 
 Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
@@ -188,10 +188,17 @@ def recipes(json: Json = False) -> None:
 
 def losses(json: Json = False) -> None:
     """List the auxiliary loss terms."""
-    from semraft.losses.objective import TERMS
+    from semraft.losses.terms import TERMS, needed_fields, needed_heads
 
     rows = {
-        name: {"about": term.about, "needs": list(term.needs), "scalar": term.scalar}
+        name: {
+            "about": term.about,
+            "needs": [*needed_fields(TermConfig(name=name)), *needed_heads(TermConfig(name=name))],
+            "mask": term.mask,
+            "options": [option.replace("_", "-") for option in term.options],
+            "scalar": term.scalar,
+            "source": term.source,
+        }
         for name, term in TERMS.items()
     }
     _print_table(rows if json else {name: term.about for name, term in TERMS.items()}, json)

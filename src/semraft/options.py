@@ -2,11 +2,11 @@
 
 import tyro
 
-from semraft.config import TermConfig
+from semraft.config import TermConfig, parse_term, term_text
 
 
 def terms_as_text() -> tyro.constructors.ConstructorRegistry:
-    """Lets tyro read a loss term as NAME:WEIGHT."""
+    """Lets tyro read a loss term as one types it."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
@@ -17,18 +17,10 @@ def terms_as_text() -> tyro.constructors.ConstructorRegistry:
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
-            metavar="NAME:WEIGHT",
+            metavar="NAME:WEIGHT[,OPTION=VALUE...]",
             instance_from_str=lambda text: parse_term(text[0]),
             is_instance=lambda value: isinstance(value, TermConfig),
-            str_from_instance=lambda term: [f"{term.name}:{term.weight:g}"],
+            str_from_instance=lambda term: [term_text(term)],
         )
 
     return registry
-
-
-def parse_term(text: str) -> TermConfig:
-    """NAME:WEIGHT -> a loss term."""
-    name, _, weight = text.rpartition(":")
-    if not name:
-        raise ValueError(f"a loss term is written NAME:WEIGHT, for example semantic-v1:0.5; got {text!r}")
-    return TermConfig(name=name, weight=float(weight))

@@ -167,6 +167,7 @@ class Prediction:
     `features1`, `features2` are the 1/8 features that the correlation volume compares (unpadded size rounded
     up to a multiple of 8), for the `matching` term. `occlusion` (logits, positive is occluded) and
     `segmentation1`, `segmentation2` (class logits) are None where the network has no such head.
+    `backward_flow` is the last flow from frame 2 to frame 1, in pixels of frame 2; None unless asked for.
     """
 
     flows: list[Float[torch.Tensor, "B 2 H W"]]
@@ -175,6 +176,7 @@ class Prediction:
     occlusion: Float[torch.Tensor, "B H W"] | None = None
     segmentation1: Float[torch.Tensor, "B K H W"] | None = None
     segmentation2: Float[torch.Tensor, "B K H W"] | None = None
+    backward_flow: Float[torch.Tensor, "B 2 H W"] | None = None
 
     @property
     def flow(self) -> Float[torch.Tensor, "B 2 H W"]:

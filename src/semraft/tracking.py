@@ -13,6 +13,8 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 PER_SAMPLE = "per_sample.csv"
 SKIPPED = "skipped.jsonl"
+WEIGHTS = "weights.jsonl"
+"""The weights of loss terms that were measured as shares of the gradient."""
 PAIRS = "pairs"
 CHECKPOINTS = "checkpoints"
 

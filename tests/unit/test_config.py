@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from semraft.config import LossConfig, RunConfig, TermConfig, load_config, to_json
+from semraft.config import (
+    LossConfig,
+    RunConfig,
+    TermConfig,
+    load_config,
+    parse_term,
+    term_text,
+    to_json,
+)
 from semraft.recipes import RECIPES
 
 
@@ -44,3 +52,48 @@ def test_the_study_scenarios_are_there() -> None:
                 ["semantic-v1"] if "semantic" in scenario else []
             )
             assert (config.data.train_pairs == 100) == ("overfit" in scenario)
+
+
+TERMS_AS_TEXT = {
+    "semantic-v1:0.5": TermConfig(name="semantic-v1", weight=0.5),
+    "signed-distance:share=0.4,ramp=200,where=things": TermConfig(
+        name="signed-distance", share=0.4, ramp=200, where="things"
+    ),
+    "smoothness:2,boundary=instance,order=1": TermConfig(
+        name="smoothness", weight=2.0, boundary="instance", order=1
+    ),
+    "label-warp:1e-05,schedule=learning-rate,where=car+person,mask=forward-backward": TermConfig(
+        name="label-warp", weight=1e-5, schedule="learning-rate", where="car+person", mask="forward-backward"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", TERMS_AS_TEXT)
+def test_a_term_is_written_as_it_is_read(text: str, tmp_path: Path) -> None:
+    """Red when: an option is lost on the way, or comes back as a string."""
+    term = TERMS_AS_TEXT[text]
+    assert parse_term(text) == term
+    assert term_text(term) == text
+    config = replace(RunConfig(), loss=LossConfig(terms=(term,)))
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert load_config(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("semantic-v1", "NAME:WEIGHT"),
+        ("semantic-v1:", "NAME:WEIGHT"),
+        ("semantic-v1:heavy", "weight is 'heavy': expected a number"),
+        ("smoothness:1,order=3", "order is '3': choose from 1, 2"),
+        ("smoothness:1,sort=3", "'sort' is no option"),
+        ("smoothness:1,name=x", "'name' is no option"),
+        ("smoothness:1,ramp=3,ramp=4", "given twice"),
+        ("smoothness:2,share=0.4", "none beside a share"),
+        ("smoothness:share=0", "above 0"),
+        ("smoothness:1,ramp=-1", "0 or more"),
+    ],
+)
+def test_a_term_written_wrongly_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_term(text)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from semraft.analysis.runs import Run
+from semraft.config import TermConfig, term_text
 from semraft.metrics import METRICS, Metric, split_metric_name
 
 DECIMALS = {"px": 3, "fraction": 4, "per cent": 2, "0..100": 2, "pixels": 0}

@@ -1,59 +1,21 @@
 """The training objective: the sequence loss and a named, weighted sum of auxiliary terms."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from semraft.config import LossConfig
-from semraft.losses.matching import matching
+from semraft.config import LossConfig, TermConfig
 from semraft.losses.reduction import refinement_sum
-from semraft.losses.semantic import semantic_smoothness_v1_values
+from semraft.losses.regions import region
 from semraft.losses.sequence import sequence_values, trusted_pixels
+from semraft.losses.terms import TERMS, Case, needed_fields, needed_heads
 from semraft.sample import FlowBatch, Prediction
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Term:
-    """An auxiliary term: its values from a prediction, a batch and the trusted pixels V.
-
-    `values` gives one value per refinement, or a single one for a term that acts once.
-    """
-
-    values: Callable[[Prediction, FlowBatch, Bool[Tensor, "B H W"]], Float[Tensor, " T"]]
-    needs: tuple[str, ...]
-    scalar: str
-    about: str
-
-
-def _semantic_v1(prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]) -> Tensor:
-    assert batch.labels1 is not None
-    assert batch.labels2 is not None
-    return semantic_smoothness_v1_values(prediction.flows, batch.labels1, batch.labels2, trusted)
-
-
-def _matching(prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]) -> Tensor:
-    visible = trusted if batch.occluded1 is None else trusted & ~batch.occluded1
-    return matching(prediction.features1, prediction.features2, batch.flow, visible)[None]
-
-
-TERMS = {
-    "semantic-v1": Term(
-        values=_semantic_v1,
-        needs=("labels1", "labels2"),
-        scalar="semantic_loss",
-        about="within-class first-order smoothness of the flow, the study's loss (weight 0.5 there)",
-    ),
-    "matching": Term(
-        values=_matching,
-        needs=(),
-        scalar="matching_loss",
-        about="cross-entropy of the correlation against the true target cell: features learn sooner",
-    ),
-}
-"""Every auxiliary term by name."""
+COMMON_OPTIONS = frozenset({"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule"})
+"""The fields of TermConfig that every term listens to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +27,18 @@ class Objective:
     """Scalar name (`flow_loss`, `semantic_loss`, ...) -> values; one value for a term that acts once."""
 
 
-def objective(prediction: Prediction, batch: FlowBatch, config: LossConfig) -> Objective:
+def objective(
+    prediction: Prediction,
+    batch: FlowBatch,
+    config: LossConfig,
+    weights: Mapping[str, float] | None = None,
+) -> Objective:
     """L_flow + sum of weight x term, each summed over refinements with the gamma weights.
 
     A term of weight 0 is computed and reported, and changes nothing.
+
+    Args:
+        weights: Each term's weight at this step (`losses.weights`); without, those of the configuration.
     """
     trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
     flow_values = sequence_values(
@@ -78,33 +48,68 @@ def objective(prediction: Prediction, batch: FlowBatch, config: LossConfig) -> O
     values = {"flow_loss": flow_values}
     for chosen in config.terms:
         term = TERMS[chosen.name]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and chosen.weight != 0):
-            values[term.scalar] = term.values(prediction, batch, trusted)
-        if chosen.weight != 0:
-            total = total + chosen.weight * refinement_sum(values[term.scalar], config.gamma)
+        weight = chosen.weight if weights is None else weights[chosen.name]
+        # A share is measured by the term's gradient, which it must have before it has a weight.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (weight != 0 or chosen.share is not None)):
+            case = Case(prediction=prediction, batch=batch, chosen=chosen, trusted=trusted)
+            values[term.scalar] = term.values(case)
+        if weight != 0:
+            total = total + weight * refinement_sum(values[term.scalar], config.gamma)
     return Objective(total=total, values=values)
 
 
-def check_terms(config: LossConfig, provides: dict[str, frozenset[str]]) -> None:
-    """Refuses, before the first step, terms that are unknown, doubled, or need what a data set lacks.
+def needs_backward_flow(config: LossConfig) -> bool:
+    """Whether a term reads the flow from frame 2 to frame 1: a pass more, without gradient."""
+    return any("backward_flow" in needed_heads(chosen) for chosen in config.terms)
+
+
+def check_terms(
+    config: LossConfig, provides: dict[str, frozenset[str]], heads: frozenset[str] = frozenset()
+) -> None:
+    """Refuses, before the first step, terms that are unknown, doubled, or need what is not there.
 
     Args:
         config: The losses asked for.
         provides: Data set name -> the optional fields its samples have.
+        heads: The optional fields of a prediction that the network gives.
 
     Raises:
-        ValueError: One line: which term, what it needs, which data set does not have it.
+        ValueError: One line: which term, what it needs, what does not have it.
     """
-    names = [term.name for term in config.terms]
-    for name in names:
-        if name not in TERMS:
-            raise ValueError(f"no loss term is called {name!r}: choose from {', '.join(TERMS)}")
-        if names.count(name) > 1:
-            raise ValueError(f"loss term {name!r} is given twice")
-        for dataset, fields in provides.items():
-            missing = [need for need in TERMS[name].needs if need not in fields]
+    names = [chosen.name for chosen in config.terms]
+    for chosen in config.terms:
+        if chosen.name not in TERMS:
+            raise ValueError(f"no loss term is called {chosen.name!r}: choose from {', '.join(TERMS)}")
+        if names.count(chosen.name) > 1:
+            raise ValueError(f"loss term {chosen.name!r} is given twice")
+        _check_options(chosen)
+        for dataset, given in provides.items():
+            missing = [need for need in needed_fields(chosen) if need not in given]
             if missing:
+                way_out = "choose mask=forward-backward, " if "occluded1" in missing else ""
                 raise ValueError(
-                    f"loss term {name!r} needs {' and '.join(missing)}, which data set {dataset!r} does not "
-                    f"have: take the term out or train on other data"
+                    f"loss term {chosen.name!r} needs {' and '.join(missing)}, which data set {dataset!r} "
+                    f"does not have: take the term out, {way_out}or train on other data"
                 )
+        lacking = [need for need in needed_heads(chosen) if need not in heads | {"backward_flow"}]
+        if lacking:
+            raise ValueError(
+                f"loss term {chosen.name!r} needs {' and '.join(lacking)}, which the network does not give: "
+                f"take the term out, or choose a network with that head"
+            )
+
+
+def _check_options(chosen: TermConfig) -> None:
+    own = TERMS[chosen.name].options
+    for field in fields(TermConfig):
+        if field.name in COMMON_OPTIONS or field.name in own:
+            continue
+        if getattr(chosen, field.name) != field.default:
+            raise ValueError(
+                f"loss term {chosen.name!r} has no option {field.name.replace('_', '-')}; it has "
+                f"{', '.join(option.replace('_', '-') for option in own) or 'none of its own'}"
+            )
+    nothing = torch.zeros(1, 1, 1, dtype=torch.int64)
+    region(chosen.where, nothing, nothing == 0)  # Names a class that does not exist.
+    if chosen.name == "occlusion" and chosen.mask in ("none", "predicted"):
+        raise ValueError(f"loss term 'occlusion' can't learn from mask={chosen.mask}: choose exact")

@@ -1,6 +1,7 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped, tensors only, written atomically."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     window: dict[str, Tensor],
+    measured: Mapping[str, Tensor],
     best: float,
 ) -> None:
-    """Writes a checkpoint whole or not at all. `window` holds the sums of the current logging window."""
+    """Writes a checkpoint whole or not at all.
+
+    `window` holds the sums of the current logging window, `measured` the shares of loss terms so far.
+    """
     state = {
         "semraft": FORMAT,
         "arch": arch,
@@ -35,6 +40,7 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "window": window,
+        "measured": dict(measured),
         "best": best,
     }
     with whole_file(path) as file:

@@ -14,15 +14,24 @@ from types import FrameType
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from semraft import runtime, tracking
-from semraft.config import RunConfig, to_json
+from semraft.config import Precision, RunConfig, to_json
 from semraft.data.loader import training_batches
-from semraft.losses.objective import Objective, check_terms, objective
+from semraft.losses.objective import Objective, check_terms, needs_backward_flow, objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
+from semraft.losses.weights import (
+    Measured,
+    NoGradient,
+    changing_weights,
+    measure_shares,
+    settled,
+    step_weights,
+)
 from semraft.models.build import build_model, settle_batch_norm
 from semraft.sample import FlowBatch
 from semraft.training import sources
@@ -67,6 +76,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     optimizer = make_optimizer(model, config.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     window: dict[str, Tensor] = {}
+    measured: Measured = {}
     first, best = 0, float("inf")
     if resume:
         state = load_checkpoint(run / tracking.CHECKPOINTS / "last.pt", device)
@@ -74,9 +84,11 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         first, window, best = state["step"], state["window"], state["best"]
+        measured = {name: known.cpu() for name, known in state.get("measured", {}).items()}
         if processes.leads:
             tracking.forget_after(run / tracking.METRICS, first)
             tracking.forget_after(run / tracking.SKIPPED, first)
+            tracking.forget_after(run / tracking.WEIGHTS, first)
     network: nn.Module = model
     if processes.count > 1:
         network = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
@@ -96,10 +108,12 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
             optimizer=optimizer,
             scaler=scaler,
             window=window,
+            measured=measured,
             best=best,
         )
         return path
 
+    wants_backward = needs_backward_flow(config.loss)
     steps = range(first + 1, config.optim.steps + 1)
     progress = tqdm(total=config.optim.steps, initial=first, unit="step", disable=not processes.leads)
     model.train()
@@ -107,10 +121,16 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         for step, (batch, skipped) in zip(steps, batches, strict=True):
             # ---- one step --------------------------------------------------------------------------------
             batch = sources.to_device(batch, device)
-            set_learning_rate(optimizer, learning_rate(step - 1, config.optim))
+            rate = learning_rate(step - 1, config.optim)
+            set_learning_rate(optimizer, rate)
             with runtime.autocast(device, precision):
                 prediction = network(batch.image1, batch.image2, config.num_updates)
-            losses = objective(prediction, batch, config.loss)
+            if wants_backward:
+                prediction.backward_flow = _backward_flow(model, batch, config.num_updates, precision)
+            rate_frac = rate / config.optim.learning_rate
+            loss_weights = step_weights(config.loss, step, config.optim.steps, rate_frac, measured)
+            losses = objective(prediction, batch, config.loss, loss_weights)
+            before, measured = measured, _measure(losses, model, config, step, measured, scaler)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(scaler.scale(losses.total))
             scaler.unscale_(optimizer)
@@ -120,12 +140,14 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
             scaler.update()
             # ---- what is written of it -------------------------------------------------------------------
             _add(window, losses, gradient_norm, config.loss.gamma)
+            if tracker is not None:
+                _record_weights(run, step, settled(before, measured))
             for problem in skipped:  # Every process writes its own.
                 tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
             if step % config.log_every == 0 or step == config.optim.steps:
                 values = _means(window, config)
                 values |= training_metrics(prediction, batch)
-                values["learning_rate"] = optimizer.param_groups[0]["lr"]
+                values |= {"learning_rate": rate} | changing_weights(config.loss, loss_weights)
                 window.clear()
                 if tracker is not None:
                     tracker.log(step, "train", values)
@@ -168,6 +190,41 @@ def _begin(run: Path, config: RunConfig, record: dict[str, Any]) -> None:
 def _clip(model: nn.Module, clip_norm: float) -> Tensor:
     """Clips the gradient to `clip_norm` (0: not at all) and returns its norm before."""
     return torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else float("inf"))
+
+
+@torch.no_grad()
+def _backward_flow(
+    model: nn.Module, batch: FlowBatch, num_updates: int, precision: Precision
+) -> Float[Tensor, "B 2 H W"]:
+    """The flow from frame 2 to frame 1, for checks: without gradient, and batch norm learns nothing of it."""
+    model.eval()
+    with runtime.autocast(batch.image1.device, precision):
+        flow: Tensor = model(batch.image2, batch.image1, num_updates, keep="last").flow
+    model.train()
+    return flow
+
+
+def _measure(
+    losses: Objective,
+    model: nn.Module,
+    config: RunConfig,
+    step: int,
+    measured: Measured,
+    scaler: torch.amp.GradScaler,
+) -> Measured:
+    """The shares of the loss terms as known after this step."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        return measure_shares(losses, trained, config.loss, step, measured, scaler.get_scale())
+    except NoGradient as error:
+        raise TrainingStopped(str(error)) from error
+
+
+def _record_weights(run: Path, step: int, weights: dict[str, float]) -> None:
+    """Writes down the weights that were found at this step, and says them."""
+    for name, weight in weights.items():
+        tracking.append_line(run / tracking.WEIGHTS, {"step": step, "term": name, "weight": weight})
+        tqdm.write(f"loss term {name}: weight {weight:.4g}, measured up to step {step}", file=sys.stderr)
 
 
 def _refuse_non_finite(

@@ -3,12 +3,14 @@
 import math
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from semraft.analysis.runs import load_pair, load_run
+from semraft.config import TermConfig
 from tests.unit.analysis.fake_runs import IDS, SPLIT, make_run
 
 
@@ -33,7 +35,7 @@ def test_a_config_that_is_no_run_configuration_is_refused(tmp_path: Path) -> Non
 def test_reads_what_was_written(tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "run", "world-semantic-v1", seed=42, epe=1.5))
     assert (run.name, run.recipe, run.seed, run.steps) == ("run", "world-semantic-v1", 42, 400)
-    assert run.config["loss.terms"] == [{"name": "semantic-v1", "weight": 0.5}]
+    assert run.config["loss.terms"] == [asdict(TermConfig(name="semantic-v1", weight=0.5))]
     assert run.config["data.world.size"] == [128, 256]
     assert run.splits == (SPLIT,)
     step, metrics = run.final(SPLIT)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from semraft.config import LossConfig, TermConfig
 from semraft.losses import matching, semantic_smoothness_v1, sequence_loss
-from semraft.losses.objective import TERMS, check_terms, objective
+from semraft.losses.objective import check_terms, objective
 from semraft.losses.reduction import masked_mean
 from semraft.losses.semantic import semantic_smoothness_v1_values
 from semraft.losses.sequence import sequence_values, trusted_pixels
+from semraft.losses.terms import TERMS
 from semraft.sample import FlowBatch, Prediction
 
 BATCH, HEIGHT, WIDTH, UPDATES = 3, 16, 24, 4

@@ -1,0 +1,305 @@
+"""The auxiliary terms by name: each is the call of its loss function on what a step has."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from semraft.config import TermConfig
+from semraft.losses.boundary import boundary_weight_values
+from semraft.losses.labels import label_distance_values, label_warp_values, signed_distance_values
+from semraft.losses.matching import matching
+from semraft.losses.motion import motion_model_values
+from semraft.losses.occlusion import occlusion
+from semraft.losses.photometric import census_values
+from semraft.losses.regions import occluded_pixels, region
+from semraft.losses.segmentation import segmentation, temporal_consistency_values
+from semraft.losses.semantic import semantic_smoothness_v1_values
+from semraft.losses.smoothness import gradient_matching_values, smoothness_values
+from semraft.ops.labels import segment_ids
+from semraft.sample import FlowBatch, Prediction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What a term looks at. Optional fields that a term `needs` are there: `check_terms` has seen to it."""
+
+    prediction: Prediction
+    batch: FlowBatch
+    chosen: TermConfig
+    trusted: Bool[Tensor, "B H W"]
+    """V: where flow truth can be trusted."""
+
+    @property
+    def flows(self) -> list[Float[Tensor, "B 2 H W"]]:
+        """The flow after each refinement."""
+        return self.prediction.flows
+
+    @property
+    def region(self) -> Bool[Tensor, "B H W"]:
+        """The pixels that `where` chooses."""
+        return region(self.chosen.where, self.batch.labels1, self.trusted)
+
+    @property
+    def acting(self) -> Bool[Tensor, "B H W"]:
+        """The region without what `mask` calls occluded."""
+        hidden = occluded_pixels(mask_name(self.chosen), self.prediction, self.batch)
+        return self.region if hidden is None else self.region & ~hidden
+
+    @property
+    def labels1(self) -> Int64[Tensor, "B H W"]:
+        """Classes of frame 1."""
+        return there(self.batch.labels1)
+
+    @property
+    def labels2(self) -> Int64[Tensor, "B H W"]:
+        """Classes of frame 2."""
+        return there(self.batch.labels2)
+
+    @property
+    def segments1(self) -> Int64[Tensor, "B H W"]:
+        """Segment ids of frame 1, by class or by instance as `boundary` says."""
+        by_instance = self.chosen.boundary == "instance"
+        return segment_ids(self.labels1, there(self.batch.instances1) if by_instance else None)
+
+    @property
+    def segments2(self) -> Int64[Tensor, "B H W"]:
+        """Segment ids of frame 2."""
+        by_instance = self.chosen.boundary == "instance"
+        return segment_ids(self.labels2, there(self.batch.instances2) if by_instance else None)
+
+
+def there(tensor: Tensor | None) -> Tensor:
+    """An optional tensor that was checked to be there before the first step."""
+    assert tensor is not None
+    return tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Term:
+    """An auxiliary term. `values` gives one value per refinement, or a single one if it acts once."""
+
+    values: Callable[[Case], Float[Tensor, " T"]]
+    scalar: str
+    """The name of its value in metrics."""
+    about: str
+    source: str
+    """Where it comes from."""
+    needs: tuple[str, ...] = ()
+    """Optional fields of a batch; options add to them (`needed_fields`)."""
+    heads: tuple[str, ...] = ()
+    """Optional fields of a prediction; options add to them (`needed_heads`)."""
+    options: tuple[str, ...] = ()
+    """The fields of TermConfig it listens to, beside those that every term has."""
+    mask: str = "none"
+    """What `mask=auto` means."""
+
+
+def mask_name(chosen: TermConfig) -> str:
+    """What tells occluded pixels for a term, `auto` resolved."""
+    return TERMS[chosen.name].mask if chosen.mask == "auto" else chosen.mask
+
+
+def needed_fields(chosen: TermConfig) -> tuple[str, ...]:
+    """The optional fields of a batch that a term with these options reads."""
+    term = TERMS[chosen.name]
+    needs = [*term.needs]
+    if chosen.boundary == "instance":
+        needs += [name.replace("labels", "instances") for name in term.needs if name.startswith("labels")]
+    if chosen.where not in ("all", "unsupervised"):
+        needs.append("labels1")
+    needs += {"exact": ["occluded1"], "same-label": ["labels1", "labels2"]}.get(mask_name(chosen), [])
+    return tuple(dict.fromkeys(needs))
+
+
+def needed_heads(chosen: TermConfig) -> tuple[str, ...]:
+    """The optional fields of a prediction that a term with these options reads."""
+    masks = {"forward-backward": ("backward_flow",), "predicted": ("occlusion",)}
+    return tuple(dict.fromkeys((*TERMS[chosen.name].heads, *masks.get(mask_name(chosen), ()))))
+
+
+def _semantic_v1(case: Case) -> Tensor:
+    return semantic_smoothness_v1_values(case.flows, case.labels1, case.labels2, case.trusted)
+
+
+def _matching(case: Case) -> Tensor:
+    occluded = case.batch.occluded1
+    visible = case.trusted if occluded is None else case.trusted & ~occluded
+    features1, features2 = case.prediction.features1, case.prediction.features2
+    return matching(features1, features2, case.batch.flow, visible)[None]
+
+
+def _smoothness(case: Case) -> Tensor:
+    return smoothness_values(case.flows, case.segments1, case.acting, case.chosen.order, case.chosen.penalty)
+
+
+def _gradient_matching(case: Case) -> Tensor:
+    return gradient_matching_values(case.flows, case.batch.flow, case.segments1, case.acting & case.trusted)
+
+
+def _boundary_weight(case: Case) -> Tensor:
+    return boundary_weight_values(
+        case.flows,
+        case.batch.flow,
+        case.segments1,
+        case.acting & case.trusted,
+        case.chosen.gain,
+        case.chosen.falloff_px,
+    )
+
+
+def _motion_model(case: Case) -> Tensor:
+    return motion_model_values(
+        case.flows, case.segments1, case.acting, case.chosen.plane_model, case.chosen.fit_gradient
+    )
+
+
+def _label_warp(case: Case) -> Tensor:
+    return label_warp_values(case.flows, case.segments1, case.segments2, case.acting)
+
+
+def _label_distance(case: Case) -> Tensor:
+    return label_distance_values(
+        case.flows, case.segments1, case.segments2, case.acting, case.chosen.radius_px
+    )
+
+
+def _signed_distance(case: Case) -> Tensor:
+    return signed_distance_values(
+        case.flows, case.segments1, case.segments2, case.acting, case.chosen.radius_px
+    )
+
+
+def _census(case: Case) -> Tensor:
+    return census_values(case.flows, case.batch.image1, case.batch.image2, case.acting)
+
+
+def _segmentation(case: Case) -> Tensor:
+    logits1, logits2 = there(case.prediction.segmentation1), there(case.prediction.segmentation2)
+    return segmentation(logits1, logits2, case.labels1, case.labels2)[None]
+
+
+def _temporal_consistency(case: Case) -> Tensor:
+    logits1, logits2 = there(case.prediction.segmentation1), there(case.prediction.segmentation2)
+    return temporal_consistency_values(case.flows, logits1, logits2, case.acting, case.chosen.gradient)
+
+
+def _occlusion(case: Case) -> Tensor:
+    """Here `mask` says what is learnt, not what is left out."""
+    occluded = there(occluded_pixels(mask_name(case.chosen), case.prediction, case.batch))
+    return occlusion(there(case.prediction.occlusion), occluded, case.region, case.chosen.prior)[None]
+
+
+_FRAMES = ("labels1", "labels2")
+_PLACE = ("where", "mask")
+
+TERMS = {
+    "semantic-v1": Term(
+        values=_semantic_v1,
+        scalar="semantic_loss",
+        about="within-class first-order smoothness of the flow, the study's loss (weight 0.5 there)",
+        source="the study's notes",
+        needs=_FRAMES,
+    ),
+    "smoothness": Term(
+        values=_smoothness,
+        scalar="smoothness_loss",
+        about="first or second differences of the flow inside segments",
+        source="UFlow, Jonschkowski et al., ECCV 2020",
+        needs=("labels1",),
+        options=(*_PLACE, "boundary", "order", "penalty"),
+    ),
+    "gradient-matching": Term(
+        values=_gradient_matching,
+        scalar="gradient_matching_loss",
+        about="first differences of the flow against those of the truth, inside segments",
+        source="Li and Snavely, CVPR 2018, for depth",
+        needs=("labels1",),
+        options=(*_PLACE, "boundary"),
+    ),
+    "motion-model": Term(
+        values=_motion_model,
+        scalar="motion_model_loss",
+        about="what a fitted motion of each segment leaves: planes move as planes, things affinely",
+        source="Sevilla-Lara et al., CVPR 2016; Longuet-Higgins and Prazdny, 1980",
+        needs=("labels1",),
+        options=(*_PLACE, "boundary", "plane_model", "fit_gradient"),
+    ),
+    "label-warp": Term(
+        values=_label_warp,
+        scalar="label_warp_loss",
+        about="1 - probability of a pixel's own class where the flow leads",
+        source="the study's notes",
+        needs=_FRAMES,
+        options=(*_PLACE, "boundary"),
+        mask="exact",
+    ),
+    "label-distance": Term(
+        values=_label_distance,
+        scalar="label_distance_loss",
+        about="distance of the flow's target from the nearest pixel of the own class",
+        source="label-warp with a slope that reaches further",
+        needs=_FRAMES,
+        options=(*_PLACE, "boundary", "radius_px"),
+        mask="exact",
+    ),
+    "signed-distance": Term(
+        values=_signed_distance,
+        scalar="signed_distance_loss",
+        about="as deep inside its class at the flow's target as at the start",
+        source="label-distance with the inside used too",
+        needs=_FRAMES,
+        options=(*_PLACE, "boundary", "radius_px"),
+        mask="exact",
+    ),
+    "census": Term(
+        values=_census,
+        scalar="census_loss",
+        about="soft 7 x 7 census difference of the pictures along the flow, where labels say",
+        source="UnFlow, Meister et al., AAAI 2018",
+        options=_PLACE,
+        mask="exact",
+    ),
+    "boundary-weight": Term(
+        values=_boundary_weight,
+        scalar="boundary_weight_loss",
+        about="the flow loss once more, heavier near segment boundaries",
+        source="the study's notes",
+        needs=("labels1",),
+        options=(*_PLACE, "boundary", "gain", "falloff_px"),
+    ),
+    "matching": Term(
+        values=_matching,
+        scalar="matching_loss",
+        about="cross-entropy of the correlation against the true target cell: features learn sooner",
+        source="GMFlow, Xu et al., CVPR 2022, as an auxiliary loss",
+    ),
+    "segmentation": Term(
+        values=_segmentation,
+        scalar="segmentation_loss",
+        about="cross-entropy of the segmentation decoder, both frames",
+        source="the study's notes",
+        needs=_FRAMES,
+        heads=("segmentation1", "segmentation2"),
+    ),
+    "temporal-consistency": Term(
+        values=_temporal_consistency,
+        scalar="temporal_consistency_loss",
+        about="Jensen-Shannon divergence of the decoder's classes in frame 1 and, along the flow, frame 2",
+        source="the study's notes",
+        heads=("segmentation1", "segmentation2"),
+        options=(*_PLACE, "gradient"),
+        mask="exact",
+    ),
+    "occlusion": Term(
+        values=_occlusion,
+        scalar="occlusion_loss",
+        about="cross-entropy of the occlusion head against what `mask` names, with a price on occlusion",
+        source="UnFlow, Meister et al., AAAI 2018",
+        heads=("occlusion",),
+        options=(*_PLACE, "prior"),
+        mask="exact",
+    ),
+}
+"""Every auxiliary term by name."""
