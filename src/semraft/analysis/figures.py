@@ -5,7 +5,7 @@ Knows nothing of pages, and computes no metric; the pictures of pairs are made i
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,15 +27,20 @@ MAX_DOTS = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A curve in the chart's coordinates, and its values: None where not finite. Short ones have dots."""
+    """A curve in the chart's coordinates, and its values: None where not finite. Short ones have dots.
+
+    `band` is the outline of mean plus and minus `spread`, empty where there is none.
+    """
 
     label: str
     color: int
     kind: Literal["seed", "variant"]
     path: str
+    band: str
     dots: list[tuple[float, float]]
     x: list[float]
     y: list[float | None]
+    spread: list[float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +49,16 @@ class Tick:
 
     at: float
     label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """A step at which a run went wrong, in steps and in the chart's coordinates."""
+
+    step: float
+    at: float
+    label: str
+    color: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,18 +73,23 @@ class Chart:
     y_ticks: list[Tick]
     x_range: tuple[float, float]
     lines: list[Line]
+    marks: list[Mark]
     stretch: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """The values of one metric in one run (`seed`) or the mean over a variant's seeds (`variant`)."""
+    """The values of one metric in one run (`seed`) or the mean over a variant's seeds (`variant`).
+
+    `spread` is the standard deviation over those seeds; zero for a single run.
+    """
 
     label: str
     color: int
     kind: Literal["seed", "variant"]
     x: Float64[np.ndarray, " points"]
     y: Float64[np.ndarray, " points"]
+    spread: Float64[np.ndarray, " points"]
 
 
 def step_curves(groups: dict[str, list[Run]], split: str, metric: str) -> list[Curve]:
@@ -86,16 +106,24 @@ def step_curves(groups: dict[str, list[Run]], split: str, metric: str) -> list[C
                 kind="variant" if alone else "seed",
                 x=x,
                 y=y,
+                spread=np.zeros_like(y),
             )
             for seed, x, y in logged
         ]
         if len(logged) > 1:
             by_step = [dict(zip(x.tolist(), y.tolist(), strict=True)) for _, x, y in logged]
             steps = [step for step in by_step[0] if all(step in values for values in by_step)]
-            mean = [sum(values[step] for values in by_step) / len(by_step) for step in steps]
-            label = f"{variant} mean of {len(logged)}"
-            x, y = np.array(steps, dtype=np.float64), np.array(mean, dtype=np.float64)
-            curves.append(Curve(label=label, color=color, kind="variant", x=x, y=y))
+            values = np.array([[found[step] for step in steps] for found in by_step])
+            curves.append(
+                Curve(
+                    label=f"{variant} mean of {len(logged)}",
+                    color=color,
+                    kind="variant",
+                    x=np.array(steps, dtype=np.float64),
+                    y=values.mean(axis=0),
+                    spread=values.std(axis=0, ddof=1),
+                )
+            )
     return curves
 
 
@@ -110,25 +138,45 @@ def refinement_curves(rows: Sequence[tuple[str, int, dict[str, float]]], metric:
         )
         if points:
             x, y = np.array(points, dtype=np.float64).T
-            curves.append(Curve(label=variant, color=color, kind="variant", x=x, y=y))
+            spread = np.zeros_like(y)
+            curves.append(Curve(label=variant, color=color, kind="variant", x=x, y=y, spread=spread))
     return curves
 
 
-def make_chart(title: str, x_label: str, metric: str, curves: Sequence[Curve]) -> Chart | None:
+def make_chart(
+    title: str,
+    x_label: str,
+    metric: str,
+    curves: Sequence[Curve],
+    marks: Sequence[tuple[float, str, int]] = (),
+) -> Chart | None:
     """Scales curves to a chart; None where no curve has a finite value.
 
-    The value axis is logarithmic for losses and errors in px that span a factor of ten or more.
+    The value axis is logarithmic for losses and errors in px that span a factor of ten or more. `marks` are
+    steps to point at, each with a label and the colour of its variant.
     """
     stretch = max((math.ceil(curve.x.size / MAX_POINTS) for curve in curves), default=1)
-    drawn = [(curve, *_means(curve.x, curve.y, stretch)) for curve in curves]
-    values = np.concatenate([y[np.isfinite(y)] for _, _, y in drawn] or [np.empty(0)])
+    drawn = [
+        replace(
+            curve,
+            x=_means(curve.x, stretch),
+            y=_means(curve.y, stretch),
+            spread=_means(curve.spread, stretch),
+        )
+        for curve in curves
+    ]
+    values = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in drawn] or [np.empty(0)])
     if not values.size:
         return None
-    steps = np.concatenate([x for _, x, _ in drawn])
+    steps = np.concatenate([curve.x for curve in drawn])
     low, high = float(values.min()), float(values.max())
     logarithmic = _may_be_logarithmic(metric) and low > 0 and high >= 10 * low
     if logarithmic:
         low, high = math.log10(low), math.log10(high)
+    else:  # On a logarithmic axis a band may leave the chart; its lower edge may not even be positive.
+        ends = np.concatenate([curve.y + sign * curve.spread for curve in drawn for sign in (-1, 1)])
+        ends = ends[np.isfinite(ends)]
+        low, high = float(ends.min()), float(ends.max())
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     low, high = low - margin, high + margin
     x_low, x_high = float(steps.min()), float(steps.max())
@@ -138,21 +186,29 @@ def make_chart(title: str, x_label: str, metric: str, curves: Sequence[Curve]) -
         return round(LEFT + (RIGHT - LEFT) * (x - x_low) / x_span, 1)
 
     def y_at(y: float) -> float:
-        scaled = math.log10(y) if logarithmic else y
+        scaled = (math.log10(y) if y > 0 else low) if logarithmic else y
         return round(TOP + (BOTTOM - TOP) * (high - scaled) / (high - low), 1)
 
     lines = []
-    for curve, x, y in drawn:
-        points = [(x_at(a), y_at(b) if math.isfinite(b) else None) for a, b in zip(x, y, strict=True)]
+    for curve in drawn:
+        xs, ys = curve.x.tolist(), curve.y.tolist()
+        points = [(x_at(x), y_at(y) if math.isfinite(y) else None) for x, y in zip(xs, ys, strict=True)]
+        edges = [
+            (x_at(x), y_at(y + d), y_at(y - d))
+            for x, y, d in zip(xs, ys, curve.spread.tolist(), strict=True)
+            if d > 0
+        ]
         lines.append(
             Line(
                 label=curve.label,
                 color=curve.color,
                 kind=curve.kind,
                 path=_path(points),
-                dots=[(a, b) for a, b in points if b is not None] if len(points) <= MAX_DOTS else [],
-                x=[float(f"{step:.6g}") for step in x],
-                y=[float(f"{value:.5g}") if math.isfinite(value) else None for value in y],
+                band=_band(edges),
+                dots=[(x, y) for x, y in points if y is not None] if len(points) <= MAX_DOTS else [],
+                x=[float(f"{step:.6g}") for step in xs],
+                y=[float(f"{value:.5g}") if math.isfinite(value) else None for value in ys],
+                spread=[float(f"{d:.4g}") for d in curve.spread] if edges else [],
             )
         )
     x_values = _linear_ticks(x_low, x_high, 4, whole=True)
@@ -166,18 +222,18 @@ def make_chart(title: str, x_label: str, metric: str, curves: Sequence[Curve]) -
         y_ticks=[Tick(at=y_at(y), label=_short_number(y)) for y in y_values],
         x_range=(x_low, x_low + x_span),
         lines=lines,
+        marks=[
+            Mark(step=step, at=x_at(step), label=label, color=color)
+            for step, label, color in marks
+            if x_low <= step <= x_high
+        ],
         stretch=stretch,
     )
 
 
-def _means(
-    x: Float64[np.ndarray, " points"], y: Float64[np.ndarray, " points"], stretch: int
-) -> tuple[Float64[np.ndarray, " means"], Float64[np.ndarray, " means"]]:
-    if stretch == 1:
-        return x, y
-    starts = np.arange(0, x.size, stretch)
-    counts = np.diff([*starts, x.size])
-    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+def _means(values: Float64[np.ndarray, " points"], stretch: int) -> Float64[np.ndarray, " means"]:
+    starts = np.arange(0, values.size, stretch)
+    return np.add.reduceat(values, starts) / np.diff([*starts, values.size]) if values.size else values
 
 
 def _may_be_logarithmic(metric: str) -> bool:
@@ -196,6 +252,15 @@ def _path(points: Sequence[tuple[float, float | None]]) -> str:
             commands.append(f"{pen}{x:g} {y:g}")
             pen = "L"
     return "".join(commands)
+
+
+def _band(points: Sequence[tuple[float, float, float]]) -> str:
+    """SVG path data of the area between the upper and the lower edge."""
+    if not points:
+        return ""
+    there = [f"{x:g} {high:g}" for x, high, _ in points]
+    back = [f"{x:g} {low:g}" for x, _, low in reversed(points)]
+    return "M" + "L".join([*there, *back]) + "Z"
 
 
 def _linear_ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:

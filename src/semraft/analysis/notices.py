@@ -31,8 +31,35 @@ def notices(runs: Sequence[Run]) -> list[Notice]:
     for text, names in said.items():
         who = "Every run" if len(names) == len(runs) > 1 else ", ".join(names)
         found.append(Notice(level="warning", text=f"{who}: {text}"))
+    return in_order(found)
+
+
+def in_order(found: Sequence[Notice]) -> list[Notice]:
+    """The same notices, worst first."""
     order = ("stop", "warning", "note")
     return sorted(found, key=lambda notice: order.index(notice.level))
+
+
+def replicate_notices(numbers: dict[str, Any]) -> list[Notice]:
+    """Runs that a summary does not count, or can't vouch for, and runs of the study that are missing."""
+    found = [
+        f"{twin['variant']} seed {twin['seed']} is seed {twin['of']} again (same {', '.join(twin['same'])}): "
+        "it is not counted."
+        for twin in numbers["twins"]
+    ]
+    found += [
+        f"{stranger['variant']} seed {stranger['seed']} does not share {', '.join(stranger['differs'])} with "
+        f"{numbers['base']}, though their settings agree: the two are not compared."
+        for stranger in numbers["strangers"]
+    ]
+    if missing := numbers.get("missing"):
+        found.append(f"Not finished, and in no number: {', '.join(missing)}.")
+    warnings = [Notice(level="warning", text=text) for text in found]
+    if unproven := numbers["without_fingerprints"]:
+        who = "No run" if len(unproven) == len(numbers["runs"]) else f"Not every run ({', '.join(unproven)})"
+        text = f"{who} recorded what it started from: that seeds differ in more than name is not proven."
+        warnings.append(Notice(level="note", text=text))
+    return warnings
 
 
 def _about_one(run: Run) -> Iterable[str]:

@@ -1,6 +1,7 @@
-"""Saved pairs as pictures in a page: frames, ground truth, each run's flow and error on common scales.
+"""Saved pairs as pictures in a page: frames, ground truth, each variant's flow and error on common scales.
 
-Knows nothing of pages, and computes no metric: a pair's EPE is the one the run wrote.
+Knows nothing of pages, and computes no metric: a pair's EPE is the one the runs wrote. Which pairs are shown,
+and in which order, is decided by their differences.
 """
 
 import base64
@@ -9,18 +10,22 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from semraft.analysis.comparison import format_value, variants
+from semraft.analysis.readout import Readout, make_readout
 from semraft.analysis.runs import Run, SavedPair, load_pair
 from semraft.ops.color import flow_to_color, labels_to_color
 
 MAX_PAIRS = 12
 """Pairs of a split whose pictures are shown."""
+
+MAX_RUNS = 3
+"""Runs of a single variant whose pictures are shown: more would not fit a page of 8 MB."""
 
 MAX_PICTURE_WIDTH_PX = 640
 """Wider frames are scaled down to this in the page."""
@@ -39,16 +44,33 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RunPictures:
+    """One run's flow of a pair; `change` is where its error is smaller or larger than base's."""
+
+    color: int
+    variant: str
+    label: str
+    flow: Picture
+    error: Picture
+    change: Picture | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PairPictures:
-    """A validation pair: what all runs were given, and each run's flow and error on common scales in px."""
+    """A validation pair: what all runs were given, and each run's flow and error on common scales in px.
+
+    `scores` is the pair's entry in the summary, None where not all runs scored it.
+    """
 
     id: str
     split: str
     flow_scale_px: float
     error_scale_px: float
     given: list[Picture]
-    runs: list[tuple[int, str, Picture, Picture]]
+    runs: list[RunPictures]
     classes: list[tuple[str, str]]
+    readout: Readout
+    scores: dict[str, Any] | None
 
     @property
     def columns(self) -> int:
@@ -56,24 +78,43 @@ class PairPictures:
         return {5: 3, 6: 3}.get(len(self.runs), min(len(self.runs), 4))
 
 
-def pair_pictures(runs: Sequence[Run]) -> Iterator[PairPictures]:
-    """The pairs that runs saved, each with the pictures of every run that has it; one pair in memory."""
-    headings = {
-        run.path: (color, f"{name} seed {run.seed}")
-        for color, (name, group) in enumerate(variants(runs).items())
-        for run in group
-    }
-    for split in dict.fromkeys(split for run in runs for split in run.pair_files):
-        names = dict.fromkeys(path.name for run in runs for path in run.pair_files.get(split, ()))
-        for name in list(names)[:MAX_PAIRS]:
-            saved = [
-                (run, load_pair(path))
-                for run in runs
-                for path in run.pair_files.get(split, ())
-                if path.name == name
-            ]
-            alike = [(run, pair) for run, pair in saved if pair.id == saved[0][1].id]
-            yield _pair_pictures(split, alike, headings)
+def pair_pictures(runs: Sequence[Run], numbers: dict[str, Any]) -> Iterator[PairPictures]:
+    """Saved pairs with one run of every variant, largest gain first; one pair in memory.
+
+    Of more than MAX_PAIRS pairs of a split, those with the largest gains and the largest losses are shown.
+    """
+    shown = _shown_runs(runs, numbers)
+    scores = {(entry["split"], entry["id"]): entry for entry in numbers["pairs"]}
+    for split in dict.fromkeys(split for run, _, _ in shown for split in run.pair_files):
+        saved: dict[str, list[tuple[Run, int, str, Path]]] = {}
+        for run, color, variant in shown:
+            for path in run.pair_files.get(split, ()):
+                saved.setdefault(path.name, []).append((run, color, variant, path))
+        ids = {name: load_pair(found[0][-1]).id for name, found in saved.items()}
+        ordered = sorted(saved, key=lambda name: _gain(scores.get((split, ids[name]))))
+        if len(ordered) > MAX_PAIRS:
+            ordered = ordered[: MAX_PAIRS // 2] + ordered[-MAX_PAIRS // 2 :]
+        for name in ordered:
+            loaded = [(run, color, variant, load_pair(path)) for run, color, variant, path in saved[name]]
+            alike = [entry for entry in loaded if entry[-1].id == ids[name]]
+            yield _pair_pictures(split, alike, numbers["base"], scores.get((split, ids[name])))
+
+
+def _shown_runs(runs: Sequence[Run], numbers: dict[str, Any]) -> list[tuple[Run, int, str]]:
+    """One run of every variant, of a seed they share where they do; the first few of a single variant."""
+    groups = variants(runs)
+    if len(groups) == 1:
+        return [(run, 0, name) for name, group in groups.items() for run in group[:MAX_RUNS]]
+    common = set.intersection(*({run.seed for run in group} for group in groups.values()))
+    return [
+        (next((run for run in group if run.seed in common), group[0]), color, name)
+        for color, (name, group) in enumerate(groups.items())
+    ]
+
+
+def _gain(scores: dict[str, Any] | None) -> float:
+    """What pairs are sorted by: the first variant's difference, the largest gain being the most negative."""
+    return float(next(iter(scores["difference"].values()), 0.0)) if scores else 0.0
 
 
 def data_uri(image: UInt8[np.ndarray, "H W 3"], kind: Literal["photo", "flat"]) -> str:
@@ -127,13 +168,33 @@ def error_colors(fraction: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W
     return colors
 
 
+def change_picture(pair: SavedPair, base: SavedPair, max_px: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Error minus base's error at page size: blue where smaller, orange where larger, near black at 0."""
+    change, known = _shrink_valid((_error_px(pair) - _error_px(base))[..., None], pair.valid)
+    picture = change_colors(change[..., 0] / max_px)
+    picture[~known] = NO_TRUTH_GREY
+    return picture
+
+
+def change_colors(fraction: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The colours of the scale of differences: -1 light blue, 0 near black, 1 light orange, RGB."""
+    ends = np.array([[122, 200, 255], [16, 17, 20], [255, 158, 92]], dtype=np.float32)
+    level = np.nan_to_num(fraction, nan=1.0).clip(-1, 1)
+    weight = np.sqrt(np.abs(level))[..., None]  # Most differences are small: they must not all be black.
+    mixed = np.where(level[..., None] < 0, ends[0], ends[2]) * weight + ends[1] * (1 - weight)
+    colors: UInt8[np.ndarray, "H W 3"] = mixed.round().astype(np.uint8)
+    return colors
+
+
 def _pair_pictures(
-    split: str, saved: Sequence[tuple[Run, SavedPair]], headings: dict[Path, tuple[int, str]]
+    split: str,
+    saved: Sequence[tuple[Run, int, str, SavedPair]],
+    base: str,
+    scores: dict[str, Any] | None,
 ) -> PairPictures:
-    shown = saved[0][1]
-    classes = _classes(saved[0][0])
-    flow_px, error_px = flow_scale_px(shown), error_scale_px([pair for _, pair in saved])
-    everywhere = np.ones_like(shown.valid)
+    run, _, _, shown = saved[0]
+    classes = _classes(run)
+    flow_px, error_px = flow_scale_px(shown), error_scale_px([pair for *_, pair in saved])
     known = f"{100 * shown.valid.mean():.0f} % known"
     given = [
         Picture(caption="Frame 1", detail="", uri=data_uri(shrink(shown.image1), "photo")),
@@ -154,18 +215,11 @@ def _pair_pictures(
         light, dark = np.uint8(235), np.uint8(45)
         mask = shrink(np.where(shown.occluded1[..., None].repeat(3, -1), light, dark), nearest=True)
         given.append(Picture(caption="Not visible in frame 2", detail="light", uri=data_uri(mask, "flat")))
-    pictures = []
-    for run, pair in saved:
-        epe = run.per_sample.get((split, pair.id), {}).get("epe", math.nan)
-        flow = Picture(
-            caption="Flow", detail="", uri=data_uri(flow_picture(pair.flow, everywhere, flow_px), "photo")
-        )
-        error = Picture(
-            caption="Error",
-            detail=f"EPE {format_value('epe', epe)} px",
-            uri=data_uri(error_picture(pair, error_px), "photo"),
-        )
-        pictures.append((*headings[run.path], flow, error))
+    reference = next((pair for _, _, variant, pair in saved if variant == base), None)
+    pictures = [
+        _run_pictures(split, entry, None if entry[2] == base else reference, flow_px, error_px)
+        for entry in saved
+    ]
     return PairPictures(
         id=shown.id,
         split=split,
@@ -174,6 +228,38 @@ def _pair_pictures(
         given=given,
         runs=pictures,
         classes=present,
+        readout=make_readout(
+            shown.flow_gt,
+            shown.valid,
+            {own.label: pair.flow for own, (*_, pair) in zip(pictures, saved, strict=True)},
+        ),
+        scores=scores,
+    )
+
+
+def _run_pictures(
+    split: str,
+    entry: tuple[Run, int, str, SavedPair],
+    base: SavedPair | None,
+    flow_px: float,
+    error_px: float,
+) -> RunPictures:
+    run, color, variant, pair = entry
+    everywhere = np.ones_like(pair.valid)
+    epe = run.per_sample.get((split, pair.id), {}).get("epe", math.nan)
+    flow = data_uri(flow_picture(pair.flow, everywhere, flow_px), "photo")
+    error = data_uri(error_picture(pair, error_px), "photo")
+    change = None
+    if base is not None:
+        uri = data_uri(change_picture(pair, base, error_px), "photo")
+        change = Picture(caption="Error against base", detail="blue is better", uri=uri)
+    return RunPictures(
+        color=color,
+        variant=variant,
+        label=f"{variant} seed {run.seed}",
+        flow=Picture(caption="Flow", detail="", uri=flow),
+        error=Picture(caption="Error", detail=f"EPE {format_value('epe', epe)} px", uri=error),
+        change=change,
     )
 
 

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from semraft.analysis import figures
+from semraft.analysis import figures, forest
 from semraft.analysis.comparison import (
     SAME_VARIANT_FIELDS,
     definition,
@@ -25,13 +25,22 @@ from semraft.analysis.comparison import (
     variants,
 )
 from semraft.analysis.figures import Chart, make_chart, refinement_curves, step_curves
-from semraft.analysis.notices import notices
-from semraft.analysis.pictures import data_uri, error_colors, pair_pictures
+from semraft.analysis.forest import MAP_METRICS, forests, map_groups
+from semraft.analysis.notices import in_order, notices, replicate_notices
+from semraft.analysis.pictures import change_colors, data_uri, error_colors, pair_pictures
+from semraft.analysis.readout import STEPS_PER_PX, UNKNOWN
+from semraft.analysis.replicates import FINGERPRINTS
 from semraft.analysis.runs import Run, load_run
 from semraft.analysis.summary import compare
 from semraft.analysis.tables import tables
 from semraft.metrics import METRICS, STRATA
 from semraft.ops.color import color_wheel_legend
+
+SCRIPTS, STYLES = ("report.js", "charts.js", "pairs.js"), ("report.css", "charts.css", "pairs.css")
+"""The files beside this one that become the page's one script and one style."""
+
+EXTREMES = 5
+"""How many of the largest gains and losses of single pairs are listed."""
 
 VALIDATION_CURVES = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary")
 """What is drawn of every validation split, where a run has it."""
@@ -55,7 +64,9 @@ def write_report(run_paths: Sequence[Path], out: Path, numbers: dict[str, Any] |
         raise ValueError("a report needs at least one run directory, got none")
     runs = [load_run(path) for path in {path.resolve(): path for path in run_paths}.values()]
     numbers = numbers or compare(runs, {}, next(iter(variants(runs))))
-    script, style = (_beside(name) for name in ("report.js", "report.css"))
+    script = "\n".join(_beside(name) for name in SCRIPTS)
+    style = "\n".join(_beside(name) for name in STYLES)
+    ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)
     page = _template().render(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -64,13 +75,20 @@ def write_report(run_paths: Sequence[Path], out: Path, numbers: dict[str, Any] |
         groups=variants(runs),
         numbers=numbers,
         tables=tables(numbers),
-        notices=notices(runs),
+        forests={split: forests(numbers, split) for split in numbers["splits"]},
+        maps=[
+            (split, metric, groups)
+            for split in numbers["splits"]
+            for metric in MAP_METRICS
+            if (groups := map_groups(numbers, split, metric))
+        ],
+        extremes=_extreme_pairs(numbers),
+        notices=in_order([*replicate_notices(numbers), *notices(runs)]),
         training=list(_training_charts(runs)),
         validation=list(_validation_charts(runs, numbers)),
-        pairs=list(pair_pictures(runs)),
-        error_scale=data_uri(
-            error_colors(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)), "flat"
-        ),
+        pairs=list(pair_pictures(runs, numbers)),
+        error_scale=data_uri(error_colors(ramp), "flat"),
+        change_scale=data_uri(change_colors(2 * ramp - 1), "flat"),
         wheel=data_uri(color_wheel_legend(96), "flat"),
         settings=_settings(runs),
         data_rows=_data_rows(runs),
@@ -113,6 +131,10 @@ def _template() -> jinja2.Template:
         format_value=format_value,
         setting=short_setting,
         figure=figures,
+        forest=forest,
+        fingerprints=FINGERPRINTS,
+        readout={"steps_per_px": STEPS_PER_PX, "unknown": UNKNOWN},
+        p_value=_p_value,
         short=_short,
         chart_data=_chart_data,
         metrics=METRICS,
@@ -125,6 +147,33 @@ def _beside(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
+def _marks(runs: Sequence[Run]) -> list[tuple[float, str, int]]:
+    """Where runs went wrong, by their own verdict."""
+    return [
+        (float(step), f"{name} seed {run.seed}: {run.verdict.get('state')} from here", color)
+        for color, (name, group) in enumerate(variants(runs).items())
+        for run in group
+        if (step := run.verdict.get("first_step")) is not None
+    ]
+
+
+def _extreme_pairs(numbers: dict[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Split, variant, and the pairs with the variant's largest gains and losses, largest gain first."""
+    found = []
+    for split in numbers["splits"]:
+        entries = [entry for entry in numbers["pairs"] if entry["split"] == split]
+        for variant in entries[0]["difference"] if entries else ():
+            ordered = sorted(entries, key=lambda entry: entry["difference"][variant])
+            few = len(ordered) <= 2 * EXTREMES
+            found.append((split, variant, ordered if few else ordered[:EXTREMES] + ordered[-EXTREMES:]))
+    return found
+
+
+def _p_value(p: float) -> str:
+    """A p value as the report writes it."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _training_charts(runs: Sequence[Run]) -> Iterator[Chart]:
     logged = dict.fromkeys(
         metric for run in runs for row in run.logged.get("train", {}).values() for metric in row
@@ -133,7 +182,7 @@ def _training_charts(runs: Sequence[Run]) -> Iterator[Chart]:
     order = [*TRAINING_CURVES[:2], *losses, *TRAINING_CURVES[2:]]
     groups = variants(runs)
     for metric in order:
-        if chart := make_chart(metric, "step", metric, step_curves(groups, "train", metric)):
+        if chart := make_chart(metric, "step", metric, step_curves(groups, "train", metric), _marks(runs)):
             yield chart
 
 
@@ -141,7 +190,7 @@ def _validation_charts(runs: Sequence[Run], numbers: dict[str, Any]) -> Iterator
     groups = variants(runs)
     for table in tables(numbers):
         charts = [
-            make_chart(metric, "step", metric, step_curves(groups, table.split, metric))
+            make_chart(metric, "step", metric, step_curves(groups, table.split, metric), _marks(runs))
             for metric in VALIDATION_CURVES
         ]
         final = [(row.variant, row.color, row.metrics) for row in table.variant_rows]
@@ -152,8 +201,10 @@ def _validation_charts(runs: Sequence[Run], numbers: dict[str, Any]) -> Iterator
 
 def _chart_data(chart: Chart) -> str:
     """What the readout of a chart needs, as JSON for an attribute."""
-    lines = [{"label": line.label, "color": line.color, "x": line.x, "y": line.y} for line in chart.lines]
-    return json.dumps(lines, separators=(",", ":"))
+    fields = ("label", "color", "kind", "x", "y", "spread")
+    lines = [{name: getattr(line, name) for name in fields} for line in chart.lines]
+    contents = {"lines": lines, "marks": [{"step": mark.step} for mark in chart.marks]}
+    return json.dumps(contents | {"logarithmic": chart.logarithmic}, separators=(",", ":"))
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
-VOID = frozenset({"meta", "img", "br", "line", "path", "circle", "link", "input"})
+VOID = frozenset({"meta", "img", "br", "line", "path", "circle", "rect", "link", "input"})
 
 
 @dataclass
@@ -23,11 +23,15 @@ class Cell:
 
 @dataclass
 class Page(HTMLParser):
-    """Headings, table cells, attributes by tag, and the text of the page."""
+    """Headings, table cells, attributes by tag, and the text of the page.
+
+    `numbers` is every number that the page marks as one: its exact value and its text.
+    """
 
     html: str
     outline: list[tuple[str, str]] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
+    numbers: list[tuple[float, str]] = field(default_factory=list)
     tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
     text: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +72,9 @@ class Page(HTMLParser):
         if tag in ("th", "td"):
             self._row.append(text)
         if tag == "data":
+            self.numbers.append((float(str(attributes["value"])), text))
             _, cell, _ = self._open[-1]
+        if tag == "data" and "data-metric" in cell:
             self.cells.append(
                 Cell(
                     split=str(self._table["data-split"]),

@@ -24,7 +24,8 @@ from tests.unit.analysis.fake_runs import SPLIT, make_run
 
 def curve(values: list[float], label: str = "a") -> Curve:
     y = np.array(values, dtype=np.float64)
-    return Curve(label=label, color=0, kind="variant", x=np.arange(y.size, dtype=np.float64) * 100, y=y)
+    x = np.arange(y.size, dtype=np.float64) * 100
+    return Curve(label=label, color=0, kind="variant", x=x, y=y, spread=np.zeros_like(y))
 
 
 def test_a_chart_spans_its_plot() -> None:

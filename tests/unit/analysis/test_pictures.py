@@ -22,6 +22,7 @@ from semraft.analysis.pictures import (
     shrink,
 )
 from semraft.analysis.runs import SavedPair, load_run
+from semraft.analysis.summary import compare
 from tests.unit.analysis.fake_runs import IDS, SPLIT, make_environment, make_pair, make_run
 
 
@@ -108,13 +109,13 @@ def test_every_run_of_a_pair_stands_side_by_side(tmp_path: Path) -> None:
         load_run(make_run(tmp_path / f"{recipe}", recipe, epe=epe))
         for recipe, epe in (("world-base", 2.0), ("world-semantic-v1", 1.0))
     ]
-    first, second = pair_pictures(runs)
+    first, second = pair_pictures(runs, compare(runs, {}, "world-base"))
     assert (first.id, second.id) == IDS
     assert (first.split, first.columns) == (SPLIT, 2)
     captions = ["Frame 1", "Frame 2", "Ground truth", "Labels of frame 1", "Not visible in frame 2"]
     assert [shown.caption for shown in first.given] == captions
     assert first.classes == [("road", "#804080"), ("car", "#00008e")]
-    assert [(color, label, error.detail) for color, label, _, error in first.runs] == [
+    assert [(run.color, run.label, run.error.detail) for run in first.runs] == [
         (0, "world-base seed 0", "EPE 2.125 px"),
         (1, "world-semantic-v1 seed 0", "EPE 1.125 px"),
     ]
@@ -123,7 +124,8 @@ def test_every_run_of_a_pair_stands_side_by_side(tmp_path: Path) -> None:
 def test_labels_without_recorded_classes_are_still_told_apart(tmp_path: Path) -> None:
     environment = make_environment()
     del environment["classes"]
-    (first, _) = pair_pictures([load_run(make_run(tmp_path / "a", environment=environment))])
+    runs = [load_run(make_run(tmp_path / "a", environment=environment))]
+    (first, _) = pair_pictures(runs, compare(runs, {}, "world-base"))
     assert [name for name, _ in first.classes] == ["class 0", "class 10"]
     assert first.classes[0][1] != first.classes[1][1]
 
@@ -132,5 +134,6 @@ def test_another_pair_of_the_same_file_name_is_not_put_beside(tmp_path: Path) ->
     paths = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)]
     arrays = make_pair("other/000003")
     np.savez_compressed(paths[1] / "pairs" / SPLIT / "scene_000003.npz", **arrays)
-    first, second = pair_pictures([load_run(path) for path in paths])
+    runs = [load_run(path) for path in paths]
+    first, second = pair_pictures(runs, compare(runs, {}, "world-base"))
     assert (len(first.runs), len(second.runs)) == (1, 2)

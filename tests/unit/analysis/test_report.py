@@ -3,10 +3,8 @@
 import base64
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import cv2
@@ -26,6 +24,8 @@ FOUR = (
     ("world-semantic-v1", 0, 1.5),
     ("world-semantic-v1", 42, 2.25),
 )
+
+SIX = [(recipe, seed, 2.0) for recipe in ("world-base", "world-semantic-v1") for seed in (0, 1, 2)]
 
 
 def make_four(folder: Path) -> list[Path]:
@@ -82,9 +82,17 @@ def test_curves_carry_the_values_of_the_files(tmp_path: Path) -> None:
     charts = [
         attributes for tag, attributes in page.tags if tag == "figure" and attributes.get("class") == "chart"
     ]
-    lines = [json.loads(str(chart["data-lines"])) for chart in charts]
-    assert [{"label": "world-base", "color": 0, "x": [200, 400], "y": [3.0, 2.0]}] in lines
-    assert all(re.fullmatch(r"[ML0-9. ]*", str(a["d"])) for tag, a in page.tags if tag == "path")
+    lines = [json.loads(str(chart["data-chart"]))["lines"] for chart in charts]
+    line = {
+        "label": "world-base",
+        "color": 0,
+        "kind": "variant",
+        "x": [200, 400],
+        "y": [3.0, 2.0],
+        "spread": [],
+    }
+    assert [line] in lines
+    assert all(re.fullmatch(r"[MLZl0-9. -]*", str(a["d"])) for tag, a in page.tags if tag == "path")
 
 
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>"])
@@ -178,49 +186,24 @@ def test_the_terminal_shows_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_six_runs_of_twelve_hd_pairs_stay_below_8_mb(tmp_path: Path) -> None:
-    """From one pair and two runs: pictures as large as those of 1920x1080 frames, with more detail."""
+    """From one and two pairs: pictures as large as those of 1920x1080 frames, with more detail."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (90, 160, 3), dtype=np.uint8)
     photo = cv2.resize(coarse, (640, 360), interpolation=cv2.INTER_CUBIC) // 2
     photo += rng.integers(0, 16, (360, 640, 3), dtype=np.uint8)
-    noise = cv2.resize(rng.normal(0, 2, (36, 64, 2)).astype(np.float32), (640, 360))
-    arrays = make_pair("one", size=(360, 640)) | {"image1": photo, "image2": photo[::-1]}
-    arrays["flow"] = (arrays["flow_gt"] + noise).astype(np.float16)
-    one = make_run(tmp_path / "one")
-    two = make_run(tmp_path / "two", seed=1)
-    for run in (one, two):
+    assert len(data_uri(photo, "photo")) > 50_000  # A real frame of this size has 45 000.
+    runs = [make_run(tmp_path / f"{recipe}-{seed}", recipe, seed) for recipe, seed, _ in SIX]
+    for run in runs:
         shutil.rmtree(run / "pairs")
         (run / "pairs" / SPLIT).mkdir(parents=True)
-        np.savez(run / "pairs" / SPLIT / "one.npz", **arrays)
-    assert len(data_uri(photo, "photo")) > 50_000  # A real frame of this size has 45 000.
     sizes = []
-    for runs in ([one], [one, two]):
+    for name in ("one", "two"):
+        for run in runs:
+            noise = cv2.resize(rng.normal(0, 2, (36, 64, 2)).astype(np.float32), (640, 360))
+            noise += rng.normal(0, 0.05, noise.shape)
+            arrays = make_pair(name, size=(360, 640)) | {"image1": photo, "image2": photo[::-1]}
+            arrays["flow"] = (arrays["flow_gt"] + noise).astype(np.float16)
+            np.savez(run / "pairs" / SPLIT / f"{name}.npz", **arrays)
         write_report(runs, tmp_path / "report.html")
         sizes.append((tmp_path / "report.html").stat().st_size)
-    one_run, one_more = sizes[0], sizes[1] - sizes[0]
-    assert 12 * (one_run + 5 * one_more) < 8e6, f"a pair: {one_run}, each further run: {one_more} bytes"
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
-@pytest.mark.slow
-def test_a_browser_shows_it_without_complaint(tmp_path: Path) -> None:
-    write_report(make_four(tmp_path), tmp_path / "report.html")
-    flags = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-background-networking",
-    ]
-    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    url = (tmp_path / "report.html").as_uri()
-    done = subprocess.run(
-        ["chromium", *flags, "--enable-logging=stderr", "--dump-dom", url],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"HOME": str(tmp_path)},
-    )
-    assert done.returncode == 0
-    assert "CONSOLE" not in done.stderr  # A refused script or a script error would be told there.
-    assert done.stdout.count('class="tip"') == done.stdout.count('class="chart"') > 0  # The script ran.
+    assert sizes[0] + 11 * (sizes[1] - sizes[0]) < 8e6, f"with one and two pairs: {sizes} bytes"
