@@ -1,0 +1,175 @@
+"""What terms need, where they act, and what is refused before the first step."""
+
+import inspect
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from semraft import losses
+from semraft.config import LossConfig, TermConfig, parse_term
+from semraft.data.taxonomy import CLASSES
+from semraft.losses.objective import check_terms, needs_backward_flow
+from semraft.losses.regions import occluded_pixels, region
+from semraft.losses.terms import TERMS, Case, needed_fields, needed_heads
+from semraft.ops.classes import PLANAR, RIGID, THINGS
+from semraft.ops.labels import present, segment_ids
+from semraft.ops.segments import largest_segments
+from semraft.sample import OPTIONAL_FIELDS, FlowBatch, Prediction
+
+EVERYTHING = frozenset(OPTIONAL_FIELDS)
+HEADS = frozenset({"occlusion", "segmentation1", "segmentation2"})
+
+
+def test_groups_of_classes() -> None:
+    names = {entry.id: entry.name for entry in CLASSES}
+    assert [names[c] for c in THINGS] == ["person", "two_wheeler", "car", "large_vehicle"]
+    assert [names[c] for c in PLANAR] == ["road", "sidewalk", "terrain", "building", "barrier"]
+    assert {names[c] for c in set(names) - {*PLANAR, *RIGID}} == {"vegetation", "sky"}
+
+
+def test_regions() -> None:
+    """Red when: ignored pixels are static, or a list of classes is read as letters."""
+    labels = torch.tensor([[[0, 6, 7], [8, 10, 255]]])
+    trusted = torch.tensor([[[True, False, False], [True, True, False]]])
+    expected = {
+        "all": [[1, 1, 1], [1, 1, 1]],
+        "unsupervised": [[0, 1, 1], [0, 0, 1]],
+        "things": [[0, 0, 0], [1, 1, 0]],
+        "static": [[1, 1, 1], [0, 0, 0]],
+        "car": [[0, 0, 0], [0, 1, 0]],
+        "car+vegetation": [[0, 1, 0], [0, 1, 0]],
+    }
+    for where, pixels in expected.items():
+        assert region(where, labels, trusted)[0].int().tolist() == pixels
+    assert region("unsupervised", None, trusted)[0].int().tolist() == expected["unsupervised"]
+    with pytest.raises(ValueError, match=r"no class is called cars: choose from road, .*large_vehicle"):
+        region("cars", labels, trusted)
+
+
+def test_segment_ids_and_present_classes() -> None:
+    """Red when: an instance of stuff or of an ignored pixel counts, or two classes share an id."""
+    labels = torch.tensor([[[0, 0, 10], [10, 8, 255]], [[3, 255, 10], [10, 10, 10]]])
+    instances = torch.tensor([[[0, 5, 1], [2, 1, 1]], [[1, 2, 2], [1, 1, 0]]])
+    ids = segment_ids(labels, instances)
+    assert ids.tolist() == [[[0, 0, 266], [522, 264, 255]], [[3, 255, 522], [266, 266, 10]]]
+    found, places = present(ids)
+    assert found.tolist() == [0, 3, 10, 264, 266, 522]
+    known = ids != 255
+    assert torch.equal(found[places][known], ids[known])
+
+
+def test_largest_segments(rng: np.random.Generator) -> None:
+    """Red when: parts that touch at a corner are one, the order is not by size, or 255 is a segment."""
+    ids = np.full((9, 14), 255)
+    ids[0:3, 0:4], ids[3:5, 4:8], ids[6:9, 0:14], ids[0:2, 10:12] = 7, 7, 522, 7
+    numbers, values = largest_segments(ids, min_pixels=5, max_segments=9)
+    assert values.tolist() == [522, 7, 7]
+    assert [(numbers == n).sum() for n in range(3)] == [42, 12, 8]
+    assert (numbers == -1).sum() == 9 * 14 - 42 - 12 - 8
+    numbers, values = largest_segments(ids, min_pixels=1, max_segments=1)
+    assert (values.tolist(), (numbers == 0).sum()) == ([522], 42)
+
+
+def test_needs_follow_the_options() -> None:
+    """Red when: an option's need is found at step 4000."""
+    needs = {
+        "smoothness:1": (("labels1",), ()),
+        "smoothness:1,boundary=instance": (("labels1", "instances1"), ()),
+        "signed-distance:1,boundary=instance": (
+            ("labels1", "labels2", "instances1", "instances2", "occluded1"),
+            (),
+        ),
+        "label-warp:1,mask=forward-backward": (("labels1", "labels2"), ("backward_flow",)),
+        "label-warp:1,mask=none": (("labels1", "labels2"), ()),
+        "census:1,mask=none": ((), ()),
+        "census:1,mask=predicted,where=things": (("labels1",), ("occlusion",)),
+        "census:1,mask=none,where=unsupervised": ((), ()),
+        "occlusion:1": (("occluded1",), ("occlusion",)),
+        "occlusion:1,mask=forward-backward": ((), ("occlusion", "backward_flow")),
+        "temporal-consistency:1": (("occluded1",), ("segmentation1", "segmentation2")),
+    }
+    for text, (fields, heads) in needs.items():
+        chosen = parse_term(text)
+        assert needed_fields(chosen) == fields
+        assert needed_heads(chosen) == heads
+        config = LossConfig(terms=(chosen,))
+        check_terms(config, {"some": EVERYTHING}, HEADS)
+        assert needs_backward_flow(config) == ("backward_flow" in heads)
+        for field in fields:
+            with pytest.raises(ValueError, match=f"needs {field}, which data set 'some' does not have"):
+                check_terms(config, {"some": EVERYTHING - {field}}, HEADS)
+        for head in set(heads) - {"backward_flow"}:
+            with pytest.raises(ValueError, match=f"needs {head}, which the network does not give"):
+                check_terms(config, {"some": EVERYTHING}, HEADS - {head})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("label-warp:1,order=1", "'label-warp' has no option order; it has where, mask, boundary"),
+        ("matching:1,where=things", "'matching' has no option where; it has none of its own"),
+        ("census:1,where=cars", "no class is called cars"),
+        ("occlusion:1,mask=predicted", "can't learn from mask=predicted"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        check_terms(LossConfig(terms=(parse_term(text),)), {"some": EVERYTHING}, HEADS)
+
+
+def test_masks_by_name() -> None:
+    """Red when: what left the frame is visible, or a name means another mask."""
+    flow = torch.zeros(2, 2, 6, 9)
+    flow[:, 0, :, 8] = 3
+    labels = torch.zeros(2, 6, 9, dtype=torch.int64)
+    exact = torch.rand(2, 6, 9) > 0.5
+    prediction = Prediction(
+        flows=[flow + 100, flow],
+        features1=flow,
+        features2=flow,
+        occlusion=torch.where(exact, -1.0, 1.0),
+        backward_flow=torch.zeros_like(flow),
+    )
+    batch = FlowBatch(
+        ids=("a", "b"),
+        image1=flow.repeat(1, 2, 1, 1)[:, :3],
+        image2=flow.repeat(1, 2, 1, 1)[:, :3],
+        flow=flow,
+        valid=exact,
+        labels1=labels,
+        labels2=(~exact).long(),
+        occluded1=exact,
+    )
+    left = torch.zeros_like(exact)
+    left[:, :, 8] = True
+    expected = {"exact": exact, "predicted": ~exact, "same-label": ~exact, "forward-backward": left}
+    for name, hidden in expected.items():
+        found = occluded_pixels(name, prediction, batch)
+        assert found is not None
+        assert torch.equal(found, hidden)
+    assert occluded_pixels("none", prediction, batch) is None
+    case = Case(prediction=prediction, batch=batch, chosen=TermConfig(name="label-warp"), trusted=exact)
+    assert torch.equal(case.acting, ~exact)
+    trustless = replace(case, chosen=TermConfig(name="census", where="unsupervised", mask="forward-backward"))
+    assert torch.equal(trustless.acting, ~exact & ~left)
+
+
+def test_defaults_of_the_command_line_are_those_of_the_functions() -> None:
+    """Red when: `label-distance:1` and `losses.label_distance(...)` are two things."""
+    for name, term in TERMS.items():
+        function = getattr(losses, name.replace("-", "_"), None)
+        if function is None:  # semantic-v1 has no options.
+            continue
+        parameters = inspect.signature(function).parameters
+        for option in set(term.options) - {"where", "mask", "boundary"}:
+            renamed = {"fit_gradient": "gradient"}.get(option, option)
+            assert parameters[renamed].default == getattr(TermConfig(name=name), option), (name, option)
+
+
+def test_every_option_belongs_to_a_term() -> None:
+    options = {option for term in TERMS.values() for option in term.options}
+    fields = set(TermConfig.__dataclass_fields__)
+    common = {"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule"}
+    assert options == fields - common
