@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 from torch.nn import functional as F
 
 from semraft import runtime
-from semraft.config import Precision
+from semraft.config import CorrelationKind, Precision
 from semraft.data.formats import write_flow
 from semraft.data.pictures import read_image, write_image
 from semraft.models.encoder import STRIDE
@@ -27,16 +27,23 @@ IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
-def load(path_or_state_dict: str | Path | dict[str, Any], arch: str | None = None) -> RAFT:
+def load(
+    path_or_state_dict: str | Path | dict[str, Any],
+    arch: str | None = None,
+    correlation: CorrelationKind = "auto",
+) -> RAFT:
     """A network from a semraft checkpoint, the public RAFT .pth files or torchvision's RAFT weights.
 
     Strict: every weight has to be there and to fit. The architecture is read from the weights; `arch`
-    ("large", "small", "tiny") only checks it. On the CPU, ready to predict.
+    ("large", "small", "tiny") only checks it. On the CPU, ready to predict. `correlation` stores the all-pairs
+    volume, computes what is looked at on demand, or takes what is faster: the same flow but for rounding.
 
     Raises:
         ValueError: The file holds no RAFT, or another architecture than `arch`.
     """
-    return load_model(path_or_state_dict, arch=arch).eval()
+    model = load_model(path_or_state_dict, arch=arch).eval()
+    model.correlation = correlation
+    return model
 
 
 def predict(

@@ -28,4 +28,5 @@ def build_model(config: ModelConfig, seed: int) -> RAFT:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = ARCHITECTURES[config.arch]()
+    model.correlation, model.recompute = config.correlation, config.recompute
     return model.freeze_batch_norm() if settle_batch_norm(config).batch_norm == "freeze" else model

@@ -1,11 +1,14 @@
 """The convolutional encoder of RAFT: an image to features at 1/8 of its size, for matching or as context."""
 
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from semraft.models.convolution import Convolution, convolve, prepare
 
 STRIDE = 8
 """Pixels of the image for one cell of the features, in each direction."""
@@ -24,7 +27,41 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) 
     """What a block adds its result to: the input, projected where the size changes."""
     if stride == 1:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride), make_norm(norm, out_channels))
+    return nn.Sequential(Convolution(in_channels, out_channels, 1, stride), make_norm(norm, out_channels))
+
+
+def normalized(
+    x: Float[Tensor, "B C H W"], convolution: Convolution, norm: nn.Module, rectify: bool = True
+) -> Float[Tensor, "B D h w"]:
+    """norm(convolution(x)), rectified unless told otherwise.
+
+    Batch norm by fixed statistics is a scale and a shift: they go into the convolution's weights.
+    """
+    if isinstance(norm, nn.BatchNorm2d) and not norm.training:
+        y = _convolve_scaled(x, convolution, norm)
+    else:
+        y = convolution(x)
+        # One channel a group is the same norm, and the one that is fast in channels_last memory.
+        y = F.group_norm(y, y.shape[1]) if isinstance(norm, nn.InstanceNorm2d) else norm(y)
+    return F.relu(y, inplace=True) if rectify else y
+
+
+def _convolve_scaled(x: Tensor, convolution: Convolution, norm: nn.BatchNorm2d) -> Tensor:
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    bias = cast(Tensor, convolution.bias)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    weight, bias = convolution.weight * scale[:, None, None, None], norm.bias + scale * (bias - mean)
+    if convolution.stride != (1, 1):
+        return F.conv2d(x, weight, bias, convolution.stride, convolution.padding)
+    return convolve(x, prepare(weight, bias, x))
+
+
+def shortcut(x: Float[Tensor, "B C H W"], layers: nn.Module) -> Float[Tensor, "B D h w"]:
+    """What `make_shortcut` made, applied."""
+    if isinstance(layers, nn.Identity):
+        return x
+    convolution, norm = cast(nn.Sequential, layers)
+    return normalized(x, cast(Convolution, convolution), norm, rectify=False)
 
 
 class ResidualBlock(nn.Module):
@@ -35,16 +72,16 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        self.conv1 = Convolution(in_channels, out_channels, 3, stride)
         self.norm1 = make_norm(norm, out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Convolution(out_channels, out_channels, 3)
         self.norm2 = make_norm(norm, out_channels)
         self.shortcut = make_shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        return F.relu(self.shortcut(x) + y)
+        y = normalized(x, self.conv1, self.norm1)
+        y = normalized(y, self.conv2, self.norm2)
+        return F.relu(y + shortcut(x, self.shortcut), inplace=True)
 
 
 class BottleneckBlock(nn.Module):
@@ -53,19 +90,19 @@ class BottleneckBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
         middle = out_channels // 4
-        self.conv1 = nn.Conv2d(in_channels, middle, 1)
+        self.conv1 = Convolution(in_channels, middle, 1)
         self.norm1 = make_norm(norm, middle)
-        self.conv2 = nn.Conv2d(middle, middle, 3, stride, padding=1)
+        self.conv2 = Convolution(middle, middle, 3, stride)
         self.norm2 = make_norm(norm, middle)
-        self.conv3 = nn.Conv2d(middle, out_channels, 1)
+        self.conv3 = Convolution(middle, out_channels, 1)
         self.norm3 = make_norm(norm, out_channels)
         self.shortcut = make_shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        y = F.relu(self.norm3(self.conv3(y)))
-        return F.relu(self.shortcut(x) + y)
+        y = normalized(x, self.conv1, self.norm1)
+        y = normalized(y, self.conv2, self.norm2)
+        y = normalized(y, self.conv3, self.norm3)
+        return F.relu(y + shortcut(x, self.shortcut), inplace=True)
 
 
 class Encoder(nn.Module):
@@ -83,19 +120,19 @@ class Encoder(nn.Module):
         norm: Norm,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, widths[0], 7, stride=2, padding=3)
+        self.stem = Convolution(3, widths[0], 7, stride=2)
         self.stem_norm = make_norm(norm, widths[0])
         self.stages = nn.Sequential()
         for stage, (in_channels, channels) in enumerate(pairwise(widths)):
             stride = 2 if stage >= len(widths) - 3 else 1
             blocks = block(in_channels, channels, stride, norm), block(channels, channels, 1, norm)
             self.stages.append(nn.Sequential(*blocks))
-        self.project = nn.Conv2d(widths[-1], out_channels, 1)
+        self.project = Convolution(widths[-1], out_channels, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        x = F.relu(self.stem_norm(self.stem(image)))
+        x = normalized(image, self.stem, self.stem_norm)
         features: Tensor = self.project(self.stages(x))
         return features

@@ -1,16 +1,27 @@
 """RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from semraft.config import CorrelationKind
 from semraft.models import correlation
+from semraft.models.convolution import in_fast_format, prepare_all
 from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
-from semraft.models.update import MaskHead, MotionEncoder, UpdateBlock, upsample_bilinear, upsample_convex
+from semraft.models.update import (
+    Kernels,
+    MaskHead,
+    MotionEncoder,
+    UpdateBlock,
+    upsample_bilinear,
+    upsample_convex,
+)
+from semraft.models.windows import window_cutter
 from semraft.ops.padding import pad_to_multiple
 from semraft.sample import Prediction
 
@@ -23,7 +34,9 @@ class RAFT(nn.Module):
 
     Flow, coordinates and correlation are float32 under autocast. `unit_features` gives every feature vector
     the length sqrt(C), so that a correlation is sqrt(C) times a cosine: bounded, and soft enough to train on.
-    Without a `mask_head` flow is upsampled bilinearly.
+    Without a `mask_head` flow is upsampled bilinearly. `correlation` says where its windows come from, and
+    `recompute` whether refinements are computed again for their gradients instead of kept; both may be
+    changed at any time and change no number beyond rounding.
     """
 
     def __init__(
@@ -37,6 +50,8 @@ class RAFT(nn.Module):
         levels: int,
         radius: int,
         unit_features: bool = False,
+        correlation: CorrelationKind = "auto",
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.arch = arch
@@ -47,6 +62,8 @@ class RAFT(nn.Module):
         self.levels = levels
         self.radius = radius
         self.unit_features = unit_features
+        self.correlation = correlation
+        self.recompute = recompute
         self.batch_norm_is_frozen = False
 
     def forward(
@@ -68,24 +85,36 @@ class RAFT(nn.Module):
         """
         check_inputs(image1, image2, num_updates, flow_init)
         height, width = image1.shape[-2:]
-        image1, image2 = (pad_to_multiple(2 * (image / 255) - 1, STRIDE) for image in (image1, image2))
+        image1, image2 = (
+            in_fast_format(pad_to_multiple(2 * (image / 255) - 1, STRIDE)) for image in (image1, image2)
+        )
 
         features1, features2 = self.features(image1), self.features(image2)
-        volumes = correlation.pyramid(features1, features2, self.levels)
+        windows = window_cutter(features1, features2, self.levels, self.radius, num_updates, self.correlation)
         hidden, context = self.context_encoder(image1).split(self.update_block.channels, dim=1)
         hidden, constants = torch.tanh(hidden), self.update_block.prepare(F.relu(context))
+        mask_kernels = {} if self.mask_head is None else prepare_all(self.mask_head, hidden)
+
+        def refine(hidden: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+            hidden, change = self.update_block(hidden, constants, windows(cells + flow), flow)
+            return hidden, flow + change
 
         cells = cell_positions(features1)
         flow = torch.zeros_like(cells) if flow_init is None else flow_init.to(cells.dtype)
         flows = []
         for updates_left in reversed(range(num_updates)):
-            flow = flow.detach()  # A refinement learns from its own change, not through where it looked.
-            window = correlation.lookup(volumes, cells + flow, self.radius)
-            hidden, change = self.update_block(hidden, constants, window, flow)
-            flow = flow + change
+            # A refinement learns from its own change, not through where it looked.
+            hidden, flow = self.maybe_recomputed(refine, hidden, flow.detach())
             if keep == "all" or updates_left == 0:
-                flows.append(self.upsample(flow, hidden)[..., :height, :width])
+                upsampled = self.maybe_recomputed(self.upsample, flow, hidden, mask_kernels)
+                flows.append(upsampled[..., :height, :width])
         return Prediction(flows=flows, features1=features1, features2=features2)
+
+    def maybe_recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments), keeping nothing for the gradients but the arguments where asked to."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return function(*arguments)
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """What the correlation compares, in full precision."""
@@ -93,12 +122,12 @@ class RAFT(nn.Module):
         return F.normalize(features) * features.shape[1] ** 0.5 if self.unit_features else features
 
     def upsample(
-        self, flow: Float[Tensor, "B 2 h w"], hidden: Float[Tensor, "B D h w"]
+        self, flow: Float[Tensor, "B 2 h w"], hidden: Float[Tensor, "B D h w"], kernels: Kernels
     ) -> Float[Tensor, "B 2 8*h 8*w"]:
         """Flow in cells to flow in pixels."""
         if self.mask_head is None:
             return upsample_bilinear(STRIDE * flow)
-        return upsample_convex(STRIDE * flow, self.mask_head(hidden))
+        return upsample_convex(STRIDE * flow, self.mask_head(hidden, kernels))
 
     def freeze_batch_norm(self) -> "RAFT":
         """Keeps batch norm's running statistics as they are, now and under every later `train()`.
@@ -145,12 +174,13 @@ def cell_positions(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 2 h w
     return torch.stack(torch.meshgrid(x, y, indexing="xy")).expand(batch, -1, -1, -1)
 
 
-def raft_large() -> RAFT:
+def raft_large(correlation: CorrelationKind = "auto") -> RAFT:
     """RAFT as published, 5.3 million parameters."""
     hidden, context = 128, 128
     levels, radius = 4, 4
     return RAFT(
         arch="large",
+        correlation=correlation,
         feature_encoder=Encoder(ResidualBlock, (64, 64, 96, 128), 256, "instance"),
         context_encoder=Encoder(ResidualBlock, (64, 64, 96, 128), hidden + context, "batch"),
         update_block=UpdateBlock(
@@ -166,12 +196,13 @@ def raft_large() -> RAFT:
     )
 
 
-def raft_small() -> RAFT:
+def raft_small(correlation: CorrelationKind = "auto") -> RAFT:
     """RAFT small as published, 1.0 million parameters."""
     hidden, context = 96, 64
     levels, radius = 4, 3
     return RAFT(
         arch="small",
+        correlation=correlation,
         feature_encoder=Encoder(BottleneckBlock, (32, 32, 64, 96), 128, "instance"),
         context_encoder=Encoder(BottleneckBlock, (32, 32, 64, 96), hidden + context, "none"),
         update_block=UpdateBlock(
@@ -187,7 +218,7 @@ def raft_small() -> RAFT:
     )
 
 
-def raft_tiny() -> RAFT:
+def raft_tiny(correlation: CorrelationKind = "auto") -> RAFT:
     """A RAFT for studies on a CPU, 0.55 million parameters; no norm that depends on the batch.
 
     Nothing but the stem works at 1/2 of the size, where most of the published networks' time goes: half the
@@ -197,6 +228,7 @@ def raft_tiny() -> RAFT:
     levels, radius = 3, 3
     return RAFT(
         arch="tiny",
+        correlation=correlation,
         feature_encoder=Encoder(ResidualBlock, (16, 32, 48), 64, "instance"),
         context_encoder=Encoder(ResidualBlock, (16, 32, 48), hidden + context, "none"),
         update_block=UpdateBlock(
@@ -213,4 +245,4 @@ def raft_tiny() -> RAFT:
     )
 
 
-ARCHITECTURES: dict[str, Callable[[], RAFT]] = {"large": raft_large, "small": raft_small, "tiny": raft_tiny}
+ARCHITECTURES: dict[str, Callable[..., RAFT]] = {"large": raft_large, "small": raft_small, "tiny": raft_tiny}

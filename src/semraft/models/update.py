@@ -1,7 +1,7 @@
 """One refinement of RAFT: correlation and flow in, a change of flow out, and upsampling to full size."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple, cast
 
@@ -10,7 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semraft.models.convolution import Convolution, Kernel, convolve, prepare, prepare_all
 from semraft.models.encoder import STRIDE
+
+Kernels = Mapping[nn.Module, Kernel]
+"""Convolutions and what `prepare_all` made of them."""
 
 
 class MotionEncoder(nn.Module):
@@ -24,32 +28,41 @@ class MotionEncoder(nn.Module):
         out_channels: int,
     ) -> None:
         super().__init__()
-        self.correlation = nn.Sequential(nn.Conv2d(correlation_channels, correlation_widths[0], 1), nn.ReLU())
-        for in_channels, channels in pairwise(correlation_widths):
-            self.correlation.extend([nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU()])
-        self.flow = nn.Sequential(
-            nn.Conv2d(2, flow_widths[0], 7, padding=3),
-            nn.ReLU(),
-            nn.Conv2d(flow_widths[0], flow_widths[1], 3, padding=1),
-            nn.ReLU(),
+        self.correlation = nn.Sequential(
+            Convolution(correlation_channels, correlation_widths[0], 1), nn.ReLU(inplace=True)
         )
-        self.merge = nn.Conv2d(correlation_widths[-1] + flow_widths[1], out_channels - 2, 3, padding=1)
+        for widths in pairwise(correlation_widths):
+            self.correlation.extend([Convolution(*widths, 3), nn.ReLU(inplace=True)])
+        self.flow = nn.Sequential(
+            Convolution(2, flow_widths[0], 7),
+            nn.ReLU(inplace=True),
+            Convolution(*flow_widths, 3),
+            nn.ReLU(inplace=True),
+        )
+        self.merge = Convolution(correlation_widths[-1] + flow_widths[1], out_channels - 2, 3)
         self.out_channels = out_channels
 
     def forward(
-        self, correlation: Float[Tensor, "B D h w"], flow: Float[Tensor, "B 2 h w"]
+        self, correlation: Float[Tensor, "B D h w"], flow: Float[Tensor, "B 2 h w"], kernels: Kernels
     ) -> Float[Tensor, "B M h w"]:
-        both = torch.cat([self.correlation(correlation), self.flow(flow)], dim=1)
-        merged = F.relu(self.merge(both))
+        seen, moved = run(self.correlation, correlation, kernels), run(self.flow, flow, kernels)
+        merged = F.relu(convolve(torch.cat([seen, moved], dim=1), kernels[self.merge]), inplace=True)
         return torch.cat([merged, flow.to(merged.dtype)], dim=1)
+
+
+def run(layers: nn.Module, x: Float[Tensor, "B C h w"], kernels: Kernels) -> Float[Tensor, "B D h w"]:
+    """A sequence of layers, its convolutions by the kernels made ready for them."""
+    for layer in layers.children():
+        x = convolve(x, kernels[layer]) if isinstance(layer, Convolution) else layer(x)
+    return x
 
 
 class GateConstants(NamedTuple):
     """What a ConvGRU computes once per pair: its weights without the context's, and the context's share."""
 
-    gates_weight: Tensor
+    gates: Kernel
     gates_share: Tensor
-    candidate_weight: Tensor
+    candidate: Kernel
     candidate_share: Tensor
 
 
@@ -65,31 +78,40 @@ class ConvGRU(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = (hidden_channels, context_channels, motion_channels)
-        self.padding = (kernel[0] // 2, kernel[1] // 2)
-        self.update_gate = nn.Conv2d(sum(self.channels), hidden_channels, kernel, padding=self.padding)
-        self.reset_gate = nn.Conv2d(sum(self.channels), hidden_channels, kernel, padding=self.padding)
-        self.candidate = nn.Conv2d(sum(self.channels), hidden_channels, kernel, padding=self.padding)
+        self.update_gate = Convolution(sum(self.channels), hidden_channels, kernel)
+        self.reset_gate = Convolution(sum(self.channels), hidden_channels, kernel)
+        self.candidate = Convolution(sum(self.channels), hidden_channels, kernel)
 
     def prepare(self, context: Float[Tensor, "B C h w"]) -> GateConstants:
         convolutions = (self.update_gate, self.reset_gate, self.candidate)
         weight = torch.cat([convolution.weight for convolution in convolutions])
         bias = torch.cat([convolution.bias for convolution in convolutions if convolution.bias is not None])
         of_hidden, of_context, of_motion = torch.split(weight, list(self.channels), dim=1)
-        share = F.conv2d(context, of_context, bias, padding=self.padding)
+        share = convolve(context, prepare(of_context, bias, context))
         changing = torch.cat([of_hidden, of_motion], dim=1)
         gates = 2 * self.channels[0]
-        return GateConstants(changing[:gates], share[:, :gates], changing[gates:], share[:, gates:])
+        return GateConstants(
+            prepare(changing[:gates], None, context),
+            share[:, :gates],
+            prepare(changing[gates:], None, context),
+            share[:, gates:],
+        )
 
     def forward(
         self, hidden: Float[Tensor, "B H h w"], motion: Float[Tensor, "B M h w"], constants: GateConstants
     ) -> Float[Tensor, "B H h w"]:
-        gates_weight, gates_share, candidate_weight, candidate_share = constants
-        both = torch.cat([hidden, motion], dim=1)
-        gates = F.conv2d(both, gates_weight, padding=self.padding) + gates_share
+        gates = convolve(torch.cat([hidden, motion], dim=1), constants.gates) + constants.gates_share
         update, reset = torch.sigmoid(gates).chunk(2, dim=1)
         both = torch.cat([reset * hidden, motion], dim=1)
-        candidate = torch.tanh(F.conv2d(both, candidate_weight, padding=self.padding) + candidate_share)
+        candidate = torch.tanh(convolve(both, constants.candidate) + constants.candidate_share)
         return torch.lerp(hidden, candidate, update)
+
+
+class UpdateConstants(NamedTuple):
+    """What the refinements of a pair share: kernels made ready, and each recurrent unit's constants."""
+
+    kernels: Kernels
+    units: list[GateConstants]
 
 
 class UpdateBlock(nn.Module):
@@ -111,28 +133,29 @@ class UpdateBlock(nn.Module):
             for kernel in kernels
         )
         self.flow_head = nn.Sequential(
-            nn.Conv2d(hidden_channels, head_width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(head_width, 2, 3, padding=1),
+            Convolution(hidden_channels, head_width, 3),
+            nn.ReLU(inplace=True),
+            Convolution(head_width, 2, 3),
         )
 
-    def prepare(self, context: Float[Tensor, "B C h w"]) -> list[GateConstants]:
-        """What depends on the context alone, once for all refinements."""
-        units = cast(Iterable[ConvGRU], self.recurrent_units)
-        return [unit.prepare(context) for unit in units]
+    def prepare(self, context: Float[Tensor, "B C h w"]) -> UpdateConstants:
+        """What does not change from one refinement to the next."""
+        units = [unit.prepare(context) for unit in cast(Iterable[ConvGRU], self.recurrent_units)]
+        kernels = prepare_all(self.motion_encoder, context) | prepare_all(self.flow_head, context)
+        return UpdateConstants(kernels, units)
 
     def forward(
         self,
         hidden: Float[Tensor, "B H h w"],
-        constants: list[GateConstants],
+        constants: UpdateConstants,
         correlation: Float[Tensor, "B D h w"],
         flow: Float[Tensor, "B 2 h w"],
     ) -> tuple[Float[Tensor, "B H h w"], Float[Tensor, "B 2 h w"]]:
         """The new hidden state, and what to add to the flow, in cells."""
-        motion = self.motion_encoder(correlation, flow)
-        for unit, unit_constants in zip(self.recurrent_units, constants, strict=True):
+        motion = self.motion_encoder(correlation, flow, constants.kernels)
+        for unit, unit_constants in zip(self.recurrent_units, constants.units, strict=True):
             hidden = unit(hidden, motion, unit_constants)
-        return hidden, self.flow_head(hidden)
+        return hidden, run(self.flow_head, hidden, constants.kernels)
 
 
 class MaskHead(nn.Module):
@@ -141,14 +164,15 @@ class MaskHead(nn.Module):
     def __init__(self, hidden_channels: int, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(hidden_channels, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, 9 * STRIDE**2, 1),
+            Convolution(hidden_channels, width, 3),
+            nn.ReLU(inplace=True),
+            Convolution(width, 9 * STRIDE**2, 1),
         )
 
-    def forward(self, hidden: Float[Tensor, "B H h w"]) -> Float[Tensor, "B 576 h w"]:
-        logits: Tensor = self.layers(hidden)
-        return 0.25 * logits  # RAFT's own factor, to balance this branch's gradients; the weights rely on it.
+    def forward(self, hidden: Float[Tensor, "B H h w"], kernels: Kernels) -> Float[Tensor, "B 576 h w"]:
+        return 0.25 * run(
+            self.layers, hidden, kernels
+        )  # RAFT's own factor, to balance this branch's gradients; the weights rely on it.
 
 
 def upsample_convex(

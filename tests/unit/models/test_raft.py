@@ -1,10 +1,13 @@
 """The network as a whole: sizes, precision, where gradients go, what freezing freezes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from semraft.models import correlation
+from semraft.models import correlation, raft
 from semraft.models.raft import ARCHITECTURES, cell_positions, check_inputs, raft_large, raft_small, raft_tiny
 
 ALL_ARCHS = pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -114,13 +117,18 @@ def test_a_start_of_k_refinements(arch: str) -> None:
 def test_gradient_is_cut_where_it_looked(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when: the flow is not detached at each refinement (only the first, or not at all)."""
     seen = []
-    lookup = correlation.lookup
+    window_cutter = raft.window_cutter
 
-    def watched(volumes: list[Tensor], points: Tensor, radius: int) -> Tensor:
-        seen.append(points.requires_grad)
-        return lookup(volumes, points, radius)
+    def watched(*arguments: Any) -> Callable[[Tensor], Tensor]:
+        cut = window_cutter(*arguments)
 
-    monkeypatch.setattr(correlation, "lookup", watched)
+        def look(points: Tensor) -> Tensor:
+            seen.append(points.requires_grad)
+            return cut(points)
+
+        return look
+
+    monkeypatch.setattr(raft, "window_cutter", watched)
     model = ARCHITECTURES[arch]()
     model.update_block.motion_encoder.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[1].requires_grad)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semraft.models.convolution import prepare_all
 from semraft.models.update import ConvGRU, MaskHead, upsample_bilinear, upsample_convex
 
 
@@ -75,4 +76,4 @@ def test_mask_head_is_damped() -> None:
     torch.manual_seed(0)
     head = MaskHead(6, 7)
     hidden = torch.randn(2, 6, 3, 4)
-    torch.testing.assert_close(head(hidden), head.layers(hidden) / 4)
+    torch.testing.assert_close(head(hidden, prepare_all(head, hidden)), head.layers(hidden) / 4)

@@ -1,0 +1,90 @@
+"""Convolutions that keep the size, by the way that is fastest where they run: the numbers are conv2d's.
+
+Weights are laid out for that way once (`prepare`), then used on many inputs: every refinement of a pair uses
+the same. The parameters are those of `nn.Conv2d`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semraft.models import winograd
+
+MIN_CHANNELS = 32
+MIN_TILES = 64
+"""Below either, the transforms of Winograd's algorithm cost more than its products save."""
+
+
+class Kernel(NamedTuple):
+    """The weights of a convolution, with Winograd's transforms of them where those are used."""
+
+    weight: Float[Tensor, "K C kh kw"]
+    bias: Float[Tensor, " K"] | None
+    spectrum: Float[Tensor, "points C K"] | None = None
+    mirrored_spectrum: Float[Tensor, "points K C"] | None = None
+
+
+def prepare(
+    weight: Float[Tensor, "K C kh kw"], bias: Float[Tensor, " K"] | None, like: Float[Tensor, "B _ H W"]
+) -> Kernel:
+    """The weights made ready for inputs with the batch, size, type and place of `like`."""
+    if not _suits_winograd(weight, like):
+        return Kernel(weight, bias)
+    mirrored = winograd.spectrum(winograd.mirrored(weight.detach())) if torch.is_grad_enabled() else None
+    return Kernel(weight, bias, winograd.spectrum(weight), mirrored)
+
+
+def convolve(x: Float[Tensor, "B C H W"], kernel: Kernel) -> Float[Tensor, "B K H W"]:
+    """`conv2d` of stride 1 with the padding that keeps the size."""
+    weight, bias, spectrum, mirrored = kernel
+    size = (weight.shape[2], weight.shape[3])
+    if spectrum is not None:
+        return winograd.convolve(x, size, spectrum, mirrored, bias)
+    if size == (1, 1) and x.device.type == "cpu":
+        # On rows of channels this is a matrix product, which a 1x1 convolution of one image is not made into.
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, bias, padding=(size[0] // 2, size[1] // 2))
+
+
+class Convolution(nn.Conv2d):
+    """A convolution whose output is as large as its input, or half as large with a stride of 2."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1
+    ) -> None:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        super().__init__(in_channels, out_channels, (height, width), stride, (height // 2, width // 2))
+
+    def prepare(self, like: Float[Tensor, "B _ H W"]) -> Kernel:
+        return prepare(self.weight, self.bias, like)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K h w"]:
+        if self.stride != (1, 1):
+            return super().forward(x)
+        return convolve(x, self.prepare(x))
+
+
+def prepare_all(module: nn.Module, like: Float[Tensor, "B _ H W"]) -> dict[nn.Module, Kernel]:
+    """The kernel of every convolution in `module`, all of them for inputs of one size."""
+    return {part: part.prepare(like) for part in module.modules() if isinstance(part, Convolution)}
+
+
+def in_fast_format(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """On the CPU a pixel's channels together in memory (channels_last), which what follows keeps."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+def _suits_winograd(weight: Tensor, like: Tensor) -> bool:
+    size = (weight.shape[2], weight.shape[3])
+    if size not in winograd.KERNELS or min(weight.shape[:2]) < MIN_CHANNELS:
+        return False
+    rows, columns = winograd.count_tiles(like.shape, size)
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and like.shape[0] * rows * columns >= MIN_TILES
+    )

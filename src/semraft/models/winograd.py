@@ -1,0 +1,165 @@
+"""Convolution with 3x3, 1x5 and 5x1 kernels by Winograd's minimal filtering, on the CPU, in float32.
+
+A tile of 4 (or 4x4) results needs 8 products a channel for 5 taps instead of 20, and 36 for 3x3 taps instead
+of 144: evaluate input and kernel as polynomials at 8 (6) points, multiply, interpolate (Lavin and Gray, "Fast
+Algorithms for Convolutional Neural Networks", CVPR 2016). The products are matrix products over channels, so
+torch does them; the transforms around them are sums, done here by Numba for all channels of a pixel at once.
+
+Points are 0, +-1/2, +-3/2 and infinity for 3 taps, 0, +-1, +-2, +-1/2 and infinity for 5: among those tried
+they round least, 1.8 and 1.7 times the direct convolution's error (docs/performance.md). Tensors are
+channels_last: a pixel's channels lie together in memory.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from semraft.models import winograd_kernels as kernels
+from semraft.ops.compiled import in_threads
+
+TILE = 4
+"""Results of a tile along each axis that the kernel extends over."""
+BLOCK = 128
+"""Tiles transformed and multiplied at a time: what they need stays in the caches."""
+
+KERNELS = ((3, 3), (1, 5), (5, 1))
+"""The kernel sizes there are transforms for."""
+
+_TRANSFORMS = {
+    3: (kernels.to_points_3x3, kernels.from_points_3x3, kernels.gradient_to_points_3x3),
+    5: (kernels.to_points_5, kernels.from_points_5, kernels.gradient_to_points_5),
+}
+
+
+def evaluation(taps: int) -> Float[Tensor, "points taps"]:
+    """The matrix G that evaluates a kernel of 3 or 5 taps at the points, divided by what interpolation needs.
+
+    Row i holds the powers of point p_i over the product of p_i - p_j; the last, for infinity, the last tap.
+    """
+    finite = np.array([0, 0.5, -0.5, 1.5, -1.5] if taps == 3 else [0, 1, -1, 2, -2, 0.5, -0.5])
+    gaps = finite[:, None] - finite + np.eye(len(finite))
+    rows = finite[:, None] ** np.arange(taps) / gaps.prod(1, keepdims=True)
+    return torch.from_numpy(np.vstack([rows, np.eye(taps)[-1:]]))
+
+
+def spectrum(weight: Float[Tensor, "K C kh kw"]) -> Float[Tensor, "points C K"]:
+    """A kernel at the points, for `convolve`; differentiable."""
+    matrices = [evaluation(taps) if taps > 1 else torch.ones(1, 1) for taps in weight.shape[2:]]
+    both = torch.kron(matrices[0], matrices[1]).to(weight)
+    taps = weight.permute(2, 3, 1, 0).reshape(both.shape[1], -1)
+    return (both @ taps).view(-1, weight.shape[1], weight.shape[0])
+
+
+def mirrored(weight: Float[Tensor, "K C kh kw"]) -> Float[Tensor, "C K kh kw"]:
+    """The kernel that takes a gradient from the results of a convolution back to its input."""
+    return weight.flip(2, 3).transpose(0, 1)
+
+
+def convolve(
+    x: Float[Tensor, "B C H W"],
+    kernel_size: tuple[int, int],
+    spectrum: Float[Tensor, "points C K"],
+    mirrored_spectrum: Float[Tensor, "points K C"] | None,
+    bias: Float[Tensor, " K"] | None,
+) -> Float[Tensor, "B K H W"]:
+    """`conv2d` with a padding that keeps the size; gradients for x, spectrum and bias.
+
+    `mirrored_spectrum`, that of the `mirrored` kernel, is what the gradient for x needs.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    result: Tensor = _apply(x, kernel_size, spectrum, mirrored_spectrum, bias)
+    return result
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        kernel_size: tuple[int, int],
+        spectrum: Tensor,
+        mirrored_spectrum: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, mirrored_spectrum)
+        ctx.kernel_size = kernel_size
+        return _convolve(x, kernel_size, spectrum, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mirrored_spectrum = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_x = of_spectrum = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = _convolve(gradient, ctx.kernel_size, mirrored_spectrum, None)
+        if ctx.needs_input_grad[2]:
+            of_spectrum = _correlate(x, gradient, ctx.kernel_size)
+        if ctx.needs_input_grad[4]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_x, None, of_spectrum, None, of_bias
+
+
+_apply: Any = _Convolution.apply
+
+
+def _convolve(x: Tensor, kernel_size: tuple[int, int], spectrum: Tensor, bias: Tensor | None) -> Tensor:
+    to_points, from_points, _ = _TRANSFORMS[max(kernel_size)]
+    down = kernel_size[1] == 1
+    points, channels, out_channels = spectrum.shape
+    batch, _, height, width = x.shape
+    size = (batch, out_channels, height, width)
+    result = torch.empty(size, memory_format=torch.channels_last)
+    shift = x.new_zeros(out_channels) if bias is None else bias.detach()
+    inputs, results, shifts = _pixels(x), _pixels(result), shift.numpy()
+    block = _block_size(x)
+    spectra, products = x.new_empty(points, block, channels), x.new_empty(points, block, out_channels)
+    tiles = count_tiles(x.shape, kernel_size)
+    for first in range(0, batch * tiles[0] * tiles[1], block):
+        count = min(block, batch * tiles[0] * tiles[1] - first)
+        in_threads(to_points, count, inputs, spectra.numpy(), first, tiles, down)
+        if count == block:
+            torch.bmm(spectra, spectrum, out=products)
+        else:
+            products[:, :count] = torch.bmm(spectra[:, :count], spectrum)
+        in_threads(from_points, count, products.numpy(), results, shifts, first, tiles, down)
+    return result
+
+
+def _correlate(x: Tensor, gradient: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """The gradient of the spectrum: the sum over tiles of transformed input times transformed gradient."""
+    to_points, _, gradient_to_points = _TRANSFORMS[max(kernel_size)]
+    down = kernel_size[1] == 1
+    points = int(np.prod([TILE + taps - 1 if taps > 1 else 1 for taps in kernel_size]))
+    channels, out_channels = x.shape[1], gradient.shape[1]
+    total = x.new_zeros(points, channels, out_channels)
+    inputs, gradients = _pixels(x), _pixels(gradient)
+    block = 2 * _block_size(x)
+    left, right = x.new_empty(points, block, channels), x.new_empty(points, block, out_channels)
+    tiles = count_tiles(x.shape, kernel_size)
+    for first in range(0, x.shape[0] * tiles[0] * tiles[1], block):
+        count = min(block, x.shape[0] * tiles[0] * tiles[1] - first)
+        in_threads(to_points, count, inputs, left.numpy(), first, tiles, down)
+        in_threads(gradient_to_points, count, gradients, right.numpy(), first, tiles, down)
+        total.baddbmm_(left[:, :count].transpose(1, 2), right[:, :count])
+    return total
+
+
+def _pixels(x: Tensor) -> np.ndarray:
+    return x.detach().permute(0, 2, 3, 1).numpy()
+
+
+def _block_size(x: Tensor) -> int:
+    return BLOCK * torch.get_num_threads()
+
+
+def count_tiles(shape: torch.Size, kernel_size: tuple[int, int]) -> tuple[int, int]:
+    """How many tiles lie below and beside each other in an image."""
+    rows, columns = (
+        -(-size // TILE) if taps > 1 else size for size, taps in zip(shape[2:], kernel_size, strict=True)
+    )
+    return rows, columns
