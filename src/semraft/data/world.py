@@ -131,13 +131,13 @@ def scene(seed: int, index: int, size: tuple[int, int], split: Split = "train") 
         valid_noc=valid & in_frame(*match_positions(flow.astype(np.float64))),
         backward_flow=backward_flow,
         backward_valid=backward_valid,
-        labels1=patches["label"][views[0].patch],
-        labels2=patches["label"][views[1].patch],
-        instances1=patches["instance"][views[0].patch],
-        instances2=patches["instance"][views[1].patch],
+        labels1=patches["label"].copy()[views[0].patch],
+        labels2=patches["label"].copy()[views[1].patch],
+        instances1=patches["instance"].copy()[views[0].patch],
+        instances2=patches["instance"].copy()[views[1].patch],
         occluded1=occluded1,
         occluded2=occluded2,
-        moving1=patches["moving"][views[0].patch],
+        moving1=patches["moving"].copy()[views[0].patch],
     )
 
 

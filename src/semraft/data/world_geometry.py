@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Shaped
 
+from semraft.data.world_visibility import Candidates, see
 from semraft.ops.matches import match_positions
 
 PATCH = np.dtype(
@@ -36,13 +37,9 @@ PATCH = np.dtype(
 )
 """One flat patch of the scene."""
 
-EDGE_BAND = 1.02
-"""A pixel outside a patch is uncertain if an edge passes this near, in widths of a pixel cell along the
-edge's normal (|n_x| + |n_y|): nearer than that, the edge may cut a cell of which the pixel is a corner."""
 BORDER_TOLERANCE_PX = 1e-3
 """How far outside the frame a match may lie and count as inside: rounding of a camera that stands still."""
 NEAREST_M = 0.05
-_FARTHEST_INVERSE_M = 1e-6
 _PIXELS_AT_ONCE = 1 << 16
 _TILE_PX = 8
 
@@ -106,7 +103,6 @@ def planes_in_camera(
 
 def view(patches: Shaped[np.ndarray, " Q"], frame: int, camera: Camera) -> View:
     """Which patch every pixel centre sees, by a depth buffer over exact plane equations."""
-    height, width = camera.size
     planes = planes_in_camera(patches, frame, camera)
     flatness = np.linalg.det(planes)
     seen = np.where(patches["closed"], flatness, np.abs(flatness)) > 1e-9
@@ -114,47 +110,30 @@ def view(patches: Shaped[np.ndarray, " Q"], frame: int, camera: Camera) -> View:
     surfaces[seen] = np.linalg.inv(planes[seen])
     surfaces[:, :, :2] /= camera.focal_px
     boxes = _pixel_boxes(planes, seen, camera)
-    edges = _edge_functions(surfaces, patches["ellipse"], boxes, camera).astype(np.float32)
-    x, y = (axis.astype(np.float32) for axis in centred_axes(camera.size))
-    across = edges[:, :, 0, None] * x
-    along = edges[:, :, 1, None] * y + edges[:, :, 2, None]
-
-    patch = np.zeros((height, width), np.int16)
-    inverse_depth = np.full((height, width), _FARTHEST_INVERSE_M, np.float32)
-    uncertain = np.zeros((height, width), bool)
     nearest_depth = _nearest_depth(planes)
-    order = np.argsort(nearest_depth)  # Near first: what lies behind is then skipped, or marks nothing.
+    order = np.argsort(nearest_depth)  # Near first: what lies behind is then skipped.
     order = order[(boxes[order, 0] < boxes[order, 1]) & (boxes[order, 2] < boxes[order, 3])]
-    ellipse = patches["ellipse"].tolist()
-    for q, depth, (x0, x1, y0, y1) in zip(
-        order.tolist(), nearest_depth[order].tolist(), boxes[order].tolist(), strict=True
-    ):
-        depths = inverse_depth[y0:y1, x0:x1]
-        if depth > 0 and depths.min() * depth > 1.001:
-            continue
-        values = along[q, :, y0:y1, None] + across[q, :, None, x0:x1]
-        if ellipse[q]:
-            values[:3] *= values[:3]
-            margin = values[0]
-            margin -= values[1]
-            margin -= values[2]
-        else:
-            margin = np.minimum.reduce(values[:4])
-        nearer = values[4] > depths
-        nearer &= margin > -EDGE_BAND
-        inside = margin >= 0
-        uncertain[y0:y1, x0:x1] |= nearer > inside
-        nearer &= inside
-        np.copyto(depths, values[4], where=nearer)
-        np.copyto(patch[y0:y1, x0:x1], q, where=nearer)
+    edges = _edge_functions(surfaces[order], patches["ellipse"][order], boxes[order], camera)
+    edges = edges.astype(np.float32)
+    x, y = (axis.astype(np.float32) for axis in centred_axes(camera.size))
+    seen_patches = see(
+        Candidates(
+            number=order,
+            boxes=boxes[order],
+            along=edges[:, :, 1, None] * y + edges[:, :, 2, None],
+            across=edges[:, :, 0, None] * x,
+            ellipse=patches["ellipse"][order],
+            nearest_depth=nearest_depth[order],
+        )
+    )
     return View(
         camera=camera,
         planes=planes,
         surfaces=surfaces,
         boxes=boxes,
-        patch=patch,
-        inverse_depth=inverse_depth,
-        uncertain=uncertain,
+        patch=seen_patches.patch,
+        inverse_depth=seen_patches.inverse_depth,
+        uncertain=seen_patches.uncertain,
     )
 
 
@@ -178,7 +157,7 @@ def flow_and_occlusion(
     flow = np.empty((height, width, 2), np.float32)
     stretch = np.empty((height, width), np.float32)
     for rows in row_blocks(first.camera.size):
-        block = np.take(table, first.patch[rows], axis=1)
+        block = np.take(table, first.patch[rows], axis=1, mode="clip")
         y_rows = y[rows, None]
         change = block[6] * x + block[7] * y_rows
         stretch[rows] = change + block[8]
@@ -207,12 +186,12 @@ def _occluded(
     x, y = match_positions(flow)
     inside = (x > -BORDER_TOLERANCE_PX) & (x < width - 1 + BORDER_TOLERANCE_PX)
     inside &= (y > -BORDER_TOLERANCE_PX) & (y < height - 1 + BORDER_TOLERANCE_PX) & (stretch > 0)
-    cells = np.where(second.uncertain, np.int16(-1), second.patch)
+    cells = np.where(second.uncertain, -1, second.patch).astype(np.int16)
     corner = cells[:-1, :-1]
     plain = (corner == cells[:-1, 1:]) & (corner == cells[1:, :-1]) & (corner == cells[1:, 1:])
     cells = np.where(plain, corner, np.int16(-1))
-    row, column = np.clip(y, 0, height - 2).astype(np.int32), np.clip(x, 0, width - 2).astype(np.int32)
-    found = np.take(cells, row * np.int32(width - 1) + column)
+    row, column = np.clip(y, 0, height - 2).astype(np.intp), np.clip(x, 0, width - 2).astype(np.intp)
+    found = np.take(cells, row * (width - 1) + column, mode="clip")
     occluded: Bool[np.ndarray, "H W"] = (found != first.patch) | ~inside
     unclear = np.flatnonzero((found < 0) & inside)
     occluded.ravel()[unclear] = _covered(first, second, matches, unclear, ellipse)
@@ -229,15 +208,22 @@ def _covered(
     """Whether another patch is in front of what the first view sees at flat pixel numbers, in float64."""
     axis_x, axis_y = centred_axes(first.camera.size)
     row, column = np.divmod(pixels, len(axis_x))
-    own = first.patch[row, column].astype(np.intp)
+    own = first.patch[row, column]
     forward, toward = _affine(matches), _affine(second.surfaces)
     depth = forward(2, own, axis_x[column], axis_y[row])
     x, y = (forward(axis, own, axis_x[column], axis_y[row]) / depth for axis in (0, 1))
     own_inverse = toward(0, own, x, y) * (1 + 1e-6)  # Faces that share an edge do not cover each other there.
-    point, other = _pairs_by_tile(x - axis_x[0], y - axis_y[0], second.boxes, second.camera.size)
-    near = (toward(0, other, x[point], y[point]) > own_inverse[point]) & (other != own[point])
-    point, other = point[near], other[near]
-    inverse, s, t = (toward(term, other, x[point], y[point]) for term in (0, 1, 2))
+    nearest_depth = _nearest_depth(second.planes)
+    # The inverse depth of a patch's nearest point, with room for rounding; one may pass the camera.
+    reach = np.where(nearest_depth > 0, 1.001 / np.maximum(nearest_depth, 1e-9), np.inf)
+    point, other = _pairs_by_tile(x - axis_x[0], y - axis_y[0], own_inverse, reach, second)
+    # Taking by number is several times as fast as by mask.
+    near = np.flatnonzero((reach.take(other) > own_inverse.take(point)) & (other != own.take(point)))
+    point, other = point.take(near), other.take(near)
+    near = np.flatnonzero(toward(0, other, x.take(point), y.take(point)) > own_inverse.take(point))
+    point, other = point.take(near), other.take(near)
+    x, y = x.take(point), y.take(point)
+    inverse, s, t = (toward(term, other, x, y) for term in (0, 1, 2))
     in_rectangle = (s >= 0) & (s <= inverse) & (t >= 0) & (t <= inverse)
     in_ellipse = (2 * s - inverse) ** 2 + (2 * t - inverse) ** 2 <= inverse**2
     covered = np.zeros(len(pixels), bool)
@@ -248,26 +234,36 @@ def _covered(
 def _pairs_by_tile(
     x: Float64[np.ndarray, " N"],
     y: Float64[np.ndarray, " N"],
-    boxes: Int[np.ndarray, "Q 4"],
-    size: tuple[int, int],
+    inverse_depth: Float64[np.ndarray, " N"],
+    reach: Float64[np.ndarray, " Q"],
+    second: View,
 ) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
-    """Points paired with the patches whose box reaches the point's tile of the frame: (point, patch)."""
+    """Points paired with the patches that may be in front of one in the same tile of the frame.
+
+    Boxes are a pixel and more larger than their patches on every side within the frame. A patch is nowhere
+    nearer, in inverse metres, than its `reach`.
+    """
+    boxes, size = second.boxes, second.camera.size
     across, down = -(-size[1] // _TILE_PX), -(-size[0] // _TILE_PX)
     left, top = np.arange(across) * _TILE_PX, np.arange(down) * _TILE_PX
-    x_hits = (boxes[:, 0, None] <= left + _TILE_PX) & (boxes[:, 1, None] >= left)
-    y_hits = (boxes[:, 2, None] <= top + _TILE_PX) & (boxes[:, 3, None] >= top)
+    x_hits = (boxes[:, 0, None] < left + _TILE_PX - 1) & (boxes[:, 1, None] > left + 1)
+    y_hits = (boxes[:, 2, None] < top + _TILE_PX - 1) & (boxes[:, 3, None] > top + 1)
+    x_hits[:, -1] |= boxes[:, 1] == size[1]
+    y_hits[:, -1] |= boxes[:, 3] == size[0]
     filled = (boxes[:, 0] < boxes[:, 1]) & (boxes[:, 2] < boxes[:, 3])
-    hits = y_hits.T[:, None] & x_hits.T[None] & filled
-    tile, patch = np.nonzero(hits.reshape(down * across, -1))
-    starts = np.searchsorted(tile, np.arange(down * across + 1))
     tile_x, tile_y = (
         np.clip(axis.astype(np.intp) // _TILE_PX, 0, end - 1) for axis, end in ((x, across), (y, down))
     )
     of_point = tile_y * across + tile_x
+    farthest = np.full(down * across, np.inf)
+    np.minimum.at(farthest, of_point, inverse_depth)
+    hits = (y_hits.T[:, None] & x_hits.T[None] & filled).reshape(down * across, -1)
+    tile, patch = np.nonzero(hits & (reach > farthest[:, None]))
+    starts = np.searchsorted(tile, np.arange(down * across + 1))
     counts = starts[of_point + 1] - starts[of_point]
     point = np.repeat(np.arange(len(x)), counts)
     rank = np.arange(len(point)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return point, patch[starts[of_point][point] + rank]
+    return point, patch.take(starts[of_point].take(point) + rank)
 
 
 def _affine(
@@ -277,7 +273,8 @@ def _affine(
     table = np.ascontiguousarray(matrices.transpose(1, 2, 0))
 
     def evaluate(row: int, which: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.asarray(table[row, 0][which] * x + table[row, 1][which] * y + table[row, 2][which])
+        along_x, along_y, constant = (terms.take(which) for terms in table[row])
+        return np.asarray(along_x * x + along_y * y + constant)
 
     return evaluate
 

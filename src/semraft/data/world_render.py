@@ -30,7 +30,7 @@ def shade(
     x, y = (axis.astype(np.float32) for axis in centred_axes(seen.camera.size))
     image = np.empty((height, width, 3), np.float32)
     for rows in row_blocks(seen.camera.size):
-        block = np.take(table, seen.patch[rows], axis=1)
+        block = np.take(table, seen.patch[rows], axis=1, mode="clip")
         depth = 1 / seen.inverse_depth[rows]
         y_rows = y[rows, None]
         places, detail_places = [], []
