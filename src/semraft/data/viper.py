@@ -45,17 +45,17 @@ def _candidates(folder: Path, split: str, listing: Listing) -> Iterator[Pair]:
     with_labels = (folder / "cls").is_dir()
     for flow_folder in subfolders(folder / "flow", r"\d{3}"):
         sequence = flow_folder.name
+        images, classes, instances = (folder / kind / sequence for kind in ("img", "cls", "inst"))
         for frame in sorted(frame_numbers(listing, flow_folder, rf"{sequence}_(\d{{5}})\.npz")):
             first, second = f"{sequence}_{frame:05d}", f"{sequence}_{frame + 1:05d}"
             files = {
-                "image1": _image_file(folder / "img" / sequence, first, listing),
-                "image2": _image_file(folder / "img" / sequence, second, listing),
+                "image1": _image_file(images, first, listing),
+                "image2": _image_file(images, second, listing),
                 "flow": flow_folder / f"{first}.npz",
             }
             if with_labels:
-                files["labels1"] = folder / "cls" / sequence / f"{first}.png"
-                files["labels2"] = folder / "cls" / sequence / f"{second}.png"
-            instances = folder / "inst" / sequence
+                files["labels1"] = classes / f"{first}.png"
+                files["labels2"] = classes / f"{second}.png"
             if {f"{first}.png", f"{second}.png"} <= listing(instances).keys():
                 files["instances1"] = instances / f"{first}.png"
                 files["instances2"] = instances / f"{second}.png"
