@@ -15,7 +15,7 @@ FLOORS = [
     ["ops"],
     ["data", "models", "losses", "metrics"],
     ["runtime", "tracking", "recipes"],
-    ["inference"],
+    ["inference", "clearml_session"],
     ["training"],
     ["analysis"],
     ["studies"],

@@ -300,6 +300,8 @@ class RunConfig:
     """Refinements in validation."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the network: `auto` is bfloat16 where the hardware has it, else float32."""
+    tracker: Literal["tensorboard", "clearml"] = "tensorboard"
+    """Where curves go besides metrics.jsonl: TensorBoard, or ClearML as well."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     log_every: int = 100

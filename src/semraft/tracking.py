@@ -3,10 +3,10 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, Self
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -85,21 +85,35 @@ def scalar_name(split: str, metric: str) -> str:
     return f"{split}-{metric}"
 
 
-class Tracker:
-    """The open metric files of one run: metrics.jsonl and TensorBoard."""
+class ScalarWriter(Protocol):
+    """Where curves go besides metrics.jsonl: TensorBoard's writer, or a session of another tracker."""
 
-    def __init__(self, run: Path, first_step: int) -> None:
+    def add_scalar(self, name: str, value: float, step: int, /) -> None:
+        """Takes one number."""
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+
+
+class Tracker:
+    """The open metric files of one run: metrics.jsonl, TensorBoard and, if asked for, another tracker."""
+
+    def __init__(self, run: Path, first_step: int, others: Sequence[ScalarWriter] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._metrics = run / METRICS
-        self._writer = SummaryWriter(str(run), purge_step=first_step)
+        self._writers: list[ScalarWriter] = [SummaryWriter(str(run), purge_step=first_step), *others]
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes the metrics of one split at one step to both."""
+        """Writes the metrics of one split at one step to all of them."""
         append_line(self._metrics, {"step": step, "split": split, **values})
         for name, value in values.items():
-            self._writer.add_scalar(scalar_name(split, name), value, step)
+            for writer in self._writers:
+                writer.add_scalar(scalar_name(split, name), value, step)
 
-    def close(self) -> None:
-        """Flushes and closes TensorBoard's file."""
-        self._writer.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for writer in self._writers:
+            writer.close()

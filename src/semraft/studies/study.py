@@ -17,7 +17,7 @@ RUNS = "runs"
 CELLS = "cells"
 NAMES = ("recipe", "seed", "output")
 """Fields that tell runs apart and change nothing else, but for the seed, which is the cell's."""
-PLACES = ("data.root", "data.workers")
+PLACES = ("data.root", "data.workers", "tracker")
 """Fields that say where or how fast, not what: they may differ between the machines of one study. That the
 data are the same is told by their fingerprints."""
 

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from semraft import runtime, tracking
+from semraft.clearml_session import ClearMLSession
 from semraft.config import Precision, RunConfig, to_json
 from semraft.data.loader import training_batches
 from semraft.losses.objective import Objective, check_terms, needs_backward_flow, objective
@@ -92,7 +93,10 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     network: nn.Module = model
     if processes.count > 1:
         network = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-    tracker = tracking.Tracker(run, first + 1) if processes.leads else None
+    tracker: tracking.Tracker | None = None
+    if processes.leads:
+        sessions = [ClearMLSession(run, first + 1)] if config.tracker == "clearml" else []
+        tracker = tracking.Tracker(run, first + 1, sessions)
     batches = training_batches(
         training, weights, config.data, config.seed, config.optim, first, processes.rank, processes.count
     )
@@ -117,7 +121,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     steps = range(first + 1, config.optim.steps + 1)
     progress = tqdm(total=config.optim.steps, initial=first, unit="step", disable=not processes.leads)
     model.train()
-    with progress, _asked_to_stop() as asked_to_stop:
+    with progress, _asked_to_stop() as asked_to_stop, tracker or nullcontext():
         for step, (batch, skipped) in zip(steps, batches, strict=True):
             # ---- one step --------------------------------------------------------------------------------
             batch = sources.to_device(batch, device)
@@ -167,8 +171,6 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
             progress.update()
             if asked_to_stop():
                 raise TrainingStopped(f"stopped after step {step}: go on with `semraft train --resume {run}`")
-    if tracker is not None:
-        tracker.close()
     runtime.leave_processes()
     return run
 
