@@ -46,7 +46,17 @@ def convolve(x: Float[Tensor, "B C H W"], kernel: Kernel) -> Float[Tensor, "B K 
     if size == (1, 1) and x.device.type == "cpu":
         # On rows of channels this is a matrix product, which a 1x1 convolution of one image is not made into.
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-    return F.conv2d(x, weight, bias, padding=(size[0] // 2, size[1] // 2))
+    return direct(x, kernel)
+
+
+def direct(x: Float[Tensor, "B C H W"], kernel: Kernel, stride: int = 1) -> Float[Tensor, "B K h w"]:
+    """`conv2d` itself, with the padding of a convolution that keeps the size when the stride is 1."""
+    padding = (kernel.weight.shape[2] // 2, kernel.weight.shape[3] // 2)
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.conv2d(x, kernel.weight, kernel.bias, stride, padding)
+    # Gradients of channels_last convolutions take torch up to three times as long as of contiguous ones.
+    y = F.conv2d(x.contiguous(), kernel.weight, kernel.bias, stride, padding)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 class Convolution(nn.Conv2d):
@@ -62,9 +72,9 @@ class Convolution(nn.Conv2d):
         return prepare(self.weight, self.bias, like)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K h w"]:
-        if self.stride != (1, 1):
-            return super().forward(x)
-        return convolve(x, self.prepare(x))
+        if self.stride == (1, 1):
+            return convolve(x, self.prepare(x))
+        return direct(x, Kernel(self.weight, self.bias), self.stride[0])
 
 
 def prepare_all(module: nn.Module, like: Float[Tensor, "B _ H W"]) -> dict[nn.Module, Kernel]:

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semraft.models.convolution import Convolution, convolve, prepare
+from semraft.models.convolution import Convolution, Kernel, convolve, direct, prepare
+from semraft.models.normalization import normalize
 
 STRIDE = 8
 """Pixels of the image for one cell of the features, in each direction."""
@@ -39,11 +40,31 @@ def normalized(
     """
     if isinstance(norm, nn.BatchNorm2d) and not norm.training:
         y = _convolve_scaled(x, convolution, norm)
+        return F.relu(y, inplace=True) if rectify else y
+    y = convolution(x)
+    if y.device.type == "cpu" and y.dtype == torch.float32 and not isinstance(norm, nn.Identity):
+        return _normalize(y, norm, rectify)
+    if y.device.type == "cpu" and isinstance(norm, nn.InstanceNorm2d):
+        # One channel a group is the same norm, and the faster one in channels_last memory.
+        y = F.group_norm(y, y.shape[1])
     else:
-        y = convolution(x)
-        # One channel a group is the same norm, and the one that is fast in channels_last memory.
-        y = F.group_norm(y, y.shape[1]) if isinstance(norm, nn.InstanceNorm2d) else norm(y)
+        y = norm(y)
     return F.relu(y, inplace=True) if rectify else y
+
+
+def _normalize(y: Tensor, norm: nn.Module, rectify: bool) -> Tensor:
+    if isinstance(norm, nn.BatchNorm2d):
+        y, mean, variance = normalize(y, norm.weight, norm.bias, norm.eps, False, rectify)
+        count = y.numel() // y.shape[1]
+        with torch.no_grad():
+            cast(Tensor, norm.num_batches_tracked).add_(1)
+            cast(Tensor, norm.running_mean).lerp_(mean[0], cast(float, norm.momentum))
+            cast(Tensor, norm.running_var).lerp_(
+                variance[0] * (count / (count - 1)), cast(float, norm.momentum)
+            )
+        return y
+    ones, zeros = y.new_ones(y.shape[1]), y.new_zeros(y.shape[1])
+    return normalize(y, ones, zeros, cast(nn.InstanceNorm2d, norm).eps, True, rectify)[0]
 
 
 def _convolve_scaled(x: Tensor, convolution: Convolution, norm: nn.BatchNorm2d) -> Tensor:
@@ -52,7 +73,7 @@ def _convolve_scaled(x: Tensor, convolution: Convolution, norm: nn.BatchNorm2d) 
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     weight, bias = convolution.weight * scale[:, None, None, None], norm.bias + scale * (bias - mean)
     if convolution.stride != (1, 1):
-        return F.conv2d(x, weight, bias, convolution.stride, convolution.padding)
+        return direct(x, Kernel(weight, bias), convolution.stride[0])
     return convolve(x, prepare(weight, bias, x))
 
 

@@ -1,0 +1,164 @@
+"""Instance and batch norm, with the rectifier behind them if there is one, on the CPU, compiled by Numba.
+
+torch's norms of channels_last tensors are fast forward and slow backward. Here the gradient takes two passes
+over memory, rectifier included, and nothing is kept for it but the input and two numbers a channel.
+"""
+
+from typing import Any, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numba import njit
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from semraft.ops.compiled import REORDERED_SUMS, in_threads
+
+
+def normalize(
+    x: Float[Tensor, "B C H W"],
+    weight: Float[Tensor, " C"],
+    bias: Float[Tensor, " C"],
+    epsilon: float,
+    per_image: bool,
+    rectify: bool,
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "G C"], Float[Tensor, "G C"]]:
+    """weight (x - mean) / sqrt(variance + epsilon) + bias, and the mean and (biased) variance.
+
+    Mean and variance are of each image's pixels (G = B), or of all pixels of the batch (G = 1). They get no
+    gradient of their own; x, weight and bias do. With `rectify`, its relu. float32, on the CPU.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    result: tuple[Tensor, Tensor, Tensor] = _apply(x, weight, bias, epsilon, per_image, rectify)
+    return result
+
+
+class _Normalization(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, per_image: bool, rectify: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        pixels = _groups(x, per_image)
+        sums = np.zeros((2, len(pixels), x.shape[1]), np.float64)
+        _sums(pixels, sums[0], sums[1])
+        mean = sums[0] / pixels.shape[1]
+        variance = np.maximum(sums[1] / pixels.shape[1] - mean**2, 0)
+        scale = 1 / np.sqrt(variance + epsilon)
+        result = torch.empty_like(x)
+        factor = (scale * weight.detach().numpy()).astype(np.float32)
+        shift = (bias.detach().numpy() - mean * factor).astype(np.float32)
+        floor = np.float32(0 if rectify else -np.inf)
+        in_threads(_scale, pixels.shape[1], pixels, factor, shift, floor, _groups(result, per_image))
+        ctx.save_for_backward(x, weight, bias)
+        ctx.moments, ctx.per_image, ctx.floor = (mean, scale), per_image, floor
+        moments = torch.from_numpy(mean).float(), torch.from_numpy(variance).float()
+        ctx.mark_non_differentiable(*moments)
+        return result, *moments
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        mean, scale = (moment.astype(np.float32) for moment in ctx.moments)
+        pixels = _groups(x, ctx.per_image)
+        gradients = _groups(gradient.contiguous(memory_format=torch.channels_last), ctx.per_image)
+        sums = np.zeros((2, *mean.shape), np.float64)
+        own = weight.detach().numpy(), bias.detach().numpy(), ctx.floor
+        _gradient_sums(pixels, gradients, mean, scale, *own, sums[0], sums[1])
+        of_x = torch.empty_like(x)
+        means = (sums / pixels.shape[1]).astype(np.float32)
+        arguments = (pixels, gradients, mean, scale, *own, means[0], means[1], _groups(of_x, ctx.per_image))
+        in_threads(_input_gradient, pixels.shape[1], *arguments)
+        of_bias, of_weight = (torch.from_numpy(total.sum(0)).float() for total in sums)
+        return of_x, of_weight, of_bias, None, None, None
+
+
+_apply: Any = _Normalization.apply
+
+
+def _groups(x: Tensor, per_image: bool) -> np.ndarray:
+    """[group, pixel, channel] of a channels_last tensor: the same memory."""
+    batch, channels, height, width = x.shape
+    shape = (batch, height * width, channels) if per_image else (1, batch * height * width, channels)
+    return x.detach().permute(0, 2, 3, 1).reshape(shape).numpy()
+
+
+@njit(cache=True, nogil=True, fastmath=REORDERED_SUMS)
+@no_type_check
+def _sums(pixels, total, squares):
+    """In float32 over short runs of pixels, in float64 over the runs: exact enough, and at full speed."""
+    groups, count, channels = pixels.shape
+    part, part_squares = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    for g in range(groups):
+        for first in range(0, count, 64):
+            part[:], part_squares[:] = 0, 0
+            for p in range(first, min(first + 64, count)):
+                pixel = pixels[g, p]
+                for c in range(channels):
+                    part[c] = part[c] + pixel[c]
+                for c in range(channels):
+                    part_squares[c] = part_squares[c] + pixel[c] * pixel[c]
+            for c in range(channels):
+                total[g, c] += part[c]
+                squares[g, c] += part_squares[c]
+
+
+@njit(cache=True, nogil=True, fastmath=REORDERED_SUMS)
+@no_type_check
+def _scale(start, stop, pixels, factor, shift, floor, result):
+    groups, _, channels = pixels.shape
+    for g in range(groups):
+        own_factor, own_shift = factor[g], shift[g]
+        for p in range(start, stop):
+            pixel, out = pixels[g, p], result[g, p]
+            for c in range(channels):
+                value = own_factor[c] * pixel[c] + own_shift[c]
+                out[c] = floor if value < floor else value
+
+
+@njit(cache=True, nogil=True, fastmath=REORDERED_SUMS)
+@no_type_check
+def _gradient_sums(pixels, gradients, mean, scale, weight, bias, floor, total, products):
+    """Sums over pixels of the gradient behind the rectifier, and of its product with the normalised input."""
+    groups, count, channels = pixels.shape
+    part, part_products = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    masked, normal = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    for g in range(groups):
+        own_mean, own_scale = mean[g], scale[g]
+        for first in range(0, count, 64):
+            part[:], part_products[:] = 0, 0
+            for p in range(first, min(first + 64, count)):
+                pixel, gradient = pixels[g, p], gradients[g, p]
+                for c in range(channels):
+                    normal[c] = (pixel[c] - own_mean[c]) * own_scale[c]
+                for c in range(channels):
+                    masked[c] = gradient[c] if weight[c] * normal[c] + bias[c] > floor else np.float32(0)
+                for c in range(channels):
+                    part[c] = part[c] + masked[c]
+                for c in range(channels):
+                    part_products[c] = part_products[c] + masked[c] * normal[c]
+            for c in range(channels):
+                total[g, c] += part[c]
+                products[g, c] += part_products[c]
+
+
+@njit(cache=True, nogil=True, fastmath=REORDERED_SUMS)
+@no_type_check
+def _input_gradient(
+    start, stop, pixels, gradients, mean, scale, weight, bias, floor, total, products, result
+):
+    """weight scale (g - mean of g - x' mean of g x'), x' the normalised input, g behind the rectifier."""
+    groups, _, channels = pixels.shape
+    normal, masked = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    for g in range(groups):
+        own_mean, own_scale, own_total, own_products = mean[g], scale[g], total[g], products[g]
+        for p in range(start, stop):
+            pixel, gradient, out = pixels[g, p], gradients[g, p], result[g, p]
+            for c in range(channels):
+                normal[c] = (pixel[c] - own_mean[c]) * own_scale[c]
+            for c in range(channels):
+                masked[c] = gradient[c] if weight[c] * normal[c] + bias[c] > floor else np.float32(0)
+            for c in range(channels):
+                change = masked[c] - own_total[c] - normal[c] * own_products[c]
+                out[c] = weight[c] * own_scale[c] * change
