@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -85,6 +85,7 @@ def scalar_name(split: str, metric: str) -> str:
     return f"{split}-{metric}"
 
 
+@runtime_checkable
 class ScalarWriter(Protocol):
     """Where curves go besides metrics.jsonl: TensorBoard's writer, or a session of another tracker."""
 
