@@ -145,11 +145,13 @@ def _group(stratum: str) -> str:
         return "All"
     if stratum.startswith("iter_"):
         return "Refinement"
+    if stratum.startswith("condition_"):
+        return "Condition"
     return next((title for title, strata in _PLACES.items() if stratum in strata), "Class")
 
 
 def _order(stratum: str) -> tuple[int, int, str]:
-    groups = ["All", *_PLACES, "Class", "Refinement"]
+    groups = ["All", *_PLACES, "Condition", "Class", "Refinement"]
     places = [name for strata in _PLACES.values() for name in strata]
     return groups.index(_group(stratum)), places.index(stratum) if stratum in places else 0, stratum
 
@@ -162,4 +164,4 @@ def _label(stratum: str) -> str:
     if stratum.startswith("speed_"):
         low, _, high = stratum.removeprefix("speed_").partition("_")
         return f"{low} to {high} px" if high else f"{low} px and more"
-    return stratum.replace("_", " ")
+    return stratum.removeprefix("condition_").replace("_", " ")

@@ -114,7 +114,10 @@ def final_table(runs: Sequence[Run], numbers: dict[str, Any]) -> str:
             for line in lines
         ]
         blocks.append("\n".join([f"{table.split}{pairs}", *text]))
-    limits = [f"! {notice.text}" for notice in notices(runs) if notice.level != "note"]
+    if len(numbers["variants"]) > 1:
+        blocks.append(numbers["verdict"]["text"])
+    found = in_order([*replicate_notices(numbers), *notices(runs)])
+    limits = [f"! {notice.text}" for notice in found if notice.level != "note"]
     return "\n\n".join([*(blocks or ["No validation yet."]), *(["\n".join(limits)] if limits else [])])
 
 

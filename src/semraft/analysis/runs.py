@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float16, Float64, UInt8
 
+from semraft.analysis.conditions import metrics_by_condition, rows_by_condition
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
@@ -103,6 +105,11 @@ def load_run(path: Path) -> Run:
         notes.append("nothing was logged yet")
     pair_files, torn_pairs = _find_pairs(path / "pairs")
     per_sample, scenes = _read_per_sample(path / "per_sample.csv")
+    per_sample, logged = rows_by_condition(per_sample), _by_split(path, rows)
+    for split, steps in logged.items():
+        if steps and split != "train":
+            final = next(reversed(steps.values()))
+            final |= metrics_by_condition(per_sample, split, final)
     return Run(
         path=path,
         recipe=str(config["recipe"]),
@@ -110,7 +117,7 @@ def load_run(path: Path) -> Run:
         steps=int(config["optim.steps"]),
         config=config,
         environment=environment,
-        logged=_by_split(path, rows),
+        logged=logged,
         per_sample=per_sample,
         scenes=scenes,
         verdict=_read_object(path, "verdict.json") if (path / "verdict.json").is_file() else {},

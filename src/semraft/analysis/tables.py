@@ -61,7 +61,11 @@ class Table:
         """Metric -> stratum -> full name, for the metrics that some run has by stratum, in table order."""
         found: dict[str, dict[str, str]] = {}
         for name in self.metrics:
-            if (known := definition(name)) is not None and known.better != "neither":
+            if (
+                (known := definition(name)) is not None
+                and known.better != "neither"
+                and known.unit != "pixels"
+            ):
                 metric, stratum = split_metric_name(name)
                 if stratum.startswith("iter_"):
                     continue

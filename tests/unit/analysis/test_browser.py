@@ -1,0 +1,255 @@
+"""The report in a real Chromium: no complaint, readouts and sliders that work, numbers of the summary."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from semraft.analysis.report import write_report
+from semraft.analysis.summary import write_summary
+from tests.unit.analysis.fake_runs import SPLIT, make_pair, make_study
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two variants with three seeds and two pairs, one of which got better and one worse."""
+    effects = {"base": (0.0,) * 3, "v1": (-0.3, -0.2, -0.25)}
+    folder = tmp_path_factory.mktemp("study")
+    study = make_study(folder, effects, steps=tuple(range(5, 401, 5)), validated=(100, 200, 300, 400))
+    for run in (study / "runs").iterdir():
+        shutil.rmtree(run / "pairs")
+        (run / "pairs" / SPLIT).mkdir(parents=True)
+        for pair_id, errors in (("s/003", (0.5, 1.25)), ("s/007", (2.0, 0.5))):
+            arrays = make_pair(pair_id, errors[run.name.startswith("v1")], size=(70, 122))
+            np.savez(run / "pairs" / SPLIT / f"{pair_id.replace('/', '_')}.npz", **arrays)
+    (study / "runs" / "v1-seed1" / "verdict.json").write_text(
+        '{"state": "worse", "first_step": 300, "causes": '
+        '[{"name": "gradient-conflict", "confidence": 0.9, "evidence": "<cosine> -0.4"}]}'
+    )
+    write_summary(study)
+    return study
+
+
+@pytest.fixture(scope="module")
+def report(study: Path) -> Path:
+    return render(study, json.loads((study / "summary.json").read_text()), "report.html")
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Iterator[Any]:
+    yield from opened(browser, report)
+
+
+def render(study: Path, numbers: dict[str, Any], name: str) -> Path:
+    runs = [study / entry["path"] for entry in numbers["runs"]]
+    write_report(runs, study / name, numbers)
+    return study / name
+
+
+def opened(browser: Any, report: Path, width: int = 1440, scheme: str = "light") -> Iterator[Any]:
+    """The page in a window of its own; anything said on the console, and any error, fails the test."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(report.as_uri())
+    yield page
+    page.close()
+    assert said == []
+
+
+def numbers_in(value: Any) -> set[float]:
+    """Every number of a JSON value."""
+    if isinstance(value, dict):
+        return {number for item in value.values() for number in numbers_in(item)}
+    if isinstance(value, list):
+        return {number for item in value for number in numbers_in(item)}
+    return {float(value)} if isinstance(value, int | float) and not isinstance(value, bool) else set()
+
+
+def shown_numbers(page: Any) -> list[tuple[float, str]]:
+    script = "Array.from(document.querySelectorAll('data'), (e) => [Number(e.value), e.textContent])"
+    return [(float(value), str(text)) for value, text in page.evaluate(script)]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_it_opens_without_complaint_and_fits_its_window(
+    browser: Any, report: Path, width: int, scheme: str
+) -> None:
+    """Red when: the policy refuses our script, a script throws, or a table is wider than a telephone."""
+    for page in opened(browser, report, width, scheme):
+        page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator(".viewer:visible").count() == page.locator(".pair").count() == 2
+        assert page.locator(".chart").count() > 8
+
+
+def test_every_number_of_the_page_is_one_of_the_summary(page: Any, study: Path) -> None:
+    """Red when: the page computes a number of its own, or shows another rounding of it."""
+    numbers = json.loads((study / "summary.json").read_text())
+    known = numbers_in(numbers)
+    shown = shown_numbers(page)
+    assert len(shown) > 200
+    for value, text in shown:
+        assert value in known, text
+        plain = text.replace("\N{MINUS SIGN}", "-")
+        if plain.startswith("<"):
+            assert value < float(plain[1:])
+        else:
+            decimals = len(plain.partition(".")[2])
+            assert float(plain) == pytest.approx(value, abs=0.5000001 * 10**-decimals)
+    sentences = page.locator(".verdict").all_inner_texts()
+    for said, sentence in zip(numbers["verdict"]["variants"], sentences, strict=True):
+        assert said["text"] in sentence
+    assert page.evaluate("JSON.parse(document.getElementById('summary').textContent)") == numbers
+
+
+def test_the_page_shows_the_summary_it_is_given(browser: Any, study: Path) -> None:
+    """Red when: differences are computed anew from the runs."""
+    numbers = json.loads((study / "summary.json").read_text())
+    for entry in numbers["comparisons"]:
+        if entry["metric"] == "epe":
+            entry["low"], entry["relative_pct"][0] = -77.123, -66.6
+    for page in opened(browser, render(study, numbers, "other.html")):
+        texts = [text for _, text in shown_numbers(page)]
+        assert "\N{MINUS SIGN}77.123" in texts
+        assert "\N{MINUS SIGN}66.6" in texts
+
+
+def test_the_pointer_reads_flow_and_error(page: Any) -> None:
+    """The flow of both runs is wrong by a known length in u everywhere, by `make_pair`.
+
+    Red when: u and v are swapped, rows are read as columns, or the differences of a row are not summed up.
+    """
+    pair = page.locator(".pair").first
+    assert pair.locator("summary").inner_text().startswith("s/007")  # The largest gain.
+    frame = pair.locator(".look").first
+    frame.scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    for x, y in ((90, 60), (17, 33)):
+        page.mouse.move(box["x"] + (x + 0.5) / 122 * box["width"], box["y"] + (y + 0.5) / 70 * box["height"])
+        page.wait_for_function(f"document.querySelector('.place').textContent === 'x {x}, y {y}'")
+        rows = [row.split("\t") for row in pair.locator(".values tbody tr").all_inner_texts()]
+        u, v = x / 8 - 2, y / 16
+        for row, expected in zip(rows, ((u, v, None), (u + 2.0, v, 2.0), (u + 0.5, v, 0.5)), strict=True):
+            found = [None if text == "-" else float(text.replace("\N{MINUS SIGN}", "-")) for text in row[1:]]
+            for value, wanted in zip(found, expected, strict=True):
+                assert value == (None if wanted is None else pytest.approx(wanted, abs=0.04))
+    above = box["y"] + 0.05 * box["height"]
+    page.mouse.move(box["x"] + 0.5 * box["width"], above)
+    page.wait_for_function(
+        "document.querySelector('.values tbody td').textContent === '-'"
+    )  # No truth there.
+
+
+def test_the_slider_and_the_flicker(page: Any) -> None:
+    """Red when: the slider moves nothing, or both sides show the same layer."""
+    viewer = page.locator(".viewer").first
+    slide = viewer.locator(".slide")
+    slide.focus()
+    page.keyboard.press("Home")
+    edge = "document.querySelector('.stage').style.getPropertyValue('--edge')"
+    assert page.evaluate(edge) == "0%"
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate(edge) == "3%"
+    left, right = (viewer.locator(f".stage .{side}").get_attribute("src") for side in ("over", "under"))
+    assert left != right
+    viewer.locator(".left").select_option("Ground truth")
+    truth = page.locator(".pair").first.locator("img[data-layer='Ground truth']").get_attribute("src")
+    assert viewer.locator(".stage .over").get_attribute("src") == truth
+    viewer.locator(".flicker").click()
+    page.wait_for_selector(".stage.second")
+    viewer.locator(".flicker").click()
+    assert page.locator(".stage.flickering").count() == 0
+
+
+def test_pairs_are_sorted_by_gain_or_loss(page: Any) -> None:
+    names = page.locator(".pair > summary")
+    assert [text[:5] for text in names.all_inner_texts()] == ["s/007", "s/003"]
+    page.get_by_role("button", name="Largest loss first").click()
+    assert [text[:5] for text in names.all_inner_texts()] == ["s/003", "s/007"]
+
+
+def test_curves_are_read_and_looked_at_closely(page: Any) -> None:
+    """Red when: the readout shows another step's values, or a zoomed chart keeps its old scale."""
+    chart = page.locator(".chart").first
+    chart.scroll_into_view_if_needed()
+    box = chart.locator("svg").first.bounding_box()
+    at = [box["x"] + (40 + share * 270) / 320 * box["width"] for share in (0.05, 0.34, 0.7)]
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(at[1], middle)
+    tip = chart.locator(".tip").inner_text()
+    assert "step 200" in tip
+    assert "base mean of 3" in tip
+    assert "4.01 ± 0.01" in tip
+    ticks = chart.locator(".x-ticks text")
+    before = ticks.all_text_contents()
+    path = chart.locator(".line").first.get_attribute("d")
+    page.mouse.move(at[0], middle)
+    page.mouse.down()
+    page.mouse.move(at[2], middle, steps=4)
+    page.mouse.up()
+    assert ticks.all_text_contents() != before
+    assert chart.locator(".line").first.get_attribute("d") != path
+    assert page.get_by_role("button", name="Whole range").is_enabled()
+    page.get_by_role("button", name="Whole range").click()
+    assert [float(text) for text in ticks.all_text_contents()] == [100, 200, 300, 400]
+
+
+def test_the_keyboard_reaches_charts_cells_and_pictures(page: Any) -> None:
+    chart = page.locator(".chart").first
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert "step 200" in chart.locator(".tip").inner_text()
+    page.keyboard.press("+")
+    page.keyboard.press("Escape")
+    cell = page.locator(".map td[data-tip]").first
+    cell.focus()
+    assert "over 3 seeds" in page.locator(".bubble").inner_text()
+    page.locator(".stage").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("document.querySelector('.place').textContent === 'x 61, y 36'")
+
+
+def test_smoothing_and_picking_out_a_variant(page: Any) -> None:
+    training = page.locator(".chart", has=page.locator("svg[aria-label='total_loss over step']"))
+    line = training.locator(".line.variant").first
+    raw = line.get_attribute("d")
+    page.get_by_role("button", name="Smoothed").click()
+    assert line.get_attribute("d") != raw
+    page.locator(".legend button[data-variant='1']").click()
+    assert training.locator(".line[data-variant='0'].faded").count() == 4
+    assert training.locator(".line[data-variant='1'].faded").count() == 0
+
+
+def test_a_run_that_went_wrong_is_shown_with_the_place(page: Any) -> None:
+    health = page.locator("#health").inner_text()
+    assert " ".join(health.split()).endswith("v1-seed1 worse 300 gradient conflict 90 % <cosine> -0.4")
+    assert page.locator(".chart .mark").count() > 4
