@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -112,7 +112,7 @@ class Tracker:
             for writer in self._writers:
                 writer.add_scalar(scalar_name(split, name), value, step)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, *error: object) -> None:
