@@ -219,18 +219,25 @@ def collate(samples: Sequence[FlowSample]) -> FlowBatch:
         raise ValueError(
             f"a batch needs samples of one size, got {sorted(sizes)}; crop them, or use a batch of 1"
         )
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Any] = {name: _as_in_batch(tensor) for name, tensor in _stacked(samples).items()}
+    return FlowBatch(ids=tuple(sample.id for sample in samples), **tensors)
+
+
+def _stacked(samples: Sequence[FlowSample]) -> dict[str, torch.Tensor]:
+    """The fields that all samples have, stacked, in the types of the samples."""
+    stacked = {}
     for name in ("image1", "image2", "flow", "valid", *OPTIONAL_FIELDS):
         arrays = [getattr(sample, name) for sample in samples]
-        if any(array is None for array in arrays):
-            continue
-        tensor = torch.from_numpy(np.stack(arrays))
-        if tensor.ndim == 4:
-            tensor = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        elif tensor.dtype != torch.bool:
-            tensor = tensor.to(torch.int64)
-        tensors[name] = tensor
-    return FlowBatch(ids=tuple(sample.id for sample in samples), **tensors)
+        if all(array is not None for array in arrays):
+            stacked[name] = torch.from_numpy(np.stack(arrays))
+    return stacked
+
+
+def _as_in_batch(tensor: torch.Tensor) -> torch.Tensor:
+    """A stacked field as a FlowBatch has it: channels first and float32, or int64, or bool."""
+    if tensor.ndim == 4:
+        return tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return tensor if tensor.dtype == torch.bool else tensor.to(torch.int64)
 
 
 def training_batches(
@@ -274,8 +281,28 @@ def training_batches(
     return _unpacked(loader)
 
 
-class _Steps(Dataset[dict[str, Any] | DamagedFile]):
-    """One process's part of the batch of each step, in plain containers that DataLoader can page-lock."""
+class _Loaded:
+    """One process's part of a batch on its way from a worker: in the samples' own, small types.
+
+    Floats and int64 labels are two and a half times the bytes, and a worker is held up by every one.
+    """
+
+    def __init__(self, samples: Sequence[FlowSample], skipped: Sequence[Skipped]) -> None:
+        self.ids, self.skipped = tuple(sample.id for sample in samples), tuple(skipped)
+        self.stacked, self.tensors = _stacked(samples), dict[str, Any]()
+
+    def pin_memory(self) -> "_Loaded":
+        """Called by DataLoader, in a thread of the training process, where there is a GPU."""
+        self.tensors = {name: _as_in_batch(tensor).pin_memory() for name, tensor in self.stacked.items()}
+        return self
+
+    def unpacked(self) -> TrainingBatch:
+        tensors = self.tensors or {name: _as_in_batch(tensor) for name, tensor in self.stacked.items()}
+        return TrainingBatch(FlowBatch(ids=self.ids, **tensors), self.skipped)
+
+
+class _Steps(Dataset[_Loaded | DamagedFile]):
+    """One process's part of the batch of each step."""
 
     def __init__(
         self,
@@ -290,24 +317,22 @@ class _Steps(Dataset[dict[str, Any] | DamagedFile]):
         self.sources = seed, datasets, weights, config
         self.batch, self.rank, self.part = batch, rank, batch // processes
 
-    def __getitem__(self, step: int) -> dict[str, Any] | DamagedFile:
+    def __getitem__(self, step: int) -> _Loaded | DamagedFile:
         first = step * self.batch + self.rank * self.part
         try:
             loaded = [training_sample(number, *self.sources) for number in range(first, first + self.part)]
         except DamagedFile as error:
             # As a value: DataLoader would raise another exception, with a traceback for a message.
             return error
-        batch = collate([sample for sample, _ in loaded])
-        fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        return {"skipped": [entry for _, skipped in loaded for entry in skipped], **fields}
+        skipped = [entry for _, skipped in loaded for entry in skipped]
+        return _Loaded([sample for sample, _ in loaded], skipped)
 
 
-def _unpacked(loader: Iterable[dict[str, Any] | DamagedFile]) -> Iterator[TrainingBatch]:
+def _unpacked(loader: Iterable[_Loaded | DamagedFile]) -> Iterator[TrainingBatch]:
     for loaded in loader:
         if isinstance(loaded, DamagedFile):
             raise loaded
-        skipped, ids = tuple(loaded.pop("skipped")), tuple(loaded.pop("ids"))
-        yield TrainingBatch(FlowBatch(ids=ids, **loaded), skipped)
+        yield loaded.unpacked()
 
 
 def _unchanged(loaded: Any) -> Any:
