@@ -18,9 +18,8 @@ from semraft.models.update import (
     MaskHead,
     MotionEncoder,
     UpdateBlock,
-    upsample_bilinear,
-    upsample_convex,
 )
+from semraft.models.upsampling import upsample_bilinear, upsample_convex
 from semraft.models.windows import window_cutter
 from semraft.ops.padding import pad_to_multiple
 from semraft.sample import Prediction

@@ -1,6 +1,5 @@
-"""One refinement of RAFT: correlation and flow in, a change of flow out, and upsampling to full size."""
+"""One refinement of RAFT: correlation and flow in, a change of flow out, and the weights for upsampling."""
 
-import functools
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple, cast
@@ -173,28 +172,3 @@ class MaskHead(nn.Module):
         return 0.25 * run(
             self.layers, hidden, kernels
         )  # RAFT's own factor, to balance this branch's gradients; the weights rely on it.
-
-
-def upsample_convex(
-    cells: Float[Tensor, "B C h w"], mask: Float[Tensor, "B 576 h w"]
-) -> Float[Tensor, "B C 8*h 8*w"]:
-    """Each pixel of the 8 times larger result is a convex combination of its cell's 3x3 neighbours.
-
-    The mask's channels run over the neighbour (row, column), then the pixel in its cell (row, column);
-    neighbours outside are zero. Values are not scaled: multiply flow by 8 before (paper, appendix B).
-    """
-    batch, channels, height, width = cells.shape
-    weights = mask.to(cells.dtype).view(batch, 9, STRIDE**2, height * width).softmax(dim=1)
-    neighbours = F.unfold(cells, 3, padding=1).view(batch, channels, 9, height * width)
-    # One neighbour at a time: the nine products are never in memory together, and it is twice as fast.
-    products = (
-        weight[:, None] * neighbour[:, :, None]
-        for weight, neighbour in zip(weights.unbind(dim=1), neighbours.unbind(dim=2), strict=True)
-    )
-    pixels = functools.reduce(torch.add, products)  # B C 64 hw
-    return F.pixel_shuffle(pixels.reshape(batch, channels * STRIDE**2, height, width), STRIDE)
-
-
-def upsample_bilinear(cells: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C 8*h 8*w"]:
-    """Bilinear upsampling by 8 with the corner cells on the corner pixels, as RAFT small was trained with."""
-    return F.interpolate(cells, scale_factor=STRIDE, mode="bilinear", align_corners=True)
