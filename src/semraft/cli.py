@@ -170,7 +170,7 @@ def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path("report.html"
     """Compare runs on one self-contained page.
 
     Args:
-        runs: Folders of runs.
+        runs: Folders of runs, or of one study.
         out: The page to write.
     """
     from semraft.analysis.report import write_report

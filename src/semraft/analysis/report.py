@@ -31,10 +31,11 @@ from semraft.analysis.pictures import change_colors, data_uri, error_colors, pai
 from semraft.analysis.readout import STEPS_PER_PX, UNKNOWN
 from semraft.analysis.replicates import FINGERPRINTS
 from semraft.analysis.runs import Run, load_run
-from semraft.analysis.summary import compare
+from semraft.analysis.summary import STUDY, compare, finished_runs, write_summary
 from semraft.analysis.tables import tables
 from semraft.metrics import METRICS, STRATA
 from semraft.ops.color import color_wheel_legend
+from semraft.tracking import write_text
 
 SCRIPTS, STYLES = ("report.js", "charts.js", "pairs.js"), ("report.css", "charts.css", "pairs.css")
 """The files beside this one that become the page's one script and one style."""
@@ -49,21 +50,33 @@ TRAINING_CURVES = ("total_loss", "flow_loss", "epe", "1px", "gradient_norm", "le
 """What is drawn of training besides every other loss."""
 
 
-def write_report(run_paths: Sequence[Path], out: Path, numbers: dict[str, Any] | None = None) -> str:
+def write_report(paths: Sequence[Path], out: Path) -> str:
     """Writes the page that compares runs, and returns their `final_table`.
 
+    Runs are compared with the variant of the first. The page of a study is that of its finished runs, and
+    shows the numbers of its summary.json, which is written anew.
+
     Args:
-        run_paths: The run directories.
+        paths: Run directories, or the directory of one study.
         out: The page.
-        numbers: Their summary, if there is one; else it is made here, against the first run's variant.
 
     Raises:
-        ValueError: No runs, or a folder that is not a run directory.
+        ValueError: No runs, a folder that is not a run directory, or a study whose runs may not be compared.
     """
-    if not run_paths:
+    if not paths:
         raise ValueError("a report needs at least one run directory, got none")
-    runs = [load_run(path) for path in {path.resolve(): path for path in run_paths}.values()]
-    numbers = numbers or compare(runs, {}, next(iter(variants(runs))))
+    if len(paths) == 1 and (paths[0] / STUDY).is_file():
+        numbers = json.loads(write_summary(paths[0]).read_text(encoding="utf-8"))
+        runs = [load_run(path) for path in finished_runs(paths[0])]
+    else:
+        runs = [load_run(path) for path in {path.resolve(): path for path in paths}.values()]
+        numbers = compare(runs, {}, next(iter(variants(runs))))
+    write_page(runs, numbers, out)
+    return final_table(runs, numbers)
+
+
+def write_page(runs: Sequence[Run], numbers: dict[str, Any], out: Path) -> None:
+    """Writes the page of these runs and of their summary: it shows the numbers of the one, computes none."""
     script = "\n".join(_beside(name) for name in SCRIPTS)
     style = "\n".join(_beside(name) for name in STYLES)
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)
@@ -94,8 +107,7 @@ def write_report(run_paths: Sequence[Path], out: Path, numbers: dict[str, Any] |
         data_rows=_data_rows(runs),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
-    return final_table(runs, numbers)
+    write_text(out, page)
 
 
 def final_table(runs: Sequence[Run], numbers: dict[str, Any]) -> str:

@@ -56,12 +56,8 @@ def write_summary(study: Path) -> Path:
         ValueError: As in `summarize`; or there is no study.json, or no finished run.
     """
     described = read_study(study)
-    cells = [
-        study / RUNS / f"{variant}-seed{seed}"
-        for variant in described["variants"]
-        for seed in described["seeds"]
-    ]
-    finished = [path for path in cells if is_finished(path)]
+    cells = _cells(study, described)
+    finished = finished_runs(study)
     if not finished:
         raise ValueError(f"{study}: no run is finished")
     numbers = summarize(finished, described["protocol"], described["base"])
@@ -70,6 +66,15 @@ def write_summary(study: Path) -> Path:
     numbers["missing"] = [path.name for path in cells if path not in finished]
     write_text(study / SUMMARY, json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     return study / SUMMARY
+
+
+def finished_runs(study: Path) -> list[Path]:
+    """The directories of a study's finished runs, variant by variant.
+
+    Raises:
+        ValueError: There is no study.json.
+    """
+    return [path for path in _cells(study, read_study(study)) if is_finished(path)]
 
 
 def read_study(study: Path) -> dict[str, Any]:
@@ -140,6 +145,14 @@ def compare(runs: Sequence[Run], protocol: Mapping[str, Any], base: str) -> dict
     }
     ready: dict[str, Any] = _json_ready(numbers)
     return ready
+
+
+def _cells(study: Path, described: Mapping[str, Any]) -> list[Path]:
+    return [
+        study / RUNS / f"{variant}-seed{seed}"
+        for variant in described["variants"]
+        for seed in described["seeds"]
+    ]
 
 
 def judged(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from semraft.analysis.report import write_report
-from semraft.analysis.summary import write_summary
+from semraft.analysis.summary import SUMMARY
 from semraft.config import to_json
 from semraft.studies.cell import (
     Cell,
@@ -204,8 +204,8 @@ def report(folder: Path, cells: Sequence[Cell]) -> str:
     done = [cell.run for cell in cells if is_done(cell)]
     if not done:
         return "no run is done: nothing to report yet"
-    summary, page = write_summary(folder), folder / "report.html"
-    return f"{write_report(done, page)}\nsummary: {summary}\nreport: {page.resolve()}"
+    page = folder / "report.html"
+    return f"{write_report([folder], page)}\nsummary: {folder / SUMMARY}\nreport: {page.resolve()}"
 
 
 def states(folder: Path) -> dict[str, dict[str, Any]]:

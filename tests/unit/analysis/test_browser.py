@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semraft.analysis.report import write_report
-from semraft.analysis.summary import write_summary
+from semraft.analysis.report import write_page, write_report
+from semraft.analysis.runs import load_run
+from semraft.analysis.summary import finished_runs
 from tests.unit.analysis.fake_runs import SPLIT, make_pair, make_study
 
 CHROMIUM = shutil.which("chromium")
@@ -51,13 +52,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '{"state": "worse", "first_step": 300, "causes": '
         '[{"name": "gradient-conflict", "confidence": 0.9, "evidence": "<cosine> -0.4"}]}'
     )
-    write_summary(study)
     return study
 
 
 @pytest.fixture(scope="module")
 def report(study: Path) -> Path:
-    return render(study, json.loads((study / "summary.json").read_text()), "report.html")
+    write_report([study], study / "report.html")
+    return study / "report.html"
 
 
 @pytest.fixture
@@ -66,8 +67,7 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
 
 
 def render(study: Path, numbers: dict[str, Any], name: str) -> Path:
-    runs = [study / entry["path"] for entry in numbers["runs"]]
-    write_report(runs, study / name, numbers)
+    write_page([load_run(path) for path in finished_runs(study)], numbers, study / name)
     return study / name
 
 
@@ -129,9 +129,9 @@ def test_every_number_of_the_page_is_one_of_the_summary(page: Any, study: Path) 
     assert page.evaluate("JSON.parse(document.getElementById('summary').textContent)") == numbers
 
 
-def test_the_page_shows_the_summary_it_is_given(browser: Any, study: Path) -> None:
+def test_the_page_shows_the_summary_it_is_given(browser: Any, study: Path, report: Path) -> None:
     """Red when: differences are computed anew from the runs."""
-    numbers = json.loads((study / "summary.json").read_text())
+    numbers = json.loads((report.parent / "summary.json").read_text())
     for entry in numbers["comparisons"]:
         if entry["metric"] == "epe":
             entry["low"], entry["relative_pct"][0] = -77.123, -66.6
