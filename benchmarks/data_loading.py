@@ -3,8 +3,8 @@
     python benchmarks/data_loading.py [--samples 40] [--markdown FILE] [--data FOLDER]
 
 All ways take turns on one sample after another in one process on one core, in CPU time, so that a busy
-machine slows all of them. A ratio is the median over samples of plain / ours, with its quartiles. What no, one
-or two workers deliver is wall-clock time; the start of a training, to the end of its first step, is both.
+machine slows all of them. A ratio is the median over samples of plain / ours, with its quartiles. What no,
+one or two workers deliver is wall-clock time; a training's start, to the end of its first step, is both.
 
 The plain pipeline is what public training code does: decode every file whole, jitter the colours of whole
 frames (torchvision's ColorJitter, both frames alike four times in five), erase boxes, resize whole frames,

@@ -7,12 +7,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import (
     BLOCK,
     TrainingBatch,
+    _Loaded,
     block_shares,
     collate,
     keep_in_memory,
@@ -336,6 +338,22 @@ def test_collate_refuses_different_sizes() -> None:
     samples = [make_sample(np.random.default_rng(0), height) for height in (37, 38)]
     with pytest.raises(ValueError, match=r"one size, got \[\(37, 53\), \(38, 53\)\]"):
         collate(samples)
+
+
+def test_what_a_gpu_is_sent_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when: DataLoader's pinning thread, which runs only with a GPU, loses or changes a field."""
+    pinned: list[torch.dtype] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.dtype)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    samples = [make_sample(np.random.default_rng(n)) for n in range(2)]
+    batch = pin_memory(_Loaded(samples, [])).unpacked()
+    assert_same(batch, TrainingBatch(collate(samples), ()))
+    assert len(pinned) == 14
+    assert set(pinned) == {torch.float32, torch.int64, torch.bool}
 
 
 # ---- drawing and keeping -----------------------------------------------------------------------------------
