@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
-from semraft.ops.census import census_difference, grey, whole_patches
+from semraft.ops.census import census_difference, grey, soft_census, whole_patches
 from semraft.ops.warp import warp
 
 
@@ -34,12 +34,12 @@ def census_values(
     mask: Bool[Tensor, "B H W"],
 ) -> Float[Tensor, " T"]:
     """Census at each refinement, before the weights."""
-    grey1, grey2 = grey(at_least_float32(image1)), grey(at_least_float32(image2))
+    census1 = soft_census(grey(at_least_float32(image1)))
+    grey2 = grey(at_least_float32(image2))[:, None]
     values = []
     for flow in flows:
-        field = at_least_float32(flow)
-        warped, seen = warp(grey2.to(field.dtype)[:, None], field)
+        warped, seen = warp(grey2, at_least_float32(flow).to(grey2.dtype))
         # Made anew in the backward pass: it would keep a hundred images of one refinement in memory.
-        difference = checkpoint(census_difference, grey1.to(field.dtype), warped[:, 0], use_reentrant=False)
+        difference = checkpoint(census_difference, census1, warped[:, 0], use_reentrant=False)
         values.append(masked_mean(difference, mask & whole_patches(seen)))
     return torch.stack(values)

@@ -7,10 +7,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
 from semraft.ops.warp import warp
 from semraft.sample import IGNORE_LABEL
+
+SMALLEST_SHARE = 1e-12
+"""No class has less of the probability in `temporal_consistency`."""
 
 ConsistencyGradient = Literal["both", "segmentation", "flow"]
 
@@ -59,17 +63,28 @@ def temporal_consistency_values(
     """Temporal consistency at each refinement, before the weights."""
     if gradient == "flow":
         logits1, logits2 = logits1.detach(), logits2.detach()
-    share1, share2 = (at_least_float32(logits).softmax(dim=1) for logits in (logits1, logits2))
-    entropy1 = _entropy(share1)
+    # Certain heads underflow to 0, where the slope of the entropy is infinite.
+    share1, share2 = (
+        at_least_float32(logits).softmax(dim=1).clamp(min=SMALLEST_SHARE) for logits in (logits1, logits2)
+    )
+    entropy1 = torch.special.entr(share1).sum(dim=1)
     values = []
     for flow in flows:
-        field = at_least_float32(flow.detach() if gradient == "segmentation" else flow)
-        warped, seen = warp(share2, field.to(share2.dtype))
-        divergence = _entropy((share1 + warped) / 2) - (entropy1 + _entropy(warped)) / 2
+        field = (flow.detach() if gradient == "segmentation" else flow).to(share2.dtype)
+        # Made anew in the backward pass: it would keep a dozen volumes of one refinement in memory.
+        divergence, seen = checkpoint(_divergence, share1, entropy1, share2, field, use_reentrant=False)
         values.append(masked_mean(divergence, mask & seen))
     return torch.stack(values)
 
 
-def _entropy(shares: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
-    """Entropy in nats; a class without a share adds none, and its slope stays finite."""
-    return -(shares * shares.clamp(min=torch.finfo(shares.dtype).tiny).log()).sum(dim=1)
+def _divergence(
+    share1: Float[Tensor, "B K H W"],
+    entropy1: Float[Tensor, "B H W"],
+    share2: Float[Tensor, "B K H W"],
+    flow: Float[Tensor, "B 2 H W"],
+) -> tuple[Float[Tensor, "B H W"], Bool[Tensor, "B H W"]]:
+    """Jensen-Shannon divergence of frame 1 and warped frame 2, and where that is in frame."""
+    warped, seen = warp(share2, flow)
+    mixed = torch.special.entr((share1 + warped) / 2).sum(dim=1)
+    entropy2 = torch.special.entr(warped.masked_fill(~seen[:, None], 1)).sum(dim=1)
+    return mixed - (entropy1 + entropy2) / 2, seen
