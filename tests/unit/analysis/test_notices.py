@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from semraft.analysis.notices import Notice, notices
+from semraft.analysis.notices import Notice, notices, replicate_notices
 from semraft.analysis.runs import Run, load_run
-from tests.unit.analysis.fake_runs import make_environment, make_run
+from semraft.analysis.summary import compare, finished_runs
+from tests.unit.analysis.fake_runs import make_environment, make_run, make_study
 
 
 def texts(runs: list[Run], level: str) -> str:
@@ -87,3 +88,23 @@ def test_versions_warnings_and_unreadable_validation_pairs(tmp_path: Path) -> No
     assert "b: the <disk> is slow" in said
     assert "b: 1 pair of world-val could not be read: in no number." in said
     assert "b: the flow of world-val is NaN or infinite at 12 pixels." in said
+
+
+def test_runs_that_do_not_count_are_named_once(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"base": (0.0,) * 3, "v1": (-0.3, -0.2, -0.25)})
+    for name, seed, field in (("v1-seed2", 2, "sample_order"), ("v1-seed1", 1, "first_batches")):
+        path = study / "runs" / name / "environment.json"
+        other = "sample_order 0" if field == "sample_order" else "another"
+        path.write_text(path.read_text().replace(f"{field} {seed}", other))
+    runs = [load_run(path) for path in finished_runs(study)]
+    numbers = compare(runs, {}, "base") | {"missing": ["v1-seed9"]}
+    said = [notice.text for notice in replicate_notices(numbers)]
+    assert said[0] == "v1 seed 2 is seed 0 again (same sample order): it is not counted."
+    assert "v1 seed 1 does not share first batches with base" in "\n".join(said)
+    assert said[-1] == "Not finished, and in no number: v1-seed9."
+
+
+def test_seeds_that_are_not_proven_are_said(tmp_path: Path) -> None:
+    bare = [load_run(make_run(tmp_path / f"base-seed{seed}", seed=seed)) for seed in (0, 1)]
+    (notice,) = replicate_notices(compare(bare, {}, "base"))
+    assert notice.text.startswith("No run recorded what it started from")
