@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from semraft import cli
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
 from semraft.data import index_dataset, packed
 from semraft.data.check import check_dataset
@@ -227,6 +228,16 @@ def test_packing_overwrites_nothing(trees: dict[str, Path], tmp_path: Path) -> N
         make_pack("kitti", trees["kitti"], tmp_path)
     with pytest.raises(ValueError, match="has no files to pack"):
         make_pack("world", tmp_path, tmp_path / "new")
+
+
+def test_the_command(trees: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Red when: the command packs other splits than asked for, or what a user can cause is a traceback."""
+    arguments = ["data", "pack", str(trees["viper"]), "--dataset", "viper", "--out", str(tmp_path / "pack")]
+    assert cli.run([*arguments, "--split", "val"]) == 0
+    assert "(1 val pairs)" in capsys.readouterr().out
+    assert len(index("viper", tmp_path / "pack", "val")) == 1
+    assert cli.run(arguments) == 2
+    assert "is a finished pack" in capsys.readouterr().err
 
 
 # ---- the file ----------------------------------------------------------------------------------------------
