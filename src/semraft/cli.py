@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from semraft import cli_data, cli_study
 from semraft.config import RunConfig, TermConfig, WorldConfig, load_config
-from semraft.options import terms_as_text
+from semraft.options import refuse_bad_terms, terms_as_text
 
 Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
 
@@ -48,6 +48,7 @@ def train(arguments: Sequence[str]) -> None:
             base = RECIPES[first].config
         else:
             raise ValueError(f"no recipe is called {first!r}: `semraft recipes` lists them")
+        refuse_bad_terms(rest)
         config = tyro.cli(
             RunConfig, default=base, args=rest, prog=f"semraft train {first}", registry=terms_as_text()
         )
