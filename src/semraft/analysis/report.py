@@ -27,7 +27,7 @@ from semraft.analysis.comparison import (
 from semraft.analysis.figures import Chart, make_chart, refinement_curves, step_curves
 from semraft.analysis.forest import MAP_METRICS, forests, map_groups
 from semraft.analysis.notices import in_order, notices, replicate_notices
-from semraft.analysis.pictures import change_colors, data_uri, error_colors, pair_pictures
+from semraft.analysis.pictures import MAX_PAIRS, change_colors, data_uri, error_colors, pair_pictures
 from semraft.analysis.readout import STEPS_PER_PX, UNKNOWN
 from semraft.analysis.replicates import FINGERPRINTS
 from semraft.analysis.runs import Run, load_run
@@ -150,6 +150,7 @@ def _template() -> jinja2.Template:
         fingerprints=FINGERPRINTS,
         readout={"steps_per_px": STEPS_PER_PX, "unknown": UNKNOWN},
         p_value=_p_value,
+        max_pairs=MAX_PAIRS,
         short=_short,
         chart_data=_chart_data,
         metrics=METRICS,
