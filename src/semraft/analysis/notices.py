@@ -49,7 +49,7 @@ def replicate_notices(numbers: dict[str, Any]) -> list[Notice]:
     ]
     found += [
         f"{stranger['variant']} seed {stranger['seed']} does not share {', '.join(stranger['differs'])} with "
-        f"{numbers['base']}, though their settings agree: the two are not compared."
+        f"{numbers['against'][stranger['variant']]}, though their settings agree: the two are not compared."
         for stranger in numbers["strangers"]
     ]
     if missing := numbers.get("missing"):

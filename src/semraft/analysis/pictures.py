@@ -97,7 +97,7 @@ def pair_pictures(runs: Sequence[Run], numbers: dict[str, Any]) -> Iterator[Pair
         for name in ordered:
             loaded = [(run, color, variant, load_pair(path)) for run, color, variant, path in saved[name]]
             alike = [entry for entry in loaded if entry[-1].id == ids[name]]
-            yield _pair_pictures(split, alike, numbers["base"], scores.get((split, ids[name])))
+            yield _pair_pictures(split, alike, numbers["against"], scores.get((split, ids[name])))
 
 
 def _shown_runs(runs: Sequence[Run], numbers: dict[str, Any]) -> list[tuple[Run, int, str]]:
@@ -189,7 +189,7 @@ def change_colors(fraction: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H 
 def _pair_pictures(
     split: str,
     saved: Sequence[tuple[Run, int, str, SavedPair]],
-    base: str,
+    against: dict[str, str],
     scores: dict[str, Any] | None,
 ) -> PairPictures:
     run, _, _, shown = saved[0]
@@ -215,9 +215,9 @@ def _pair_pictures(
         light, dark = np.uint8(235), np.uint8(45)
         mask = shrink(np.where(shown.occluded1[..., None].repeat(3, -1), light, dark), nearest=True)
         given.append(Picture(caption="Not visible in frame 2", detail="light", uri=data_uri(mask, "flat")))
-    reference = next((pair for _, _, variant, pair in saved if variant == base), None)
+    flows = {variant: pair for _, _, variant, pair in saved}
     pictures = [
-        _run_pictures(split, entry, None if entry[2] == base else reference, flow_px, error_px)
+        _run_pictures(split, entry, flows.get(against.get(entry[2], "")), flow_px, error_px)
         for entry in saved
     ]
     return PairPictures(
@@ -252,7 +252,7 @@ def _run_pictures(
     change = None
     if base is not None:
         uri = data_uri(change_picture(pair, base, error_px), "photo")
-        change = Picture(caption="Error against base", detail="blue is better", uri=uri)
+        change = Picture(caption="Against its base", detail="blue is better", uri=uri)
     return RunPictures(
         color=color,
         variant=variant,

@@ -28,7 +28,7 @@ class Twin(NamedTuple):
 
 
 class Stranger(NamedTuple):
-    """A run that does not share with base's run of its seed what it should: the two are no pair."""
+    """A run that does not share with its partner of the same seed what it should: the two are no pair."""
 
     variant: str
     seed: int
@@ -53,16 +53,23 @@ def find_twins(groups: Mapping[str, Sequence[Run]]) -> list[Twin]:
     return found
 
 
-def find_strangers(groups: Mapping[str, Sequence[Run]], base: str) -> list[Stranger]:
-    """Runs whose partner in `base` saw other batches or began elsewhere though their settings agree."""
-    partners = {run.seed: run for run in groups.get(base, ())}
-    return [
-        Stranger(variant, run.seed, differs)
-        for variant, runs in groups.items()
-        if variant != base
-        for run in runs
-        if run.seed in partners and (differs := tuple(_unshared(run, partners[run.seed])))
-    ]
+def find_strangers(
+    groups: Mapping[str, Sequence[Run]], base: str, against: Mapping[str, str] | None = None
+) -> list[Stranger]:
+    """Runs whose partner saw other batches or began elsewhere though their settings agree.
+
+    The partner is the run of the same seed of `base`, or of the variant that `against` names.
+    """
+    found = []
+    for variant, runs in groups.items():
+        reference = (against or {}).get(variant, base)
+        partners = {run.seed: run for run in groups.get(reference, ()) if variant != base}
+        found += [
+            Stranger(variant, run.seed, differs)
+            for run in runs
+            if run.seed in partners and (differs := tuple(_unshared(run, partners[run.seed])))
+        ]
+    return found
 
 
 def without_fingerprints(runs: Sequence[Run]) -> list[str]:

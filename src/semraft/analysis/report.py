@@ -177,11 +177,12 @@ def _extreme_pairs(numbers: dict[str, Any]) -> list[tuple[str, str, list[dict[st
     """Split, variant, and the pairs with the variant's largest gains and losses, largest gain first."""
     found = []
     for split in numbers["splits"]:
-        entries = [entry for entry in numbers["pairs"] if entry["split"] == split]
-        for variant in entries[0]["difference"] if entries else ():
+        for variant in numbers["against"]:
+            entries = [e for e in numbers["pairs"] if e["split"] == split and variant in e["difference"]]
             ordered = sorted(entries, key=lambda entry: entry["difference"][variant])
             few = len(ordered) <= 2 * EXTREMES
-            found.append((split, variant, ordered if few else ordered[:EXTREMES] + ordered[-EXTREMES:]))
+            if ordered:
+                found.append((split, variant, ordered if few else ordered[:EXTREMES] + ordered[-EXTREMES:]))
     return found
 
 

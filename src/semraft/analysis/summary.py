@@ -31,20 +31,23 @@ Counted = Mapping[str, Mapping[int, Run]]
 """Variant -> seed -> the run that counts for it."""
 
 
-def summarize(runs: Sequence[Path], protocol: Mapping[str, Any], base: str) -> dict[str, Any]:
+def summarize(
+    runs: Sequence[Path], protocol: Mapping[str, Any], base: str, against: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The summary of finished runs that share a protocol, every variant against `base`.
 
     Args:
         runs: Run directories. A variant is named by its folder, NAME-seedK, or else by its recipe.
         protocol: Configuration fields ("optim.steps") and values that all runs share.
         base: The variant that the others are compared with.
+        against: For variants that are compared with another one than `base`, which.
 
     Raises:
         ValueError: A folder is no run directory, the runs differ in protocol, or none of them is of `base`.
     """
     loaded = [load_run(path) for path in runs]
     require_one_protocol(loaded, protocol)
-    return compare(loaded, protocol, base)
+    return compare(loaded, protocol, base, against)
 
 
 def write_summary(study: Path) -> Path:
@@ -60,7 +63,7 @@ def write_summary(study: Path) -> Path:
     finished = finished_runs(study)
     if not finished:
         raise ValueError(f"{study}: no run is finished")
-    numbers = summarize(finished, described["protocol"], described["base"])
+    numbers = summarize(finished, described["protocol"], described["base"], described["against"])
     for entry in numbers["runs"]:
         entry["path"] = str(Path(entry["path"]).relative_to(study))
     numbers["missing"] = [path.name for path in cells if path not in finished]
@@ -85,7 +88,8 @@ def read_study(study: Path) -> dict[str, Any]:
     """
     try:
         described = json.loads((study / STUDY).read_text(encoding="utf-8"))
-        return {name: described[name] for name in ("name", "base", "protocol", "variants", "seeds")}
+        needed = {name: described[name] for name in ("name", "base", "protocol", "variants", "seeds")}
+        return {**needed, "against": described.get("against", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{study} is no study: {STUDY}: {error}") from error
 
@@ -98,7 +102,9 @@ def is_finished(path: Path) -> bool:
     return run.last_step >= run.steps and all(run.final(split)[0] >= run.steps for split in run.splits)
 
 
-def compare(runs: Sequence[Run], protocol: Mapping[str, Any], base: str) -> dict[str, Any]:
+def compare(
+    runs: Sequence[Run], protocol: Mapping[str, Any], base: str, against: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The summary of any runs, as JSON has it; what may not be compared is left out of it.
 
     Raises:
@@ -107,7 +113,8 @@ def compare(runs: Sequence[Run], protocol: Mapping[str, Any], base: str) -> dict
     groups = variants(runs)
     if base not in groups:
         raise ValueError(f"no run of {base!r} to compare with: there are {', '.join(groups)}")
-    twins, strangers = find_twins(groups), find_strangers(groups, base)
+    references = {name: (against or {}).get(name, base) for name in groups if name != base}
+    twins, strangers = find_twins(groups), find_strangers(groups, base, against)
     twin_seeds = {(twin.variant, twin.seed) for twin in twins}
     counted = {
         name: {run.seed: run for run in reversed(group) if (name, run.seed) not in twin_seeds}
@@ -117,28 +124,29 @@ def compare(runs: Sequence[Run], protocol: Mapping[str, Any], base: str) -> dict
     comparisons = []
     for split in splits:
         found: list[dict[str, Any]] = []
-        for name in groups:
+        for name, reference in references.items() if comparable(runs, split) else ():
             apart = {stranger.seed for stranger in strangers if stranger.variant == name}
-            if name != base and comparable(runs, split):
-                pairs = [
-                    (run, counted[base][seed])
-                    for seed, run in sorted(counted[name].items())
-                    if seed in counted[base] and seed not in apart
-                ]
-                found += compare_variant(name, base, split, pairs)
+            others = counted.get(reference, {})
+            pairs = [
+                (run, others[seed])
+                for seed, run in sorted(counted[name].items())
+                if seed in others and seed not in apart
+            ]
+            found += compare_variant(name, reference, split, pairs)
         comparisons += judged(found)
     numbers = {
         "protocol": dict(protocol),
         "base": base,
+        "against": references,
         "variants": {name: [run.seed for run in group] for name, group in groups.items()},
         "splits": {
             split: {"pairs": _pairs(runs, split), "comparable": comparable(runs, split)} for split in splits
         },
-        "verdict": verdict(comparisons, splits[0] if splits else None, base),
+        "verdict": verdict(comparisons, base),
         "runs": _run_entries(groups, splits, counted),
         "means": _means(groups, splits, counted),
         "comparisons": comparisons,
-        "pairs": _pair_entries(groups, splits, counted, base),
+        "pairs": _pair_entries(splits, counted, references),
         "twins": [twin._asdict() for twin in twins],
         "strangers": [stranger._asdict() for stranger in strangers],
         "without_fingerprints": without_fingerprints(runs),
@@ -208,28 +216,37 @@ def _means(
 
 
 def _pair_entries(
-    groups: Mapping[str, Sequence[Run]], splits: Sequence[str], counted: Counted, base: str
+    splits: Sequence[str], counted: Counted, references: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Every pair that all counted runs scored: its mean EPE over seeds by variant, and the difference."""
+    """Every pair that counted runs scored: its mean EPE over seeds by variant, and the differences."""
     entries = []
-    runs = [run for group in counted.values() for run in group.values()]
     for split in splits:
-        scored = [run for run in runs if split in run.splits]
-        ids = [pair for found, pair in (scored[0].per_sample if scored else ()) if found == split]
-        for pair in ids:
+        groups = {
+            name: [run for run in group.values() if split in run.splits] for name, group in counted.items()
+        }
+        scored = next((runs[0] for runs in groups.values() if runs), None)
+        for pair in [pair for pair in (scored.per_sample if scored else ()) if pair[0] == split]:
             values = {
-                name: [run.per_sample.get((split, pair), {}).get(METRIC, math.nan) for run in group.values()]
-                for name, group in counted.items()
-                if any(split in run.splits for run in group.values())
+                name: [run.per_sample.get(pair, {}).get(METRIC, math.nan) for run in runs]
+                for name, runs in groups.items()
+                if runs
             }
-            mean = {name: sum(found) / len(found) for name, found in values.items()}
-            if base in mean and all(math.isfinite(value) for value in mean.values()):
-                difference = {name: mean[name] - mean[base] for name in mean if name != base}
+            mean = {
+                name: sum(found) / len(found)
+                for name, found in values.items()
+                if all(math.isfinite(value) for value in found)
+            }
+            difference = {
+                name: mean[name] - mean[reference]
+                for name, reference in references.items()
+                if name in mean and reference in mean
+            }
+            if scored and mean:
                 entries.append(
                     {
-                        "id": pair,
+                        "id": pair[1],
                         "split": split,
-                        "scene": scored[0].scenes[split, pair],
+                        "scene": scored.scenes[pair],
                         METRIC: mean,
                         "difference": difference,
                     }

@@ -42,21 +42,23 @@ def doubts(comparison: dict[str, Any]) -> list[str]:
     return found
 
 
-def verdict(comparisons: Sequence[dict[str, Any]], split: str | None, base: str) -> dict[str, Any]:
-    """What is to be said of every variant against `base`, on one split: `text` is all of it.
+def verdict(comparisons: Sequence[dict[str, Any]], base: str) -> dict[str, Any]:
+    """What is to be said of every variant, on the first split that it shares with its reference.
 
     Args:
-        comparisons: Those of a summary, with their states.
-        split: The split that the runs are judged by; None where no run was scored.
-        base: What the variants are compared with.
+        comparisons: Those of a summary, split by split, with their states.
+        base: What the variants are compared with, if not with another.
     """
-    judged = [entry for entry in comparisons if entry["split"] == split and entry["metric"] == METRIC]
+    first: dict[str, dict[str, Any]] = {}
+    for entry in comparisons:
+        if entry["metric"] == METRIC:
+            first.setdefault(entry["variant"], entry)
     said = [
-        {"variant": entry["variant"], "state": entry["state"], "text": sentence(entry)} for entry in judged
+        {"variant": name, "split": entry["split"], "state": entry["state"], "text": sentence(entry)}
+        for name, entry in first.items()
     ]
-    text = " ".join(entry["text"] for entry in said)
     nothing = f"Nothing is compared: no variant shares a counted seed with {base}."
-    return {"split": split, "metric": METRIC, "text": text or nothing, "variants": said}
+    return {"metric": METRIC, "text": " ".join(entry["text"] for entry in said) or nothing, "variants": said}
 
 
 def sentence(comparison: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from semraft.analysis.report import write_report
 from semraft.analysis.runs import Run, load_run
 from semraft.analysis.summary import compare, summarize, write_summary
 from semraft.config import OptimConfig
@@ -118,6 +119,24 @@ def test_the_verdict_says_how_sure_it_is(tmp_path: Path) -> None:
     assert null["text"].startswith("null can't be told from base on world-val: EPE +0.002 px;")
     assert "5 seeds show a difference of" in null["text"]
     assert numbers["verdict"]["text"] == f"{good['text']} {null['text']}"
+
+
+def test_a_variant_may_be_compared_with_another_than_base(tmp_path: Path) -> None:
+    """As in a study of two data sets with a base each. Red when: everything is compared with the one base."""
+    effects = {"base": (0.0,) * 3, "other": (0.5, 0.4, 0.6), "other-v1": (0.2, 0.2, 0.2)}
+    study = make_study(tmp_path, effects)
+    described = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps(described | {"against": {"other-v1": "other"}}))
+    numbers = json.loads(write_summary(study).read_text())
+    assert numbers["against"] == {"other": "base", "other-v1": "other"}
+    assert comparison(numbers, "other-v1")["difference"] == pytest.approx(-0.3)
+    assert comparison(numbers, "other")["difference"] == pytest.approx(0.5)
+    pair = numbers["pairs"][0]
+    assert pair["difference"]["other-v1"] == pytest.approx(pair["epe"]["other-v1"] - pair["epe"]["other"])
+    texts = [said["text"].partition(" on ")[0] for said in numbers["verdict"]["variants"]]
+    assert texts == ["other is worse than base", "other-v1 is better than other"]
+    write_report([study], tmp_path / "report.html")
+    assert "against other" in (tmp_path / "report.html").read_text()
 
 
 def test_p_values_are_corrected_over_the_variants(tmp_path: Path) -> None:
