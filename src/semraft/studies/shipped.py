@@ -66,6 +66,9 @@ STUDIES = {
             base="viper-base",
             seeds=(0, 42, 1234),
             may_differ=("loss", "data.train", "data.validation"),
+            against={
+                f"{data}-semantic-v1": f"{data}-base" for data in ("virtual-kitti", "viper+virtual-kitti")
+            },
         ),
     )
 }

@@ -1,5 +1,6 @@
 """A study as one value, and as the study.json that outlives it. Running one is the business of runner.py."""
 
+import dataclasses
 import json
 import re
 import runpy
@@ -42,6 +43,8 @@ class Study:
     """One run of every variant each."""
     may_differ: tuple[str, ...] = ("loss", "model")
     """Fields or groups of fields that variants may differ in, as options of the command line name them."""
+    against: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Variant -> what it is compared with, where that is another one than `base`."""
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.variants):
@@ -49,6 +52,8 @@ class Study:
                 raise ValueError(f"study or variant {name!r}: expected letters, digits, - _ . + in a name")
         if self.base not in self.variants:
             raise ValueError(f"study {self.name}: base {self.base!r} is none of {', '.join(self.variants)}")
+        if unknown := [name for pair in self.against.items() for name in pair if name not in self.variants]:
+            raise ValueError(f"study {self.name}: `against` names {unknown[0]!r}, which is no variant of it")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"study {self.name}: seeds {self.seeds}: expected one or more, each once")
         for one, two in combinations(self.variants, 2):
@@ -78,6 +83,7 @@ class Study:
             "name": self.name,
             "about": self.about,
             "base": self.base,
+            "against": dict(self.against),
             "protocol": {name: values[0] for name, values in left.items() if name in shared},
             "variants": list(self.variants),
             "seeds": list(self.seeds),
