@@ -35,6 +35,7 @@ def test_variants_differ_in_what_the_study_is_about() -> None:
     ("change", "says"),
     [
         ({"base": "v2"}, "none of base, v1"),
+        ({"against": {"v1": "other"}}, "names 'other', which is no variant"),
         ({"seeds": (0, 1, 0)}, "each once"),
         ({"seeds": ()}, "one or more"),
         ({"name": "../elsewhere"}, "in a name"),
