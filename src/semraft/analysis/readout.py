@@ -54,7 +54,7 @@ def make_readout(
         _steps(field[..., axis]) for field in (truth, *(f[grid] for f in flows.values())) for axis in (0, 1)
     ]
     rows, columns = planes[0].shape
-    packed = zlib.compress(np.diff(np.stack(planes), axis=-1, prepend=np.int16(0)).astype("<i2").tobytes(), 9)
+    packed = zlib.compress(np.diff(np.stack(planes), axis=-1, prepend=np.int16(0)).astype("<i2").tobytes())
     return Readout(
         names=["Ground truth", *flows],
         size=(height, width),
