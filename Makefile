@@ -14,20 +14,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Two trainings side by side, each with half of the cores; the bars of both are drawn below each other.
+# What has to be beaten, then the study of the world: its runs share the cores, its report is the last word.
 demo: setup
-	rm -rf $(DEMO)/world-base $(DEMO)/world-semantic-v1
-	export OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )); \
-	TQDM_POSITION=0 $(BIN)/semraft train world-base --output $(DEMO)/world-base & base=$$!; \
-	TQDM_POSITION=2 $(BIN)/semraft train world-semantic-v1 --output $(DEMO)/world-semantic-v1; semantic=$$?; \
-	wait $$base && test $$semantic -eq 0
+	rm -rf $(DEMO)/study.json $(DEMO)/cells $(DEMO)/runs
 	$(BIN)/semraft evaluate zero constant farneback dis --dataset world --pairs 200
-	$(BIN)/semraft report $(DEMO)/world-base $(DEMO)/world-semantic-v1 --out $(DEMO)/report.html
+	$(BIN)/semraft study run world --out $(DEMO)
 
 test: setup
 	$(BIN)/python -m pytest
 
 test-all: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 lint: setup

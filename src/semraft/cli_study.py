@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     failed: dict[str, str] = {}
     for part in (cells[:count], cells) if options.first_seed else (cells,):
         failed = runner.run_cells(part, study.base, engine)
-        print(runner.report(folder, part))
+        print(runner.report(folder, part, study.base))
     for name, why in failed.items():
         print(f"! {name} failed: {why} ({folder / 'cells' / name}.log)")
     return 1 if failed else 0

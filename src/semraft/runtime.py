@@ -45,7 +45,9 @@ def join_processes(device: torch.device | None = None) -> Processes:
         environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
         environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
         environment.setdefault("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
-        environment.setdefault("MASTER_PORT", str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000))
+        # The steps of one job, runs of a study among them, need a port each.
+        number = int(environment.get("SLURM_JOB_ID", "0")) + 101 * int(environment.get("SLURM_STEP_ID", "0"))
+        environment.setdefault("MASTER_PORT", str(20000 + number % 20000))
     if "RANK" not in environment:
         return Processes()
     processes = Processes(int(environment["RANK"]), int(environment["WORLD_SIZE"]))

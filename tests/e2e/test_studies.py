@@ -145,6 +145,7 @@ def test_the_shipped_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> N
         (["run", "smoke", "--seed", "3"], "--seed is set by the study"),
         (["run", "smoke", "--loss.terms", "semantic-v1:0.5"], "same configuration"),
         (["run", "smoke", "--ray", "auto", "--jobs", "2"], "take out"),
+        (["run", "smoke", "--ray", "127.0.0.1:1"], "no Ray cluster at"),
         (["status", "nowhere"], "no study"),
     ],
 )
@@ -178,3 +179,49 @@ def test_status_of_a_study_that_has_not_begun(
     rows = json.loads(capsys.readouterr().out)["studies/smoke"]
     assert rows["base-seed1"] == {"state": "missing", "step": 0, "steps": 20, "said": ""}
     shutil.rmtree("studies")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own.
+def test_a_ray_cluster_loses_a_machine(tmp_path: Path) -> None:
+    """Two machines' worth of Ray, one killed in the middle: all is done, nothing twice.
+
+    Red when: a cell of the lost machine is not given to the other one, or starts from the beginning there.
+    """
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    import psutil
+    from ray.cluster_utils import Cluster
+
+    file, out = mine(tmp_path, 100, 1), tmp_path / "ray"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        machines = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        study = subprocess.Popen(
+            study_command(file, out, "--ray", cluster.address),
+            env=ONE_THREAD,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        run = out / "runs" / "v1-seed0"
+        while not (run / "checkpoints" / "last.pt").exists():
+            assert study.poll() is None, study.stderr.read() if study.stderr else ""
+            time.sleep(0.1)
+        # The end of the machine it is on: raylet, worker and training, all at once.
+        raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in machines]
+        trees = [[raylet, *raylet.children(recursive=True)] for raylet in raylets]
+        (lost,) = (tree for tree in trees if any(str(run) in process.cmdline() for process in tree))
+        for process in lost:
+            process.kill()
+        _, said = study.communicate(timeout=400)
+        assert study.returncode == 0, said
+    finally:
+        cluster.shutdown()
+    for name, starts in (("base", 1), ("v1", 2)):
+        log = (out / "cells" / f"{name}-seed0.log").read_text().splitlines()
+        commands = [line for line in log if line.startswith("$ ")]
+        assert len(commands) == starts, name
+        assert ("--resume" in commands[-1]) == (name == "v1")
+    for run in (out / "runs").iterdir():
+        assert [line["step"] for line in lines(run) if line["split"] == "train"] == list(range(2, 101, 2))
+    assert len(json.loads((out / "summary.json").read_text())["runs"]) == 2

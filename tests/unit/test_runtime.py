@@ -82,6 +82,19 @@ def test_two_slurm_tasks_find_each_other() -> None:
     ]
 
 
+def test_job_steps_of_one_job_get_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of a study as steps on one node. Red when: both wait for each other's processes."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    ports = []
+    for step in ("0", "1"):
+        task = {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "77"}
+        monkeypatch.setattr(os, "environ", task | {"SLURM_STEP_ID": step})
+        assert runtime.join_processes().count == 2
+        ports.append(int(os.environ["MASTER_PORT"]))
+    assert ports[0] != ports[1]
+    assert all(20000 <= port < 40000 for port in ports)
+
+
 def test_the_record_says_what_it_ran_on() -> None:
     record = runtime.environment_record(CPU, "float32", runtime.Processes())
     assert record["torch"] == torch.__version__

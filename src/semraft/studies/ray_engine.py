@@ -4,6 +4,7 @@ All machines see the study's folder under the same path and have semraft install
 Ray gives its cells to others, and these go on from the last checkpoint.
 """
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from semraft.studies.cell import Cell, Submit, run_cell
 
+KNOCK_S = 5.0
 RETRIES = 10
 """Machines that a cell may lose before it counts as failed."""
 
@@ -22,6 +24,7 @@ def ray_engine(address: str, cores: int, gpu: bool) -> Iterator[Submit]:
     Raises:
         ValueError: Ray is not installed, or no cluster answers at the address.
     """
+    _knock(address)
     try:
         import ray
     except ImportError as error:
@@ -29,7 +32,7 @@ def ray_engine(address: str, cores: int, gpu: bool) -> Iterator[Submit]:
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"no Ray cluster at {address!r}: {error}") from error
+        raise ValueError(f"no Ray cluster at {address}: {error}") from error
     gpus = 1 if gpu and ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(run_cell)
     environment = {"OMP_NUM_THREADS": str(cores)}
@@ -42,3 +45,14 @@ def ray_engine(address: str, cores: int, gpu: bool) -> Iterator[Submit]:
         yield submit
     finally:
         ray.shutdown()  # Workers of tasks that are still going end, and their trainings with them.
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes to reach a cluster that is not there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, or a name that Ray resolves.
+    try:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+    except OSError as error:
+        raise ValueError(f"no Ray cluster at {address}: {error}") from error

@@ -196,16 +196,12 @@ def engine(study: Study, *, jobs: int | None, ray: str, launcher: Sequence[str])
     return partial(local_engine, jobs, gpus, threads, launcher)
 
 
-def report(folder: Path, cells: Sequence[Cell]) -> str:
-    """Writes summary.json and report.html of those cells that are done; returns what to tell of them.
-
-    Both are files of the study, and say which runs are missing.
-    """
-    done = [cell.run for cell in cells if is_done(cell)]
-    if not done:
-        return "no run is done: nothing to report yet"
-    page = folder / "report.html"
-    return f"{write_report([folder], page)}\nsummary: {folder / SUMMARY}\nreport: {page.resolve()}"
+def report(folder: Path, cells: Sequence[Cell], base: str) -> str:
+    """Writes summary.json and report.html of what is done; returns what to tell of them."""
+    if not any(cell.variant == base and is_done(cell) for cell in cells):
+        return f"no run of {base} is done, which the others are compared with: no report yet"
+    page = folder.resolve() / "report.html"
+    return f"{write_report([folder], page)}\nsummary: {page.with_name(SUMMARY)}\nreport: {page}"
 
 
 def states(folder: Path) -> dict[str, dict[str, Any]]:
