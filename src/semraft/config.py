@@ -97,6 +97,9 @@ class DataConfig:
         _require(self.validation_pairs >= 1, "data.validation-pairs", self.validation_pairs, "1 or more")
 
 
+Recompute = Literal["nothing", "ends", "everything"]
+"""Activations that training does not keep: none, those of both ends (encoders, upsampling), all of them."""
+
 CorrelationKind = Literal["all-pairs", "on-demand", "auto"]
 """Where correlation windows come from; `auto` takes what is faster, or fits, for the size at hand."""
 
@@ -112,9 +115,9 @@ class ModelConfig:
     batch_norm: Literal["auto", "train", "freeze"] = "auto"
     """Batch norm statistics: `auto` learns them from scratch and freezes them with `weights`."""
     correlation: CorrelationKind = "auto"
-    """Store the all-pairs volume, or compute what is looked at on demand: memory by pixels, not their square."""
-    recompute: bool = False
-    """Keep no activations of the refinements but compute them again for the gradients: less memory, more time."""
+    """Store the all-pairs volume, or compute on demand what is looked at: less memory on large frames."""
+    recompute: Recompute = "ends"
+    """What is computed again for the gradients instead of kept: less memory, more time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

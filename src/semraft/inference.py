@@ -35,8 +35,9 @@ def load(
     """A network from a semraft checkpoint, the public RAFT .pth files or torchvision's RAFT weights.
 
     Strict: every weight has to be there and to fit. The architecture is read from the weights; `arch`
-    ("large", "small", "tiny") only checks it. On the CPU, ready to predict. `correlation` stores the all-pairs
-    volume, computes what is looked at on demand, or takes what is faster: the same flow but for rounding.
+    ("large", "small", "tiny") only checks it. On the CPU, ready to predict. `correlation`
+    stores the all-pairs volume, computes what is looked at on demand, or takes what is faster: the same flow
+    but for rounding.
 
     Raises:
         ValueError: The file holds no RAFT, or another architecture than `arch`.

@@ -46,7 +46,7 @@ WORLD = RunConfig(
         augment=AugmentConfig(min_log2_scale=-0.2, max_log2_scale=0.4, eraser_size_px=(10, 30)),
         world=WorldConfig(size=(128, 256), scenes=320),
     ),
-    model=ModelConfig(arch="tiny"),
+    model=ModelConfig(arch="tiny", recompute="nothing"),
     loss=LossConfig(terms=(MATCHING,)),
     optim=OptimConfig(steps=500, batch=4, learning_rate=2.5e-3),
     num_updates=4,

@@ -23,13 +23,13 @@ TORCHVISION = {"large": torchvision_shim.raft_large, "small": torchvision_shim.r
 ARCHS = pytest.mark.parametrize("arch", TORCHVISION)
 
 
-def make_pair(arch: str, flow_scale: float = 10.0) -> tuple[nn.Module, RAFT]:
+def make_pair(arch: str, flow_scale: float = 10.0, seed: int = 7) -> tuple[nn.Module, RAFT]:
     """torchvision's network and ours with the same random weights.
 
     Batch norm statistics are random too. The last layer of the flow head is scaled up so that flow moves by
     several cells: a fresh network's stays within one, and hides errors of the lookup.
     """
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     theirs = TORCHVISION[arch](weights=None)
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -55,16 +55,16 @@ def textures(height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor]:
     return image[..., 3 : 3 + height, 5 : 5 + width], image[..., :height, :width] + noise
 
 
-def real_frames() -> tuple[Tensor, Tensor]:
-    """A downscaled crop of KITTI's pair 000010, or textures of its size where it is not at hand."""
+def real_frames(size: tuple[int, int] = (128, 256), scale: float = 0.4) -> tuple[Tensor, Tensor]:
+    """A crop of KITTI's pair 000010, resized by `scale`, or textures of its size where it is not at hand."""
     folder = REAL_DATA / "kitti2015" / "training" / "image_2"
     paths = [folder / "000010_10.png", folder / "000010_11.png"]
     if not all(path.is_file() for path in paths):
-        return textures(128, 256, batch=1)
+        return textures(*size, batch=1)
     frames = []
     for path in paths:
-        image = cv2.resize(cv2.imread(str(path)), None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
-        image = np.ascontiguousarray(image[-128:, :256, ::-1])
+        image = cv2.resize(cv2.imread(str(path)), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        image = np.ascontiguousarray(image[-size[0] :, : size[1], ::-1])
         frames.append(torch.from_numpy(image).permute(2, 0, 1)[None].float())
     return frames[0], frames[1]
 

@@ -1,6 +1,8 @@
 """RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from semraft.config import CorrelationKind
+from semraft.config import CorrelationKind, Recompute
 from semraft.models import correlation
 from semraft.models.convolution import in_fast_format, prepare_all
 from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
@@ -34,8 +36,8 @@ class RAFT(nn.Module):
     Flow, coordinates and correlation are float32 under autocast. `unit_features` gives every feature vector
     the length sqrt(C), so that a correlation is sqrt(C) times a cosine: bounded, and soft enough to train on.
     Without a `mask_head` flow is upsampled bilinearly. `correlation` says where its windows come from, and
-    `recompute` whether refinements are computed again for their gradients instead of kept; both may be
-    changed at any time and change no number beyond rounding.
+    `recompute` what is computed again for the gradients instead of kept; both may be changed at any time and
+    change no number beyond rounding.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class RAFT(nn.Module):
         radius: int,
         unit_features: bool = False,
         correlation: CorrelationKind = "auto",
-        recompute: bool = False,
+        recompute: Recompute = "nothing",
     ) -> None:
         super().__init__()
         self.arch = arch
@@ -88,9 +90,11 @@ class RAFT(nn.Module):
             in_fast_format(pad_to_multiple(2 * (image / 255) - 1, STRIDE)) for image in (image1, image2)
         )
 
-        features1, features2 = self.features(image1), self.features(image2)
+        at_ends = partial(self.recomputed, self.recompute != "nothing")
+        between = partial(self.recomputed, self.recompute == "everything")
+        features1, features2 = at_ends(self.features, image1), at_ends(self.features, image2)
         windows = window_cutter(features1, features2, self.levels, self.radius, num_updates, self.correlation)
-        hidden, context = self.context_encoder(image1).split(self.update_block.channels, dim=1)
+        hidden, context = at_ends(self.context_encoder, image1).split(self.update_block.channels, dim=1)
         hidden, constants = torch.tanh(hidden), self.update_block.prepare(F.relu(context))
         mask_kernels = {} if self.mask_head is None else prepare_all(self.mask_head, hidden)
 
@@ -103,17 +107,35 @@ class RAFT(nn.Module):
         flows = []
         for updates_left in reversed(range(num_updates)):
             # A refinement learns from its own change, not through where it looked.
-            hidden, flow = self.maybe_recomputed(refine, hidden, flow.detach())
+            hidden, flow = between(refine, hidden, flow.detach())
             if keep == "all" or updates_left == 0:
-                upsampled = self.maybe_recomputed(self.upsample, flow, hidden, mask_kernels)
+                upsampled = at_ends(self.upsample, flow, hidden, mask_kernels)
                 flows.append(upsampled[..., :height, :width])
         return Prediction(flows=flows, features1=features1, features2=features2)
 
-    def maybe_recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """function(*arguments), keeping nothing for the gradients but the arguments where asked to."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
-        return function(*arguments)
+    def recomputed(self, again: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments); if `again`, nothing of it is kept for the gradients but the arguments."""
+        if not again or not torch.is_grad_enabled():
+            return function(*arguments)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), self.statistics_as_they_are()
+
+        return checkpoint(
+            function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+        )
+
+    @contextmanager
+    def statistics_as_they_are(self) -> Iterator[None]:
+        """Batch norm does not move its running statistics: they have moved the first time."""
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """What the correlation compares, in full precision."""

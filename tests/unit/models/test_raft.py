@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from semraft.config import CorrelationKind, Recompute
 from semraft.models import correlation, raft
 from semraft.models.raft import ARCHITECTURES, cell_positions, check_inputs, raft_large, raft_small, raft_tiny
 
@@ -218,3 +219,41 @@ def test_cell_positions_are_x_then_y() -> None:
     assert cells.shape == (2, 2, 3, 4)
     assert cells[1, :, 2, 3].tolist() == [3, 2]
     assert cells[0, :, 1, 0].tolist() == [0, 1]
+
+
+@ALL_ARCHS
+@pytest.mark.parametrize("recompute", ["ends", "everything"])
+@pytest.mark.parametrize("kind", ["all-pairs", "on-demand"])
+def test_what_is_computed_again_is_the_same(arch: str, recompute: Recompute, kind: CorrelationKind) -> None:
+    """Gradients bit for bit, and batch norm's statistics moved once. Red when: they move at both times."""
+    results = []
+    for mode in ("nothing", recompute):
+        torch.manual_seed(0)
+        model = ARCHITECTURES[arch]().train()
+        model.recompute, model.correlation = mode, kind
+        flows = model(*make_images(72, 88), num_updates=2).flows
+        sum(flow.abs().sum() for flow in flows).backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        results.append([*flows, *gradients, *model.buffers()])
+    assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("recompute", ["ends", "everything"])
+def test_computing_again_keeps_less(recompute: Recompute) -> None:
+    """Bytes kept for the gradients. Red when: the option is not followed."""
+
+    def kept_mb(mode: Recompute) -> float:
+        model = raft_large().train()
+        model.recompute = mode
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            prediction = model(*make_images(128, 160, batch=1), num_updates=4)
+        assert prediction.flow.requires_grad
+        return sum(kept.values()) / 1e6
+
+    assert kept_mb(recompute) < {"ends": 0.65, "everything": 0.35}[recompute] * kept_mb("nothing")
