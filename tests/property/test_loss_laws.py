@@ -125,7 +125,7 @@ def test_weight_zero_equals_no_term(term: TermConfig, seed: int) -> None:
     idle, found = learn(prediction, batch, replace(term, weight=0.0))
     assert torch.equal(idle.total, without.total)
     assert_same(found, expected)
-    assert not value(idle, term).requires_grad
+    assert not idle.values[TERMS[term.name].scalar].requires_grad
     active, _ = learn(prediction, batch, term)
     assert torch.equal(value(active, term), value(idle, term))
 

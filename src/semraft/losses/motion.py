@@ -60,8 +60,7 @@ def motion_model_values(
     counted = mask.flatten()[pixels.pixel]
     values = []
     for flow in flows:
-        with torch.autocast(flow.device.type, enabled=False):
-            left = model_residuals(at_least_float32(flow), pixels, plane_model, ridge, gradient == "stopped")
+        left = model_residuals(at_least_float32(flow), pixels, plane_model, ridge, gradient == "stopped")
         values.append(masked_mean(left.abs().sum(dim=1), counted))
     return torch.stack(values)
 
