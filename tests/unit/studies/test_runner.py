@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from semraft import cli
 from semraft.config import LossConfig, OptimConfig, RunConfig
 from semraft.studies import runner
 from semraft.studies.cell import Cell, is_done, is_running, last_step, run_cell
@@ -200,3 +202,25 @@ def test_the_last_step_of_a_file_that_is_being_written(tmp_path: Path) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (cell.run / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n" + text[: len(text) // 3])
     assert last_step(cell) == 5
+
+
+def test_the_first_seed_is_reported_before_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line. Red when: the report comes once, or a failed run does not end with 1."""
+    reported: list[list[str]] = []
+
+    def report(folder: Path, cells: Sequence[Cell], base: str) -> str:
+        reported.append(sorted(cell.name for cell in cells if is_done(cell)))
+        return base
+
+    monkeypatch.setattr(runner, "report", report)
+    monkeypatch.setenv("FAKE", '{"fails": "semantic-v1-seed1"}')
+    arguments = ["--out", str(tmp_path), "--launcher", shlex.join(FAKE), "--jobs", "2", "--optim.steps", "3"]
+    assert cli.run(["study", "run", "smoke", "--first-seed", *arguments]) == 1
+    first = ["base-seed0", "semantic-v1-seed0"]
+    assert reported == [first, ["base-seed0", "base-seed1", "semantic-v1-seed0"]]
+
+
+def test_nothing_is_compared_with_a_base_that_is_not_there(tmp_path: Path) -> None:
+    """Red when: a failed base hides the failure behind an error of the report."""
+    cells = runner.prepare(STUDY, tmp_path)
+    assert "no run of base is done" in runner.report(tmp_path, cells, "base")
