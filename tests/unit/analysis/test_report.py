@@ -116,6 +116,28 @@ def test_untrusted_names_are_text(tmp_path: Path, hostile: str) -> None:
     assert hostile in page.text
 
 
+def test_untrusted_names_of_variants_scenes_and_causes_are_text(tmp_path: Path) -> None:
+    """Red when: a tip, a grid or a sentence is put into the page as it is."""
+    pages = []
+    for name in ("plain", "\"'><img src=x onerror=alert(1)>"):
+        folder = tmp_path / str(len(pages))
+        ids = [f"{name}/{number}" for number in range(9)]
+        runs = [
+            make_run(folder / f"{number}", recipe, seed, 2.0 - number, environment=make_environment(ids))
+            for number, (recipe, seed) in enumerate((("world-base", 0), (f"semantic {name}", 0)))
+        ]
+        (runs[1] / "verdict.json").write_text(
+            json.dumps({"state": name, "first_step": 200, "causes": [{"name": name, "evidence": name}]})
+        )
+        for run in runs:
+            np.savez_compressed(run / "pairs" / SPLIT / "0.npz", **make_pair(ids[0]))
+        pages.append(render(folder, runs))
+    plain, hostile = pages
+    assert [tag for tag, _ in plain.tags] == [tag for tag, _ in hostile.tags]
+    assert not [attributes for _, attributes in hostile.tags if "onerror" in attributes]
+    assert "#differences" in [attributes.get("href") for _, attributes in hostile.tags]
+
+
 def test_the_page_opens_offline(tmp_path: Path) -> None:
     page = render(tmp_path, make_four(tmp_path))
     for tag, attributes in page.tags:
