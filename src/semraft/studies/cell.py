@@ -161,7 +161,8 @@ def run_cell(
         command = [*launcher, *training_command(cell)]
         inherited = {name: value for name, value in os.environ.items() if launcher or name not in LAUNCHED}
         with open(cell.log, "a") as log:
-            print(f"$ {shlex.join(command)}", file=log, flush=True)
+            # What a killed training printed last, a bar perhaps, has no end of line.
+            print(f"\n$ {shlex.join(command)}", file=log, flush=True)
             process = subprocess.Popen(
                 [sys.executable, "-m", "semraft.studies.tether", str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
