@@ -51,9 +51,10 @@ def prove(cells: Sequence[Cell], base: str) -> None:
             f"{twin.variant}: seeds {twin.of} and {twin.seed} have the same {' and '.join(twin.same)}: two "
             f"copies of a run are no two seeds"
         )
-    for stranger in find_strangers(groups, base):
+    pairs = ((name, found) for name in [base, *groups] for found in find_strangers(groups, name))
+    for name, stranger in pairs:
         raise StudyStopped(
-            f"seed {stranger.seed}: {stranger.variant} and {base} differ in their "
+            f"seed {stranger.seed}: {stranger.variant} and {name} differ in their "
             f"{' and '.join(stranger.differs)}, though one seed should give both the same"
         )
 
