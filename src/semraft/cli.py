@@ -154,6 +154,7 @@ def predict(
     from semraft.models.weights import read_tensors, trained_updates
 
     where = runtime.choose_device(device)
+    runtime.keep_freed_memory()
     chosen = runtime.choose_precision(precision, where)
     count, pairs = inference.frame_pairs(inputs)
     tensors = read_tensors(checkpoint)

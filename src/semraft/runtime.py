@@ -1,6 +1,7 @@
 """The machine a run sees: device, precision, processes, and the record of what it ran on."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import subprocess
@@ -22,6 +23,10 @@ DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
 }
 """Precision name -> the dtype of autocast."""
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Names of mallopt(3)'s parameters in malloc.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,19 @@ def leave_processes() -> None:
     """Leaves the process group, if there is one."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep large blocks that were freed, for the next tensor of their size.
+
+    By default every large tensor is asked from the system and given back: the pages of each are cleared and
+    mapped anew, 15 % of a training step on the CPU (docs/performance.md). Does nothing where the library is
+    not glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def choose_device(name: str) -> torch.device:

@@ -60,6 +60,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         TrainingStopped: Loss or gradient became non-finite, or the process was asked to stop.
     """
     device = runtime.choose_device(config.device)
+    runtime.keep_freed_memory()
     processes = runtime.join_processes(device)
     precision = runtime.choose_precision(config.precision, device)
     config = replace(config, precision=precision, model=settle_batch_norm(config.model))

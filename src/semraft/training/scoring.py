@@ -42,6 +42,7 @@ def score(
         range(len(dataset)) if pairs is None else validation_draw(dataset, pairs, DataConfig().draw_seed)
     )
     where = runtime.choose_device(device)
+    runtime.keep_freed_memory()
     chosen = runtime.choose_precision(precision, where)
     evaluations = {}
     for checkpoint in checkpoints:
