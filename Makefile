@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+BENCHMARK ?= benchmark-results
+PEERS ?=
 
-.PHONY: setup demo test test-all lint type fmt golden clean
+.PHONY: setup demo test test-all benchmark lint type fmt golden clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +39,13 @@ type: setup
 fmt: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Half an hour on a quiet machine; the tables go to BENCHMARK, paths of peers into PEERS (--official PATH).
+benchmark: setup
+	mkdir -p $(BENCHMARK)
+	$(BIN)/python benchmarks/peers.py $(PEERS) --markdown $(BENCHMARK)/peers.md
+	$(BIN)/python benchmarks/scaling.py --markdown $(BENCHMARK)/scaling.md
+	$(BIN)/python benchmarks/data_loading.py --markdown $(BENCHMARK)/data.md
 
 golden: setup
 	$(BIN)/python -m pytest tests/golden --update-golden

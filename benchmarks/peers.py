@@ -16,7 +16,6 @@ import contextlib
 import importlib
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -189,12 +188,15 @@ def measure_memory(contestant: str, work: Work, precision: str, official: str | 
     tiny = Work("", work.arch, (128, 128), 1, work.trains)
     make(contestant, tiny, precision, official)()  # Libraries are loaded and kernels compiled.
     run = make(contestant, work, precision, official)
-    status = dict(
-        line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line
-    )
-    before = int(status["VmRSS"].split()[0])
+    before_mb = memory_mb("VmRSS")
     run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+    print(memory_mb("VmHWM") - before_mb)
+
+
+def memory_mb(field: str) -> float:
+    """Resident memory of this process now (VmRSS) or at most (VmHWM); a child inherits getrusage's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1e3
 
 
 def main() -> None:
