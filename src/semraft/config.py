@@ -104,6 +104,11 @@ CorrelationKind = Literal["all-pairs", "on-demand", "auto"]
 """Where correlation windows come from; `auto` takes what is faster, or fits, for the size at hand."""
 
 
+Head = Literal["occlusion", "decoder", "decoder-down"]
+"""What a network can have beside flow: occlusion, and classes decoded at 1/8 or from two stages below."""
+HEADS: tuple[Head, ...] = typing.get_args(Head)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """The network and where its weights come from."""
@@ -118,6 +123,13 @@ class ModelConfig:
     """Store the all-pairs volume, or compute on demand what is looked at: less memory on large frames."""
     recompute: Recompute = "ends"
     """What is computed again for the gradients instead of kept: less memory, more time."""
+    heads: tuple[Head, ...] = ()
+    """What the network gives beside flow: occlusion, and the classes of both frames (decoder: from features
+    at 1/8; decoder-down: two stages further down and back up). The rest of it is the same without."""
+
+    def __post_init__(self) -> None:
+        both = {"decoder", "decoder-down"} <= set(self.heads) or len(set(self.heads)) < len(self.heads)
+        _require(not both, "model.heads", " ".join(self.heads), "each head once, and one decoder at most")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,9 +1,9 @@
 """RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from semraft.config import CorrelationKind, Recompute
+from semraft.config import CorrelationKind, Head, Recompute
 from semraft.models import correlation
 from semraft.models.convolution import in_fast_format, prepare_all
 from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
+from semraft.models.heads import OcclusionHead, SegmentationDecoder, heads_of, make_head
 from semraft.models.update import (
     Kernels,
     MaskHead,
@@ -35,9 +36,9 @@ class RAFT(nn.Module):
 
     Flow, coordinates and correlation are float32 under autocast. `unit_features` gives every feature vector
     the length sqrt(C), so that a correlation is sqrt(C) times a cosine: bounded, and soft enough to train on.
-    Without a `mask_head` flow is upsampled bilinearly. `correlation` says where its windows come from, and
-    `recompute` what is computed again for the gradients instead of kept; both may be changed at any time and
-    change no number beyond rounding.
+    Without a `mask_head` flow is upsampled bilinearly. Heads come after all else (`add_heads`).
+    `correlation` says where its windows come from, and `recompute` what is computed again for the gradients
+    instead of kept; both may be changed at any time and change no number beyond rounding.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class RAFT(nn.Module):
         self.context_encoder = context_encoder
         self.update_block = update_block
         self.mask_head = mask_head
+        self.occlusion_head: OcclusionHead | None = None
+        self.decoder: SegmentationDecoder | None = None
         self.levels = levels
         self.radius = radius
         self.unit_features = unit_features
@@ -109,9 +112,19 @@ class RAFT(nn.Module):
             # A refinement learns from its own change, not through where it looked.
             hidden, flow = between(refine, hidden, flow.detach())
             if keep == "all" or updates_left == 0:
-                upsampled = at_ends(self.upsample, flow, hidden, mask_kernels)
-                flows.append(upsampled[..., :height, :width])
-        return Prediction(flows=flows, features1=features1, features2=features2)
+                cells_given = STRIDE * flow
+                if updates_left == 0 and self.occlusion_head is not None:
+                    logits = self.occlusion_head(hidden).to(flow.dtype)
+                    cells_given = torch.cat([cells_given, logits], dim=1)
+                upsampled = at_ends(self.upsample, cells_given, hidden, mask_kernels)[..., :height, :width]
+                flows.append(upsampled[:, :2])
+        prediction = Prediction(flows=flows, features1=features1, features2=features2)
+        if self.occlusion_head is not None:
+            prediction.occlusion = upsampled[:, 2]
+        if self.decoder is not None:
+            logits = self.decoder(torch.cat([features1, features2]))[..., :height, :width]
+            prediction.segmentation1, prediction.segmentation2 = logits.chunk(2)
+        return prediction
 
     def recomputed(self, again: bool, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments); if `again`, nothing of it is kept for the gradients but the arguments."""
@@ -119,23 +132,11 @@ class RAFT(nn.Module):
             return function(*arguments)
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), self.statistics_as_they_are()
+            return nullcontext(), _StatisticsAsTheyAre(self)
 
         return checkpoint(
             function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
         )
-
-    @contextmanager
-    def statistics_as_they_are(self) -> Iterator[None]:
-        """Batch norm does not move its running statistics: they have moved the first time."""
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.track_running_stats = False
-        try:
-            yield
-        finally:
-            for norm in norms:
-                norm.track_running_stats = True
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """What the correlation compares, in full precision."""
@@ -143,12 +144,36 @@ class RAFT(nn.Module):
         return F.normalize(features) * features.shape[1] ** 0.5 if self.unit_features else features
 
     def upsample(
-        self, flow: Float[Tensor, "B 2 h w"], hidden: Float[Tensor, "B D h w"], kernels: Kernels
-    ) -> Float[Tensor, "B 2 8*h 8*w"]:
-        """Flow in cells to flow in pixels."""
+        self, cells: Float[Tensor, "B C h w"], hidden: Float[Tensor, "B D h w"], kernels: Kernels
+    ) -> Float[Tensor, "B C 8*h 8*w"]:
+        """Values of cells to values of pixels, all channels by the same weights."""
         if self.mask_head is None:
-            return upsample_bilinear(STRIDE * flow)
-        return upsample_convex(STRIDE * flow, self.mask_head(hidden, kernels))
+            return upsample_bilinear(cells)
+        return upsample_convex(cells, self.mask_head(hidden, kernels))
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads it has."""
+        return heads_of(name for name, _ in self.named_parameters())
+
+    def add_heads(self, heads: Sequence[Head], seed: int) -> "RAFT":
+        """Gives it those of the heads that it lacks, with weights that `seed` determines."""
+        features = self.feature_encoder.project.out_channels
+        for head in heads:
+            if head in self.heads:
+                continue
+            made = make_head(head, self.update_block.channels[0], features, seed)
+            if isinstance(made, OcclusionHead):
+                self.occlusion_head = made
+            else:
+                self.decoder = cast(SegmentationDecoder, made)
+        return self
+
+    def train_heads(self, fields: Collection[str]) -> None:
+        """Heads learn that give one of these fields of a prediction; processes would wait for the others."""
+        for head, gives in ((self.occlusion_head, "occlusion"), (self.decoder, "segmentation1")):
+            if head is not None:
+                head.requires_grad_(gives in fields)
 
     def freeze_batch_norm(self) -> "RAFT":
         """Keeps batch norm's running statistics as they are, now and under every later `train()`.
@@ -165,6 +190,26 @@ class RAFT(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
+
+
+class _StatisticsAsTheyAre:
+    """Inside, batch norm does not move its running statistics: they have moved the first time.
+
+    Entered once a backward pass: measuring a loss term's share takes several through one graph.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def __enter__(self) -> None:
+        self._track(False)
+
+    def __exit__(self, *error: object) -> None:
+        self._track(True)
+
+    def _track(self, moving: bool) -> None:
+        for norm in self.norms:
+            norm.track_running_stats = moving
 
 
 def check_inputs(image1: Tensor, image2: Tensor, num_updates: int, flow_init: Tensor | None) -> None:

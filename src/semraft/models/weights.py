@@ -1,8 +1,8 @@
 """Weights from files: semraft's checkpoints, the public RAFT .pth files, torchvision's RAFT. Always strict.
 
-A layout differs from ours in the names of tensors alone, one to one; the tensors are the same. A semraft
-checkpoint is a dictionary with `semraft` (the version, 1), `arch` and `model` (our state dict), and whatever
-training adds.
+A layout differs from ours in the names of tensors alone, one to one; the tensors are the same. Heads are in
+our own layout only, and known by their tensors: each is there whole or not at all. A semraft checkpoint is a
+dictionary with `semraft` (the version, 1), `arch` and `model` (our state dict), and whatever training adds.
 """
 
 import functools
@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from semraft.config import Head
+from semraft.models.heads import heads_of
 from semraft.models.raft import ARCHITECTURES, RAFT
 from semraft.sample import DamagedFile
 
@@ -99,7 +101,7 @@ def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) 
     found, state = load_state(source)
     if arch not in (None, found):
         raise ValueError(f"the weights are of RAFT {found}, asked for was {arch}")
-    model = ARCHITECTURES[found]()
+    model = ARCHITECTURES[found]().add_heads(heads_of(state), seed=0)
     model.load_state_dict(state)
     return model
 
@@ -161,7 +163,8 @@ def convert(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     if not found & expected_shapes(layout, arch).items():
         raise ValueError(f"not the weights of a RAFT that semraft knows: its tensors are {shorten(state)}")
     check(state, layout, arch)
-    return arch, {ours: state[theirs] for ours, theirs in names(layout, arch).items()}
+    known = names(layout, arch, heads_of(state) if layout == "semraft" else ())
+    return arch, {ours: state[theirs] for ours, theirs in known.items()}
 
 
 def revert(state: Mapping[str, Tensor], layout: Layout, arch: str) -> dict[str, Tensor]:
@@ -171,10 +174,10 @@ def revert(state: Mapping[str, Tensor], layout: Layout, arch: str) -> dict[str, 
 
 
 @functools.cache
-def names(layout: Layout, arch: str) -> dict[str, str]:
+def names(layout: Layout, arch: str, heads: tuple[Head, ...] = ()) -> dict[str, str]:
     """Our name of every tensor -> the layout's name."""
     renamed = {}
-    for ours in our_shapes(arch):
+    for ours in our_shapes(arch, heads):
         theirs = ours
         for part, replacement in RENAMES[layout]:
             theirs = theirs.replace(part, replacement)
@@ -194,20 +197,21 @@ def aliases(layout: Layout, arch: str) -> dict[str, str]:
 
 
 @functools.cache
-def our_shapes(arch: str) -> dict[str, torch.Size]:
+def our_shapes(arch: str, heads: tuple[Head, ...] = ()) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in ARCHITECTURES[arch]().state_dict().items()}
+        model = ARCHITECTURES[arch]().add_heads(heads, seed=0)
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 @functools.cache
-def expected_shapes(layout: Layout, arch: str) -> dict[str, torch.Size]:
-    shapes = {theirs: our_shapes(arch)[ours] for ours, theirs in names(layout, arch).items()}
+def expected_shapes(layout: Layout, arch: str, heads: tuple[Head, ...] = ()) -> dict[str, torch.Size]:
+    shapes = {theirs: our_shapes(arch, heads)[ours] for ours, theirs in names(layout, arch, heads).items()}
     return shapes | {alias: shapes[name] for alias, name in aliases(layout, arch).items()}
 
 
 def check(state: Mapping[str, Tensor], layout: Layout, arch: str) -> None:
     """Raises ValueError unless the state dict has exactly the layout's tensors, aliases equal."""
-    expected = expected_shapes(layout, arch)
+    expected = expected_shapes(layout, arch, heads_of(state) if layout == "semraft" else ())
     faults = []
     if missing := expected.keys() - state.keys():
         faults.append(f"missing {shorten(missing)}")

@@ -25,6 +25,7 @@ from semraft.config import Precision, RunConfig, to_json
 from semraft.data.loader import training_batches
 from semraft.losses.objective import Objective, check_terms, needs_backward_flow, objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
+from semraft.losses.terms import TERMS
 from semraft.losses.weights import (
     Measured,
     NoGradient,
@@ -34,6 +35,7 @@ from semraft.losses.weights import (
     step_weights,
 )
 from semraft.models.build import build_model, settle_batch_norm
+from semraft.models.heads import given_by, is_of_head
 from semraft.sample import FlowBatch
 from semraft.training import sources
 from semraft.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
@@ -65,14 +67,18 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     precision = runtime.choose_precision(config.precision, device)
     config = replace(config, precision=precision, model=settle_batch_norm(config.model))
     training, weights = sources.training_data(config.data)
-    check_terms(config.loss, {dataset.name: dataset.provides for dataset in training})
+    given = given_by(config.model.heads)
+    check_terms(config.loss, {dataset.name: dataset.provides for dataset in training}, given)
     validation, left_out = sources.validation_data(config.data)
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config.model, weights="") if resume else config.model
     model = build_model(start, config.seed)
+    model.train_heads({field for chosen in config.loss.terms for field in TERMS[chosen.name].heads})
     if processes.leads and not resume:
         record = runtime.environment_record(device, precision, processes)
-        record["fingerprints"] = fingerprints(config, model.state_dict(), training, weights)
+        # Without heads: variants of one seed with and without them share the rest.
+        shared = {name: value for name, value in model.state_dict().items() if not is_of_head(name)}
+        record["fingerprints"] = fingerprints(config, shared, training, weights)
         _begin(run, config, record | sources.data_record(training, validation, left_out))
     model = model.to(device)
     optimizer = make_optimizer(model, config.optim)
