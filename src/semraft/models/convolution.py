@@ -4,6 +4,7 @@ Weights are laid out for that way once (`prepare`), then used on many inputs: ev
 the same. The parameters are those of `nn.Conv2d`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,12 +38,15 @@ def prepare(
     return Kernel(weight, bias, winograd.spectrum(weight), mirrored)
 
 
-def convolve(x: Float[Tensor, "B C H W"], kernel: Kernel) -> Float[Tensor, "B K H W"]:
-    """`conv2d` of stride 1 with the padding that keeps the size."""
+def convolve(
+    x: Float[Tensor, "B C H W"] | Sequence[Float[Tensor, "B _ H W"]], kernel: Kernel
+) -> Float[Tensor, "B K H W"]:
+    """`conv2d` of stride 1 with the padding that keeps the size; of several inputs, the channels in order."""
     weight, bias, spectrum, mirrored = kernel
     size = (weight.shape[2], weight.shape[3])
     if spectrum is not None:
-        return winograd.convolve(x, size, spectrum, mirrored, bias)
+        return winograd.convolve([x] if isinstance(x, Tensor) else x, size, spectrum, mirrored, bias)
+    x = x if isinstance(x, Tensor) else torch.cat(list(x), dim=1)
     if size == (1, 1) and x.device.type == "cpu":
         # On rows of channels this is a matrix product, which a 1x1 convolution of one image is not made into.
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)

@@ -45,7 +45,7 @@ class MotionEncoder(nn.Module):
         self, correlation: Float[Tensor, "B D h w"], flow: Float[Tensor, "B 2 h w"], kernels: Kernels
     ) -> Float[Tensor, "B M h w"]:
         seen, moved = run(self.correlation, correlation, kernels), run(self.flow, flow, kernels)
-        merged = F.relu(convolve(torch.cat([seen, moved], dim=1), kernels[self.merge]), inplace=True)
+        merged = F.relu(convolve((seen, moved), kernels[self.merge]), inplace=True)
         return torch.cat([merged, flow.to(merged.dtype)], dim=1)
 
 
@@ -99,11 +99,10 @@ class ConvGRU(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B H h w"], motion: Float[Tensor, "B M h w"], constants: GateConstants
     ) -> Float[Tensor, "B H h w"]:
-        gates = convolve(torch.cat([hidden, motion], dim=1), constants.gates) + constants.gates_share
+        gates = convolve((hidden, motion), constants.gates) + constants.gates_share
         update, reset = torch.sigmoid(gates).chunk(2, dim=1)
-        both = torch.cat([reset * hidden, motion], dim=1)
-        candidate = torch.tanh(convolve(both, constants.candidate) + constants.candidate_share)
-        return torch.lerp(hidden, candidate, update)
+        candidate = convolve((reset * hidden, motion), constants.candidate) + constants.candidate_share
+        return torch.lerp(hidden, torch.tanh(candidate), update)
 
 
 class UpdateConstants(NamedTuple):

@@ -10,6 +10,7 @@ they round least, 1.8 and 1.7 times the direct convolution's error (docs/perform
 channels_last: a pixel's channels lie together in memory.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,18 +61,19 @@ def mirrored(weight: Float[Tensor, "K C kh kw"]) -> Float[Tensor, "C K kh kw"]:
 
 
 def convolve(
-    x: Float[Tensor, "B C H W"],
+    parts: Sequence[Float[Tensor, "B _ H W"]],
     kernel_size: tuple[int, int],
     spectrum: Float[Tensor, "points C K"],
     mirrored_spectrum: Float[Tensor, "points K C"] | None,
     bias: Float[Tensor, " K"] | None,
 ) -> Float[Tensor, "B K H W"]:
-    """`conv2d` with a padding that keeps the size; gradients for x, spectrum and bias.
+    """`conv2d` of the parts' channels one after the other, with a padding that keeps the size.
 
-    `mirrored_spectrum`, that of the `mirrored` kernel, is what the gradient for x needs.
+    Gradients go to the parts, the spectrum and the bias. `mirrored_spectrum`, that of the `mirrored` kernel,
+    is what those of the parts need.
     """
-    x = x.contiguous(memory_format=torch.channels_last)
-    result: Tensor = _apply(x, kernel_size, spectrum, mirrored_spectrum, bias)
+    parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
+    result: Tensor = _apply(kernel_size, spectrum, mirrored_spectrum, bias, *parts)
     return result
 
 
@@ -79,82 +81,100 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
         kernel_size: tuple[int, int],
         spectrum: Tensor,
         mirrored_spectrum: Tensor | None,
         bias: Tensor | None,
+        *parts: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(x, mirrored_spectrum)
+        ctx.save_for_backward(mirrored_spectrum, *parts)
         ctx.kernel_size = kernel_size
-        return _convolve(x, kernel_size, spectrum, bias)
+        return _convolve(parts, kernel_size, spectrum, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, mirrored_spectrum = ctx.saved_tensors
+        mirrored_spectrum, *parts = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = of_spectrum = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_x = _convolve(gradient, ctx.kernel_size, mirrored_spectrum, None)
-        if ctx.needs_input_grad[2]:
-            of_spectrum = _correlate(x, gradient, ctx.kernel_size)
-        if ctx.needs_input_grad[4]:
+        of_spectrum = of_bias = None
+        of_parts: Sequence[Tensor | None] = [None] * len(parts)
+        if any(ctx.needs_input_grad[4:]):
+            of_all = _convolve([gradient], ctx.kernel_size, mirrored_spectrum, None)
+            of_parts = torch.split(of_all, [part.shape[1] for part in parts], dim=1)
+        if ctx.needs_input_grad[1]:
+            of_spectrum = _correlate(parts, gradient, ctx.kernel_size)
+        if ctx.needs_input_grad[3]:
             of_bias = gradient.sum((0, 2, 3))
-        return of_x, None, of_spectrum, None, of_bias
+        return None, of_spectrum, None, of_bias, *of_parts
 
 
 _apply: Any = _Convolution.apply
 
 
-def _convolve(x: Tensor, kernel_size: tuple[int, int], spectrum: Tensor, bias: Tensor | None) -> Tensor:
-    to_points, from_points, _ = _TRANSFORMS[max(kernel_size)]
-    down = kernel_size[1] == 1
+def _convolve(
+    parts: Sequence[Tensor], kernel_size: tuple[int, int], spectrum: Tensor, bias: Tensor | None
+) -> Tensor:
+    _, from_points, _ = _TRANSFORMS[max(kernel_size)]
     points, channels, out_channels = spectrum.shape
-    batch, _, height, width = x.shape
-    size = (batch, out_channels, height, width)
-    result = torch.empty(size, memory_format=torch.channels_last)
-    shift = x.new_zeros(out_channels) if bias is None else bias.detach()
-    inputs, results, shifts = _pixels(x), _pixels(result), shift.numpy()
-    block = _block_size(x)
-    spectra, products = x.new_empty(points, block, channels), x.new_empty(points, block, out_channels)
-    tiles = count_tiles(x.shape, kernel_size)
+    batch, _, height, width = parts[0].shape
+    result = torch.empty((batch, out_channels, height, width), memory_format=torch.channels_last)
+    shift = result.new_zeros(out_channels) if bias is None else bias.detach()
+    results, shifts, block = _pixels(result), shift.numpy(), BLOCK * torch.get_num_threads()
+    spectra, products = (
+        result.new_empty(points, block, channels),
+        result.new_empty(points, block, out_channels),
+    )
+    tiles = count_tiles(result.shape, kernel_size)
     for first in range(0, batch * tiles[0] * tiles[1], block):
         count = min(block, batch * tiles[0] * tiles[1] - first)
-        in_threads(to_points, count, inputs, spectra.numpy(), first, tiles, down)
+        _to_points(parts, kernel_size, spectra, first, count, tiles)
         if count == block:
             torch.bmm(spectra, spectrum, out=products)
         else:
             products[:, :count] = torch.bmm(spectra[:, :count], spectrum)
-        in_threads(from_points, count, products.numpy(), results, shifts, first, tiles, down)
+        arguments = (products.numpy(), results, shifts, first, tiles, kernel_size[1] == 1)
+        in_threads(from_points, count, *arguments)
     return result
 
 
-def _correlate(x: Tensor, gradient: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+def _correlate(parts: Sequence[Tensor], gradient: Tensor, kernel_size: tuple[int, int]) -> Tensor:
     """The gradient of the spectrum: the sum over tiles of transformed input times transformed gradient."""
-    to_points, _, gradient_to_points = _TRANSFORMS[max(kernel_size)]
-    down = kernel_size[1] == 1
+    *_, gradient_to_points = _TRANSFORMS[max(kernel_size)]
     points = int(np.prod([TILE + taps - 1 if taps > 1 else 1 for taps in kernel_size]))
-    channels, out_channels = x.shape[1], gradient.shape[1]
-    total = x.new_zeros(points, channels, out_channels)
-    inputs, gradients = _pixels(x), _pixels(gradient)
-    block = 2 * _block_size(x)
-    left, right = x.new_empty(points, block, channels), x.new_empty(points, block, out_channels)
-    tiles = count_tiles(x.shape, kernel_size)
-    for first in range(0, x.shape[0] * tiles[0] * tiles[1], block):
-        count = min(block, x.shape[0] * tiles[0] * tiles[1] - first)
-        in_threads(to_points, count, inputs, left.numpy(), first, tiles, down)
-        in_threads(gradient_to_points, count, gradients, right.numpy(), first, tiles, down)
+    channels, out_channels = sum(part.shape[1] for part in parts), gradient.shape[1]
+    total = gradient.new_zeros(points, channels, out_channels)
+    block = 2 * BLOCK * torch.get_num_threads()
+    left, right = total.new_empty(points, block, channels), total.new_empty(points, block, out_channels)
+    tiles = count_tiles(gradient.shape, kernel_size)
+    number = gradient.shape[0] * tiles[0] * tiles[1]
+    for first in range(0, number, block):
+        count = min(block, number - first)
+        _to_points(parts, kernel_size, left, first, count, tiles)
+        arguments = (_pixels(gradient), right.numpy(), first, tiles, kernel_size[1] == 1)
+        in_threads(gradient_to_points, count, *arguments)
         total.baddbmm_(left[:, :count].transpose(1, 2), right[:, :count])
     return total
 
 
+def _to_points(
+    parts: Sequence[Tensor],
+    kernel_size: tuple[int, int],
+    spectra: Tensor,
+    first: int,
+    count: int,
+    tiles: tuple[int, int],
+) -> None:
+    """Transforms `count` tiles of every part into its channels of `spectra`."""
+    to_points, *_ = _TRANSFORMS[max(kernel_size)]
+    offset = 0
+    for part in parts:
+        arguments = (_pixels(part), spectra.numpy(), offset, first, tiles, kernel_size[1] == 1)
+        in_threads(to_points, count, *arguments)
+        offset += part.shape[1]
+
+
 def _pixels(x: Tensor) -> np.ndarray:
     return x.detach().permute(0, 2, 3, 1).numpy()
-
-
-def _block_size(x: Tensor) -> int:
-    return BLOCK * torch.get_num_threads()
 
 
 def count_tiles(shape: torch.Size, kernel_size: tuple[int, int]) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 Each works on tiles `start` to `stop` of a block whose first tile is number `first`; tiles are counted along
 rows, then columns, then images, `tiles` of them (rows, columns) an image. Images are [image, y, x, channel],
-spectra and products [point, tile, channel]. A loop over channels inside a transform of scalars is what
-compiles to vector instructions.
+spectra and products [point, tile, channel]; `offset` is an image's first channel among those of all images
+that are convolved together. A loop over channels inside a transform of scalars is what compiles to vector
+instructions.
 """
 
 from typing import no_type_check
@@ -97,7 +98,7 @@ def _corner(tile, tiles):
 
 @njit(cache=True, nogil=True, fastmath=REORDERED_SUMS)
 @no_type_check
-def to_points_3x3(start, stop, images, spectra, first, tiles, down):
+def to_points_3x3(start, stop, images, spectra, offset, first, tiles, down):
     channels = images.shape[3]
     outside, half = np.zeros(channels, np.float32), np.empty((6, 6, channels), np.float32)
     for t in range(start, stop):
@@ -116,8 +117,16 @@ def to_points_3x3(start, stop, images, spectra, first, tiles, down):
             h, s = half[i], 6 * i
             for c in range(channels):
                 v0, v1, v2, v3, v4, v5 = _input_6(h[0, c], h[1, c], h[2, c], h[3, c], h[4, c], h[5, c])
-                spectra[s, t, c], spectra[s + 1, t, c], spectra[s + 2, t, c] = v0, v1, v2
-                spectra[s + 3, t, c], spectra[s + 4, t, c], spectra[s + 5, t, c] = v3, v4, v5
+                spectra[s, t, offset + c], spectra[s + 1, t, offset + c], spectra[s + 2, t, offset + c] = (
+                    v0,
+                    v1,
+                    v2,
+                )
+                (
+                    spectra[s + 3, t, offset + c],
+                    spectra[s + 4, t, offset + c],
+                    spectra[s + 5, t, offset + c],
+                ) = v3, v4, v5
 
 
 @njit(cache=True, nogil=True, fastmath=REORDERED_SUMS)
@@ -175,7 +184,7 @@ def gradient_to_points_3x3(start, stop, gradients, spectra, first, tiles, down):
 
 @njit(cache=True, nogil=True, fastmath=REORDERED_SUMS)
 @no_type_check
-def to_points_5(start, stop, images, spectra, first, tiles, down):
+def to_points_5(start, stop, images, spectra, offset, first, tiles, down):
     """Along columns, or rows where `down`."""
     channels = images.shape[3]
     outside = np.zeros(channels, np.float32)
@@ -199,8 +208,18 @@ def to_points_5(start, stop, images, spectra, first, tiles, down):
         )
         for c in range(channels):
             v0, v1, v2, v3, v4, v5, v6, v7 = _input_8(p0[c], p1[c], p2[c], p3[c], p4[c], p5[c], p6[c], p7[c])
-            spectra[0, t, c], spectra[1, t, c], spectra[2, t, c], spectra[3, t, c] = v0, v1, v2, v3
-            spectra[4, t, c], spectra[5, t, c], spectra[6, t, c], spectra[7, t, c] = v4, v5, v6, v7
+            (
+                spectra[0, t, offset + c],
+                spectra[1, t, offset + c],
+                spectra[2, t, offset + c],
+                spectra[3, t, offset + c],
+            ) = v0, v1, v2, v3
+            (
+                spectra[4, t, offset + c],
+                spectra[5, t, offset + c],
+                spectra[6, t, offset + c],
+                spectra[7, t, offset + c],
+            ) = v4, v5, v6, v7
 
 
 @njit(cache=True, nogil=True, fastmath=REORDERED_SUMS)

@@ -75,7 +75,7 @@ def test_the_middle_tap_alone_gives_the_input_back(kernel: tuple[int, int]) -> N
     weight = torch.zeros(1, 1, *kernel)
     weight[..., kernel[0] // 2, kernel[1] // 2] = 1
     x = torch.randn(2, 1, 9, 14)
-    y = winograd.convolve(x, kernel, winograd.spectrum(weight), None, None)
+    y = winograd.convolve([x], kernel, winograd.spectrum(weight), None, None)
     torch.testing.assert_close(y, x, rtol=0, atol=1e-5)
 
 
@@ -118,3 +118,17 @@ def test_gradients_accumulate_over_uses_of_one_kernel() -> None:
     (twice,) = torch.autograd.grad((convolve(x, prepared) + convolve(x, prepared)).sum(), weight)
     (once,) = torch.autograd.grad(convolve(x, prepare(weight, bias, x)).sum(), weight)
     torch.testing.assert_close(twice, 2 * once)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 5), (1, 1)])
+def test_parts_are_their_channels_one_after_the_other(kernel: tuple[int, int]) -> None:
+    """In values and gradients. Red when: a part's offset among the channels is that of another."""
+    x, weight, bias = make(kernel)
+    parts = [part.detach().requires_grad_() for part in x.split([20, 13], dim=1)]
+    prepared = prepare(weight, bias, x)
+    y, whole = convolve(parts, prepared), convolve(x, prepared)
+    torch.testing.assert_close(y, whole, rtol=0, atol=1e-6)
+    gradients = torch.autograd.grad(y.square().sum(), [*parts, weight], retain_graph=True)
+    of_x, of_weight = torch.autograd.grad(whole.square().sum(), [x, weight])
+    torch.testing.assert_close(torch.cat(gradients[:2], dim=1), of_x)
+    torch.testing.assert_close(gradients[2], of_weight)
