@@ -139,6 +139,8 @@ def predict(
 ) -> None:
     """Flow for two images, a folder of frames, or a video.
 
+    A network with heads also writes what they say: NAME_labels.png, NAME_occlusion.png.
+
     Args:
         checkpoint: A semraft checkpoint, public RAFT or torchvision weights.
         inputs: Two images, one folder (consecutive frames, or KITTI's *_10/*_11 pairs), or one video.
@@ -163,8 +165,8 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     for pair in tqdm(pairs, total=count, unit="pair"):
         images = pair.image1, pair.image2
-        flows = inference.refinements(model, *images, updates, precision=chosen, keep="last")
-        inference.write_prediction(out, pair.name, flows[-1], formats)
+        found = inference.estimate(model, *images, updates, precision=chosen, keep="last")
+        inference.write_prediction(out, pair.name, found, formats)
     print(f"flow: {out}")
 
 

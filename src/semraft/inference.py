@@ -17,11 +17,14 @@ from torch.nn import functional as F
 from semraft import runtime
 from semraft.config import CorrelationKind, Precision
 from semraft.data.formats import write_flow
-from semraft.data.pictures import read_image, write_image
+from semraft.data.pictures import read_image, write_image, write_mask, write_palette
+from semraft.data.taxonomy import PALETTE
 from semraft.models.encoder import STRIDE
 from semraft.models.raft import RAFT
 from semraft.models.weights import load_model
 from semraft.ops.color import flow_to_color
+from semraft.ops.occlusion import predicted
+from semraft.sample import Estimate
 
 IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -57,7 +60,6 @@ def predict(
     return refinements(model, image1, image2, num_updates, keep="last")[0]
 
 
-@torch.inference_mode()
 def refinements(
     model: RAFT,
     image1: UInt8[np.ndarray, "H W 3"],
@@ -67,8 +69,25 @@ def refinements(
     precision: Precision = "float32",
     keep: Literal["all", "last"] = "all",
     top_padding: Literal["half", "none"] = "half",
-) -> list[Float32[np.ndarray, "H W 2"]]:
-    """The flow after each refinement, or after the last alone.
+) -> Sequence[Float32[np.ndarray, "H W 2"]]:
+    """The flow after each refinement, or after the last alone; padded as in `estimate`."""
+    return estimate(
+        model, image1, image2, num_updates, precision=precision, keep=keep, top_padding=top_padding
+    ).flows
+
+
+@torch.inference_mode()
+def estimate(
+    model: RAFT,
+    image1: UInt8[np.ndarray, "H W 3"],
+    image2: UInt8[np.ndarray, "H W 3"],
+    num_updates: int,
+    *,
+    precision: Precision = "float32",
+    keep: Literal["all", "last"] = "all",
+    top_padding: Literal["half", "none"] = "half",
+) -> Estimate:
+    """The flow after each refinement, or after the last alone, and what the network's heads say.
 
     Pads as RAFT's evaluation does, so that published figures can be met: half of the padding left and half
     right; above half (its Sintel way), or none and all of it below (its KITTI way).
@@ -91,7 +110,14 @@ def refinements(
         prediction = model(tensors[0], tensors[1], num_updates, keep=keep)
     model.train(was_training)
     window = (..., slice(top, top + height), slice(left, left + width))
-    return [flow[window][0].permute(1, 2, 0).float().cpu().numpy() for flow in prediction.flows]
+    flows = [flow[window][0].permute(1, 2, 0).float().cpu().numpy() for flow in prediction.flows]
+    logits = prediction.occlusion
+    occluded = None if logits is None else predicted(logits[window])[0].cpu().numpy()
+    labels = [
+        None if classes is None else classes[window][0].argmax(dim=0).byte().cpu().numpy()
+        for classes in (prediction.segmentation1, prediction.segmentation2)
+    ]
+    return Estimate(flows=flows, occluded1=occluded, labels1=labels[0], labels2=labels[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +188,13 @@ def _pairs_of_video(path: Path) -> tuple[int, Iterator[FramePair]]:
     return max(frames - 1, 0), pairs()
 
 
-def write_prediction(
-    out: Path, name: str, flow: Float32[np.ndarray, "H W 2"], formats: Sequence[str]
-) -> None:
-    """Writes one flow as `flo` (NAME.flo), `kitti` (NAME_kitti.png) and `color` (NAME_flow.png)."""
+def write_prediction(out: Path, name: str, found: Estimate, formats: Sequence[str]) -> None:
+    """Writes the last flow as `flo` (NAME.flo), `kitti` (NAME_kitti.png) and `color` (NAME_flow.png).
+
+    Of heads: the classes of frame 1 (NAME_labels.png, ids with a palette), what is occluded
+    (NAME_occlusion.png, 255 where it is).
+    """
+    flow = found.flows[-1]
     if "flo" in formats:
         write_flow(out / f"{name}.flo", flow)
     if "kitti" in formats:
@@ -175,3 +204,7 @@ def write_prediction(
             warnings.warn(f"{path}: {lost} pixels beyond +-512 px are marked invalid", stacklevel=2)
     if "color" in formats:
         write_image(out / f"{name}_flow.png", flow_to_color(flow))
+    if found.labels1 is not None:
+        write_palette(out / f"{name}_labels.png", found.labels1, PALETTE)
+    if found.occluded1 is not None:
+        write_mask(out / f"{name}_occlusion.png", found.occluded1)

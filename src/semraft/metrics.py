@@ -32,6 +32,22 @@ METRICS: dict[str, Metric] = {
     "wauc": Metric("100 sum_i w_i mean(e <= i/20 px) / sum_i w_i, w_i = (101 - i)/100", "0..100", "higher"),
     "wauc_image_mean": Metric("mean over pairs of the pair's wauc", "0..100", "higher"),
     "flow_px": Metric("mean length of the predicted flow, where there is no ground truth", "px", "neither"),
+    "miou_pct": Metric("mean of iou_pct over the classes that are labelled or decoded", "per cent", "higher"),
+    "iou_pct": Metric(
+        "decoded and labelled as the class / decoded or labelled so, known pixels of both frames",
+        "per cent",
+        "higher",
+    ),
+    "temporal_consistency_pct": Metric(
+        "visible pixels whose decoded class is the one decoded where the true flow leads / visible pixels",
+        "per cent",
+        "higher",
+    ),
+    "occlusion_f1_pct": Metric(
+        "2 TP / (2 TP + FP + FN) of the pixels called occluded; of one kind: among that kind and the visible",
+        "per cent",
+        "higher",
+    ),
     "valid": Metric("number of valid pixels", "pixels", "neither"),
     "non_finite": Metric("valid pixels with NaN or Inf predicted: counted as e = Inf", "pixels", "lower"),
 }
@@ -49,6 +65,7 @@ STRATA: dict[str, str] = {
     "occluded": "not visible in frame 2: covered, or out of frame",
     "visible": "visible in frame 2",
     "out_of_frame": "the ground truth leads out of the image",
+    "covered": "in frame, but covered there by something nearer",
     "noc": "KITTI's non-occluded ground truth",
     "foreground": "KITTI's object map (Fl-fg)",
     "background": "outside KITTI's object map (Fl-bg)",
@@ -189,6 +206,62 @@ def measure(
         if all(part in record for part in parts):
             record[merged] = _add([record[part] for part in parts])
     return record
+
+
+Ratio = tuple[float, float]
+"""What a pair adds to a score that is a ratio: below the line, and above it; sums of both are pooled."""
+
+
+def label_overlap(
+    predicted: UInt8[np.ndarray, "H W"], labels: UInt8[np.ndarray, "H W"], class_names: Sequence[str]
+) -> dict[str, Ratio]:
+    """`iou_pct` of each class as a ratio; a label beyond `class_names` is not known, and does not count."""
+    size = len(class_names)
+    known = labels < size
+    pairs = np.bincount(labels[known].astype(np.intp) * size + predicted[known], minlength=size**2)
+    table = pairs.reshape(size, size)
+    both, either = table.diagonal(), table.sum(axis=0) + table.sum(axis=1) - table.diagonal()
+    return {
+        metric_name("iou_pct", name): (float(either[k]), 100 * float(both[k]))
+        for k, name in enumerate(class_names)
+    }
+
+
+def mean_over_classes(scores: Mapping[str, float]) -> dict[str, float]:
+    """`miou_pct` of the `iou_pct_CLASS` among some scores; nothing where there is none."""
+    classes = [value for name, value in scores.items() if name.startswith("iou_pct_")]
+    return {"miou_pct": fsum(classes) / len(classes)} if classes else {}
+
+
+def label_consistency(
+    predicted1: UInt8[np.ndarray, "H W"],
+    predicted2: UInt8[np.ndarray, "H W"],
+    flow_gt: Float[np.ndarray, "H W 2"],
+    visible: Bool[np.ndarray, "H W"],
+) -> Ratio:
+    """`temporal_consistency_pct` as a ratio, by the pixel nearest to where flow_gt leads."""
+    y, x = np.nonzero(visible & ~leaves_frame(flow_gt))
+    target_x, target_y = np.rint(flow_gt[y, x] + np.stack([x, y], axis=-1)).astype(np.intp).T
+    same = predicted1[y, x] == predicted2[target_y, target_x]
+    return float(len(same)), 100 * float(same.sum())
+
+
+def occlusion_overlap(
+    predicted: Bool[np.ndarray, "H W"],
+    occluded: Bool[np.ndarray, "H W"],
+    flow_gt: Float[np.ndarray, "H W 2"],
+    valid: Bool[np.ndarray, "H W"],
+) -> dict[str, Ratio]:
+    """`occlusion_f1_pct` as ratios, of all pixels and by kind; no kind is known without valid flow."""
+    outside = leaves_frame(flow_gt)
+    kinds = {ALL: occluded, "out_of_frame": occluded & valid & outside}
+    kinds["covered"] = occluded & valid & ~outside
+    found: dict[str, Ratio] = {}
+    for kind, pixels in kinds.items():
+        hits = 2 * float((predicted & pixels).sum())
+        wrong = float((predicted & ~occluded).sum() + (pixels & ~predicted).sum())
+        found[metric_name("occlusion_f1_pct", kind)] = hits + wrong, 100 * hits
+    return found
 
 
 def leaves_frame(flow: Float[np.ndarray, "H W 2"]) -> Bool[np.ndarray, "H W"]:

@@ -6,7 +6,7 @@ flow is stored as 0 and never read; labels are in the common taxonomy with 255 i
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -182,6 +182,17 @@ class Prediction:
     def flow(self) -> Float[torch.Tensor, "B 2 H W"]:
         """The last refinement's flow, in pixels."""
         return self.flows[-1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a network says of one pair, as arrays: a `Prediction` decided. None: it has no such head."""
+
+    flows: Sequence[Float32[np.ndarray, "H W 2"]]
+    """After each refinement asked for, the last one being the prediction."""
+    occluded1: Bool[np.ndarray, "H W"] | None = None
+    labels1: UInt8[np.ndarray, "H W"] | None = None
+    labels2: UInt8[np.ndarray, "H W"] | None = None
 
 
 class Problem(NamedTuple):

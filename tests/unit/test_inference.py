@@ -9,8 +9,11 @@ import torch
 
 import semraft
 from semraft import inference
+from semraft.config import ModelConfig
 from semraft.data.formats import read_flow
-from semraft.data.pictures import write_image
+from semraft.data.pictures import read_ids, read_mask, write_image
+from semraft.models.build import build_model
+from semraft.sample import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +91,32 @@ def test_a_video_gives_its_consecutive_frames(tmp_path: Path) -> None:
 
 def test_what_is_written_can_be_read(tmp_path: Path, rng: np.random.Generator) -> None:
     flow = rng.normal(0, 20, (12, 17, 2)).astype(np.float32)
-    inference.write_prediction(tmp_path, "a", flow, ("flo", "kitti", "color"))
+    inference.write_prediction(tmp_path, "a", Estimate(flows=[flow]), ("flo", "kitti", "color"))
     np.testing.assert_array_equal(read_flow(tmp_path / "a.flo")[0], flow)
     np.testing.assert_allclose(read_flow(tmp_path / "a_kitti.png", encoding="kitti")[0], flow, atol=1 / 128)
     assert (tmp_path / "a_flow.png").exists()
+
+
+def test_what_heads_say_is_written(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Of 70 x 93, which is padded. Red when: the window is not cut, or frame 2's labels are written."""
+    heads = build_model(ModelConfig(arch="tiny", heads=("occlusion", "decoder")), 1)
+    images = frame(rng), frame(rng)
+    found = inference.estimate(heads, *images, 2, keep="last")
+    inference.write_prediction(tmp_path, "a", found, ())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_labels.png", "a_occlusion.png"]
+    labels, occluded = read_ids(tmp_path / "a_labels.png"), read_mask(tmp_path / "a_occlusion.png")
+    assert labels.shape == occluded.shape == (70, 93)
+    np.testing.assert_array_equal(labels, found.labels1)
+    np.testing.assert_array_equal(occluded, found.occluded1)
+    assert (found.labels1 != found.labels2).any()
+    assert len(np.unique(labels)) > 1
 
 
 def test_pixels_a_format_cannot_hold_are_told(tmp_path: Path) -> None:
     flow = np.zeros((12, 17, 2), dtype=np.float32)
     flow[3, 4] = 700
     with pytest.warns(UserWarning, match="1 pixels"):
-        inference.write_prediction(tmp_path, "a", flow, ("kitti",))
+        inference.write_prediction(tmp_path, "a", Estimate(flows=[flow]), ("kitti",))
 
 
 @pytest.mark.parametrize("inputs", [[], ["a.png"], ["a.png", "b.png", "c.png"], ["notes.txt"]])

@@ -22,15 +22,29 @@ from tqdm import tqdm
 
 from semraft.data.pairs import WrongSize
 from semraft.data.taxonomy import CLASSES, SKY
-from semraft.metrics import ALL, Record, endpoint_error, measure, metric_name, pair_metrics, pool
+from semraft.metrics import (
+    ALL,
+    Ratio,
+    Record,
+    endpoint_error,
+    label_consistency,
+    label_overlap,
+    mean_over_classes,
+    measure,
+    metric_name,
+    occlusion_overlap,
+    pair_metrics,
+    pool,
+)
 from semraft.ops.occlusion import forward_backward, out_of_frame
 from semraft.ops.segments import boundary_distance
 from semraft.ops.warp import warp
-from semraft.sample import DamagedFile, FlowDataset, FlowSample, Problem
+from semraft.sample import DamagedFile, Estimate, FlowDataset, FlowSample, Problem
 from semraft.tracking import write_text
 
-Predict = Callable[[FlowSample], Sequence[Float32[np.ndarray, "H W 2"]]]
-"""A sample -> the flow after each refinement, the last one being the prediction; often only that one."""
+Predict = Callable[[FlowSample], Sequence[Float32[np.ndarray, "H W 2"]] | Estimate]
+"""A sample -> the flow after each refinement, the last one being the prediction, and often only that one; an
+Estimate where heads are to be scored too."""
 
 BASELINES = ("zero", "constant", "farneback", "dis")
 """What can be scored without a network."""
@@ -118,9 +132,10 @@ def evaluate(
     label = f"{dataset.name} {dataset.split}"
     with tqdm(total=len(indices), desc=label, unit="pair", disable=not progress) as bar:
 
-        def predictions() -> Iterator[tuple[FlowSample, Sequence[Float32[np.ndarray, "H W 2"]]]]:
+        def predictions() -> Iterator[tuple[FlowSample, Estimate]]:
             for sample in _readable(dataset, indices, damaged, skipped):
-                yield sample, predict(sample)
+                found = predict(sample)
+                yield sample, found if isinstance(found, Estimate) else Estimate(flows=found)
                 bar.update()
 
         scores = list(_in_background(_score, predictions(), ahead=1))
@@ -252,13 +267,34 @@ def derive_occlusion(sample: FlowSample) -> Bool[np.ndarray, "H W"] | None:
 class _Score(NamedTuple):
     row: dict[str, Any]
     record: Record
-    means: dict[str, tuple[int, float]]
+    means: dict[str, Ratio]
     """Name -> number of pixels and sum over them, of what has no strata."""
     occlusion_derived: bool
 
 
-def _score(predicted: tuple[FlowSample, Sequence[Float32[np.ndarray, "H W 2"]]]) -> _Score:
-    sample, flows = predicted
+def head_scores(
+    sample: FlowSample, found: Estimate, masks: Mapping[str, Bool[np.ndarray, "H W"]]
+) -> dict[str, Ratio]:
+    """Scores of what heads say, where the sample knows better; occlusion against the exact one alone."""
+    scores: dict[str, Ratio] = {}
+    for labels, predicted in ((sample.labels1, found.labels1), (sample.labels2, found.labels2)):
+        if labels is not None and predicted is not None:
+            overlap = label_overlap(predicted, labels, _CLASS_NAMES)
+            for name, (below, above) in overlap.items():
+                before = scores.get(name, (0.0, 0.0))
+                scores[name] = before[0] + below, before[1] + above
+    if found.labels1 is not None and found.labels2 is not None and "occluded" in masks:
+        visible = sample.valid & ~masks["occluded"]
+        consistency = label_consistency(found.labels1, found.labels2, sample.flow, visible)
+        scores["temporal_consistency_pct"] = consistency
+    if found.occluded1 is not None and sample.occluded1 is not None:
+        scores |= occlusion_overlap(found.occluded1, sample.occluded1, sample.flow, sample.valid)
+    return scores
+
+
+def _score(predicted: tuple[FlowSample, Estimate]) -> _Score:
+    sample, found = predicted
+    flows = found.flows
     shapes = {flow.shape for flow in flows}
     if shapes != {sample.flow.shape}:
         raise ValueError(f"{sample.id}: predicted flow {sorted(shapes)}, expected {sample.flow.shape}")
@@ -268,7 +304,7 @@ def _score(predicted: tuple[FlowSample, Sequence[Float32[np.ndarray, "H W 2"]]])
     )
     if sample.dataset == "kitti" and "moving" in record:  # The devkit's own names for the object map.
         record |= {"foreground": record["moving"], "background": record["static"]}
-    means: dict[str, tuple[int, float]] = {}
+    means = head_scores(sample, found, masks)
     if sample.labels1 is not None:
         length = endpoint_error(flows[-1], np.zeros_like(sample.flow), np.isin(sample.labels1, SKY))
         means[metric_name("flow_px", "sky")] = len(length), float(length.sum())
@@ -276,8 +312,9 @@ def _score(predicted: tuple[FlowSample, Sequence[Float32[np.ndarray, "H W 2"]]])
         totals = [float(endpoint_error(flow, sample.flow, sample.valid).sum()) for flow in flows[:-1]]
         for number, total in enumerate((*totals, record[ALL].error_px)):
             means[metric_name("epe", f"iter_{number:03d}")] = record[ALL].valid, total
+    unpooled = {name: total / count for name, (count, total) in means.items() if count}
     row = {"id": sample.id, "scene": sample.scene, **pair_metrics(record)}
-    row |= {name: total / count for name, (count, total) in means.items() if count}
+    row |= unpooled | mean_over_classes(unpooled)
     return _Score(row, record, means, "occluded" in masks and sample.occluded1 is None)
 
 
@@ -287,7 +324,7 @@ def _pool(scores: Sequence[_Score]) -> dict[str, float]:
         parts = [score.means[name] for score in scores if name in score.means]
         if count := sum(part_count for part_count, _ in parts):
             metrics[name] = math.fsum(total for _, total in parts) / count
-    return metrics
+    return metrics | mean_over_classes(metrics)
 
 
 def _readable(

@@ -1,7 +1,7 @@
 """Scores a network under way: on the batch it just saw, and on the validation draws of its run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,24 @@ from jaxtyping import Float32
 
 from semraft import tracking
 from semraft.config import Precision, RunConfig
-from semraft.inference import refinements
+from semraft.inference import estimate
 from semraft.losses.reduction import process_count
 from semraft.metrics import endpoint_error, measure, pool
 from semraft.models.raft import RAFT
-from semraft.sample import FlowBatch, FlowDataset, FlowSample, Prediction
-from semraft.training.evaluate import Evaluation, Predict, evaluate, write_per_sample
+from semraft.sample import Estimate, FlowBatch, FlowDataset, FlowSample, Prediction
+from semraft.training.evaluate import Evaluation, evaluate, write_per_sample
 
 PADDED_BELOW = ("kitti", "kitti-2012")
 """Data sets whose published figures were made with all padding below the image."""
 
 
-def network_predictor(model: RAFT, num_updates: int, precision: Precision = "float32") -> Predict:
-    """A network as something that can be scored: the flow after every refinement."""
+def network_predictor(
+    model: RAFT, num_updates: int, precision: Precision = "float32"
+) -> Callable[[FlowSample], Estimate]:
+    """A network as something that can be scored: the flow after every refinement, and what heads say."""
 
-    def predict(sample: FlowSample) -> Sequence[Float32[np.ndarray, "H W 2"]]:
-        return refinements(
+    def predict(sample: FlowSample) -> Estimate:
+        return estimate(
             model,
             sample.image1,
             sample.image2,
@@ -58,13 +60,11 @@ def validate(
     for split, (dataset, indices) in validation.items():
         kept = {dataset.pairs[index].id for index in indices[: config.saved_pairs]} if keep_pairs else set()
 
-        def predict_and_keep(
-            sample: FlowSample, split: str = split, kept: set[str] = kept
-        ) -> Sequence[Float32[np.ndarray, "H W 2"]]:
-            flows = predict(sample)
+        def predict_and_keep(sample: FlowSample, split: str = split, kept: set[str] = kept) -> Estimate:
+            found = predict(sample)
             if sample.id in kept:
-                keep_pair(run / tracking.PAIRS / split, sample, flows[-1])
-            return flows
+                keep_pair(run / tracking.PAIRS / split, sample, found.flows[-1])
+            return found
 
         evaluation = evaluate(predict_and_keep, dataset, indices, damaged=config.data.damaged, progress=True)
         evaluations[split] = evaluation
