@@ -47,15 +47,11 @@ CONFIG = AugmentConfig()
 
 
 def color_jitter() -> Callable[[Image.Image], Image.Image]:
-    """torchvision's ColorJitter, where its compiled part needs another torch too."""
-    try:
-        from torchvision.transforms import ColorJitter
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        from torchvision.transforms import ColorJitter
-    return ColorJitter(CONFIG.brightness, CONFIG.contrast, CONFIG.saturation, CONFIG.hue_turns)
+    """torchvision's ColorJitter."""
+    from torchvision_here import torchvision
+
+    changes = (CONFIG.brightness, CONFIG.contrast, CONFIG.saturation, CONFIG.hue_turns)
+    return torchvision.transforms.ColorJitter(*changes)
 
 
 def plain_sample(

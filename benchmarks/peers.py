@@ -29,19 +29,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from torch import Tensor, nn
+from torchvision_here import torchvision
 
 import semraft
 from semraft.losses import sequence_loss
 from semraft.models.weights import convert, revert
 from semraft.runtime import choose_precision
 
-try:
-    from torchvision.models import optical_flow
-except RuntimeError:  # The CPU build of torch: two operators that RAFT does not use are not declared.
-    LIBRARY = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
-        LIBRARY.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from torchvision.models import optical_flow
+optical_flow = torchvision.models.optical_flow
 
 
 @dataclass(frozen=True)
