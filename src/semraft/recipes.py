@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from semraft.config import (
     AugmentConfig,
     DataConfig,
+    Head,
     LossConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
     TermConfig,
     WorldConfig,
+    parse_term,
 )
 
 
@@ -61,6 +63,58 @@ WORLD = RunConfig(
 
 def _with_v1(config: RunConfig) -> RunConfig:
     return replace(config, loss=replace(config.loss, terms=(*config.loss.terms, V1)))
+
+
+def _on_the_world(*terms: str, heads: tuple[Head, ...] = ()) -> RunConfig:
+    """world-base with further terms, as one types them, and heads."""
+    more = (*WORLD.loss.terms, *map(parse_term, terms))
+    return replace(WORLD, model=replace(WORLD.model, heads=heads), loss=replace(WORLD.loss, terms=more))
+
+
+_RAMPED = "measure-after=50,ramp=150"
+"""From scratch a term enters once flow is more than noise; the rate warms up over 25 of the 500 steps."""
+
+
+def _idea_recipes() -> dict[str, Recipe]:
+    """The ideas of the study's notes at the world's scale; weights are first guesses, not tuned."""
+    decoder = "segmentation:0.5"
+    consistency = f"temporal-consistency:share=0.1,{_RAMPED}"
+    warp, there = f"label-warp:share=0.4,where=things,{_RAMPED}", "mask=forward-backward"
+    signed = f"signed-distance:share=0.4,where=things,{_RAMPED}"
+    return {
+        "world-v1-instance": Recipe(
+            "V1's smoothness inside instances instead of classes",
+            _on_the_world("smoothness:0.5,order=1,boundary=instance,mask=same-label"),
+        ),
+        "world-smoothness2": Recipe(
+            "second-order smoothness inside classes: planes may slant",
+            _on_the_world(f"smoothness:share=0.1,order=2,{_RAMPED}"),
+        ),
+        "world-label-warp": Recipe(
+            "labels of things must match along the flow, but where forward and backward flow disagree",
+            _on_the_world(f"{warp},{there}"),
+        ),
+        "world-signed-distance": Recipe(
+            "label warp with a slope that reaches further, and census",
+            _on_the_world(f"{signed},{there}", f"census:share=0.2,where=things,{there},{_RAMPED}"),
+        ),
+        "world-occlusion": Recipe(
+            "label warp where an occlusion head, learning from the exact occlusion, sees frame 2",
+            _on_the_world("occlusion:0.5", f"{warp},mask=predicted", heads=("occlusion",)),
+        ),
+        "world-decoder": Recipe(
+            "classes of both frames are decoded from the features that are matched",
+            _on_the_world(decoder, heads=("decoder",)),
+        ),
+        "world-decoder-temporal": Recipe(
+            "world-decoder whose classes must agree along the flow",
+            _on_the_world(decoder, consistency, heads=("decoder",)),
+        ),
+        "world-decoder-down": Recipe(
+            "world-decoder two stages further down and back up",
+            _on_the_world(decoder, heads=("decoder-down",)),
+        ),
+    }
 
 
 def _overfit(config: RunConfig) -> RunConfig:
@@ -145,6 +199,7 @@ def _make() -> dict[str, Recipe]:
                 OptimConfig(batch=6, learning_rate=1.25e-4, weight_decay=1e-4),
             ),
         ),
+        **_idea_recipes(),
         **_study_recipes(),
     }
     return {
