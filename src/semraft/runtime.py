@@ -25,8 +25,10 @@ DTYPES: dict[Precision, torch.dtype] = {
 """Precision name -> the dtype of autocast."""
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of mallopt(3)'s parameters in malloc.h."""
+_LARGEST_THRESHOLD = 32 << 20
+"""Bytes: glibc takes no larger one, and above it a block is better given back than left as a hole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +72,15 @@ def leave_processes() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep large blocks that were freed, for the next tensor of their size.
+    """Has the C library keep blocks of up to 32 MiB that were freed, for the next tensor of their size.
 
     By default every large tensor is asked from the system and given back: the pages of each are cleared and
-    mapped anew, 15 % of a training step on the CPU (docs/performance.md). Does nothing where the library is
-    not glibc.
+    mapped anew, a tenth of a training step on the CPU (docs/performance.md). Does nothing where the library
+    is not glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
         library.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
