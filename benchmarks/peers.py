@@ -28,6 +28,7 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from memory import memory_mb
 from torch import Tensor, nn
 from torchvision_here import torchvision
 
@@ -186,12 +187,6 @@ def measure_memory(contestant: str, work: Work, precision: str, official: str | 
     before_mb = memory_mb("VmRSS")
     run()
     print(memory_mb("VmHWM") - before_mb)
-
-
-def memory_mb(field: str) -> float:
-    """Resident memory of this process now (VmRSS) or at most (VmHWM); a child inherits getrusage's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1e3
 
 
 def main() -> None:

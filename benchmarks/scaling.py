@@ -21,13 +21,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from memory import memory_mb
 
 import semraft
 from semraft.losses import sequence_loss
 from semraft.runtime import keep_freed_memory
-
-sys.path.insert(0, str(Path(__file__).parent))
-from peers import memory_mb
 
 
 @dataclass(frozen=True)
