@@ -141,10 +141,10 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     first = [next(line for line in lines(run) if line["split"] == "train") for run in runs]
     assert first[1]["flow_loss"] == pytest.approx(first[0]["flow_loss"], rel=1e-5)
     expected, found = weights(runs[0]), weights(runs[1])
-    for name in expected:
-        # A bias before an instance norm does nothing: its gradient is rounding, which Adam blows up.
-        if not (name.startswith("feature_encoder") and name.endswith("bias")):
-            assert torch.allclose(expected[name], found[name], atol=1e-3), name
+    # All together: Adam blows up a gradient that is rounding alone (a bias before an instance norm's), and
+    # half a batch may be convolved another way. Seen: 3e-4.
+    distance = sum(float((found[name] - value).square().sum()) for name, value in expected.items())
+    assert distance < 1e-6 * sum(float(value.square().sum()) for value in expected.values())
 
 
 @pytest.mark.parametrize(
