@@ -116,4 +116,4 @@ def test_freed_memory_is_kept() -> None:
         for call in ("pass", "runtime.keep_freed_memory()")
     ]
     pages = 4 * 6_000_000 // 4096
-    assert faults[0] - faults[1] > 10 * pages
+    assert faults[0] - faults[1] > pages  # Seen: 3 to 20 times as many.
