@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from semraft.analysis.report import write_page, write_report
 from semraft.analysis.runs import load_run
@@ -153,7 +154,7 @@ def test_the_pointer_reads_flow_and_error(page: Any) -> None:
     box = frame.bounding_box()
     for x, y in ((90, 60), (17, 33)):
         page.mouse.move(box["x"] + (x + 0.5) / 122 * box["width"], box["y"] + (y + 0.5) / 70 * box["height"])
-        page.wait_for_function(f"document.querySelector('.place').textContent === 'x {x}, y {y}'")
+        expect(pair.locator(".place")).to_have_text(f"x {x}, y {y}")
         rows = [row.split("\t") for row in pair.locator(".values tbody tr").all_inner_texts()]
         u, v = x / 8 - 2, y / 16
         for row, expected in zip(rows, ((u, v, None), (u + 2.0, v, 2.0), (u + 0.5, v, 0.5)), strict=True):
@@ -162,9 +163,7 @@ def test_the_pointer_reads_flow_and_error(page: Any) -> None:
                 assert value == (None if wanted is None else pytest.approx(wanted, abs=0.04))
     above = box["y"] + 0.05 * box["height"]
     page.mouse.move(box["x"] + 0.5 * box["width"], above)
-    page.wait_for_function(
-        "document.querySelector('.values tbody td').textContent === '-'"
-    )  # No truth there.
+    expect(pair.locator(".values tbody td").first).to_have_text("-")  # No truth there.
 
 
 def test_the_slider_and_the_flicker(page: Any) -> None:
@@ -235,7 +234,7 @@ def test_the_keyboard_reaches_charts_cells_and_pictures(page: Any) -> None:
     assert "over 3 seeds" in page.locator(".bubble").inner_text()
     page.locator(".stage").first.focus()
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("document.querySelector('.place').textContent === 'x 61, y 36'")
+    expect(page.locator(".place").first).to_have_text("x 61, y 36")
 
 
 def test_smoothing_and_picking_out_a_variant(page: Any) -> None:
