@@ -1,6 +1,7 @@
 """Networks at work: shapes, padding, and which frames make a pair."""
 
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ def test_predict_is_the_last_refinement(model: torch.nn.Module, rng: np.random.G
 
 @pytest.mark.parametrize(("top_padding", "top"), [("half", 1), ("none", 0)])
 def test_padding_is_undone_where_it_was_added(
-    model: torch.nn.Module, rng: np.random.Generator, top_padding: str, top: int
+    model: torch.nn.Module, rng: np.random.Generator, top_padding: Literal["half", "none"], top: int
 ) -> None:
     """70 x 93 is padded to 72 x 96: one left, two right. Red when the window is cut at the wrong place."""
     image1, image2 = frame(rng), frame(rng)
@@ -48,7 +49,7 @@ def test_padding_is_undone_where_it_was_added(
         cv2.copyMakeBorder(image, top, 2 - top, 1, 2, cv2.BORDER_REPLICATE) for image in (image1, image2)
     ]
     whole = inference.refinements(model, padded[0], padded[1], 2)[-1]
-    flow = inference.refinements(model, image1, image2, 2, top_padding=top_padding)[-1]  # type: ignore[arg-type]
+    flow = inference.refinements(model, image1, image2, 2, top_padding=top_padding)[-1]
     np.testing.assert_allclose(flow, whole[top : top + 70, 1:94], atol=1e-5)
 
 

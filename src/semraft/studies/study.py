@@ -137,7 +137,9 @@ def load_study(path: Path) -> Study:
         raise ValueError(f"no study is called {str(path)!r}, and no file: `semraft study list` lists them")
     try:
         found = runpy.run_path(str(path)).get("study")
-    except Exception as error:  # Whatever their own code raises, it is a line of theirs and no fault of ours.
+    # Their code, run: it may raise anything, a SyntaxError as well as what a library of theirs throws, and no
+    # narrower class is true of it. What is no Exception passes: Ctrl-C, and their own sys.exit("why not").
+    except Exception as error:
         raise ValueError(f"{path} can't be read: {type(error).__name__}: {error}") from error
     if not isinstance(found, Study):
         raise ValueError(f"{path} defines no `study = Study(...)` (from semraft.studies import Study)")

@@ -1,6 +1,6 @@
 """Motion models per segment: what they fit exactly, and a loop that fits each segment by numpy's lstsq."""
 
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,8 +8,9 @@ import torch
 from scipy.ndimage import label as connected
 
 from semraft.losses import motion_model
-from semraft.losses.motion import motion_model_by_class, motion_model_values
+from semraft.losses.motion import FitGradient, motion_model_by_class, motion_model_values
 from semraft.ops.labels import segment_ids
+from semraft.ops.motion_models import PlaneModel
 from tests.unit.losses.tiny import gradient_is_right, mean
 
 ROAD, CAR, TREE, IGNORED = 0, 10, 6, 255
@@ -93,8 +94,8 @@ def left_by_loops(flow: np.ndarray, segments: np.ndarray, mask: np.ndarray, plan
     return mean(found)
 
 
-@pytest.mark.parametrize("plane", ["homography", "quadratic"])
-def test_equals_the_loop(rng: np.random.Generator, plane: Any) -> None:
+@pytest.mark.parametrize("plane", get_args(PlaneModel))
+def test_equals_the_loop(rng: np.random.Generator, plane: PlaneModel) -> None:
     """Red when: a column of the equations has the wrong sign, residuals are not scaled back to pixels, small
     segments count, or pixels outside the mask are not fitted."""
     labels, instances = street()
@@ -106,8 +107,8 @@ def test_equals_the_loop(rng: np.random.Generator, plane: Any) -> None:
     assert float(value) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("plane", ["homography", "quadratic"])
-def test_has_the_right_gradient(rng: np.random.Generator, plane: Any) -> None:
+@pytest.mark.parametrize("plane", get_args(PlaneModel))
+def test_has_the_right_gradient(rng: np.random.Generator, plane: PlaneModel) -> None:
     """Red when: the fit is detached. Stopped, the gradient is another one and the value the same."""
     labels, _ = street()
     flow = homography(dtype=torch.float64) + torch.from_numpy(rng.normal(0, 1, (2, 2, HEIGHT, WIDTH)))
@@ -115,8 +116,8 @@ def test_has_the_right_gradient(rng: np.random.Generator, plane: Any) -> None:
     mask = labels != TREE
     assert gradient_is_right(lambda flow: motion_model_values([flow], labels, mask, plane), flow)
     gradients = []
-    for gradient in ("through", "stopped"):
-        value = motion_model([flow], labels, mask, plane, gradient)  # type: ignore[arg-type]
+    for gradient in get_args(FitGradient):
+        value = motion_model([flow], labels, mask, plane, gradient)
         gradients.append(torch.autograd.grad(value, flow)[0])
     assert not torch.allclose(*gradients)
 

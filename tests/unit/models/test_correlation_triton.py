@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from semraft.models import correlation
 
-if importlib.util.find_spec("triton") is None:
-    pytest.skip("triton is not installed: it exists for Linux alone", allow_module_level=True)
+# Not importorskip: what imports triton here, in the parent, has chosen interpreter or compiler for good.
+NO_TRITON = importlib.util.find_spec("triton") is None
+pytestmark = pytest.mark.skipif(NO_TRITON, reason="triton is not installed: it exists for Linux alone")
 
 Run = Callable[..., tuple[Any, Any]]
 CASES = [  # Height, width, levels, radius.

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -30,9 +31,9 @@ def images(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("arch", ["tiny", "small"])
 @pytest.mark.parametrize("decoder", ["decoder", "decoder-down"])
-def test_what_heads_give(arch: str, decoder: Head, generator: torch.Generator) -> None:
+def test_what_heads_give(arch: Literal["tiny", "small"], decoder: Head, generator: torch.Generator) -> None:
     """Red when: padding is left on, or frame 2 is decoded from frame 1."""
-    config = ModelConfig(arch=arch, heads=("occlusion", decoder))  # type: ignore[arg-type]
+    config = ModelConfig(arch=arch, heads=("occlusion", decoder))
     model = build_model(config, 0)
     assert model.heads == ("occlusion", decoder)
     image1, image2 = images(generator)

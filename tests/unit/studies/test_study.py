@@ -96,14 +96,36 @@ def test_a_study_of_ones_own_is_a_python_file(tmp_path: Path) -> None:
         "study = Study(name='mine', about='', variants={'b': base, 'v': v1}, base='b', seeds=(3,))\n"
     )
     assert load_study(file).variants["v"] == RECIPES["world-semantic-v1"].config
-    file.write_text("study = 1 / 0")
-    with pytest.raises(ValueError, match=r"mine\.py can't be read: ZeroDivisionError"):
-        load_study(file)
     file.write_text("studie = 1")
     with pytest.raises(ValueError, match="defines no `study"):
         load_study(file)
     with pytest.raises(ValueError, match="semraft study list"):
         load_study(tmp_path / "worlt")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("study = 1 / 0", "ZeroDivisionError: division by zero"),
+        ("study = (", r"SyntaxError: '\(' was never closed"),
+        ("class Ours(Exception): pass\nraise Ours('no such scene')", "Ours: no such scene"),
+    ],
+)
+def test_a_file_of_ones_own_that_fails_is_named_with_its_error(code: str, says: str, tmp_path: Path) -> None:
+    """Red when: only some kinds of error are caught, and the user is shown our traceback."""
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    with pytest.raises(ValueError, match=rf"mine\.py can't be read: {says}"):
+        load_study(file)
+
+
+@pytest.mark.parametrize("wish", [KeyboardInterrupt, SystemExit])
+def test_a_wish_to_stop_is_no_error_of_the_file(wish: type[BaseException], tmp_path: Path) -> None:
+    """Red when: BaseException is caught."""
+    file = tmp_path / "mine.py"
+    file.write_text(f"raise {wish.__name__}")
+    with pytest.raises(wish):
+        load_study(file)
 
 
 def test_the_shipped_studies() -> None:

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -313,12 +314,14 @@ def test_the_best_constant_is_the_geometric_median(samples: list[FlowSample]) ->
 
 
 @pytest.mark.parametrize("method", ["dis", "farneback"])
-def test_opencv_flow_finds_a_known_shift(rng: np.random.Generator, method: str) -> None:
+def test_opencv_flow_finds_a_known_shift(
+    rng: np.random.Generator, method: Literal["dis", "farneback"]
+) -> None:
     """Red when: images change places, u and v do, or the flow is halved."""
     noise = rng.integers(0, 256, (120, 176, 3), dtype=np.uint8)
     texture = cv2.GaussianBlur(noise, (0, 0), 3)
     texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
-    flow = opencv_flow(texture[10:106, 20:148], texture[12:108, 16:144], method)  # type: ignore[arg-type]
+    flow = opencv_flow(texture[10:106, 20:148], texture[12:108, 16:144], method)
     assert flow.shape == (96, 128, 2)
     assert np.median(flow[20:-20, 20:-20], axis=(0, 1)) == pytest.approx([4, -2], abs=0.2)
 
