@@ -73,6 +73,11 @@ class DataConfig:
     """Where the data lies: a folder, or one for each set: `viper=/data/viper,kitti=/data/kitti2015`."""
     train_pairs: int | None = None
     """Train on so many pairs of each set only, drawn once by `draw_seed` (overfitting studies)."""
+    truth: Literal["all", "static"] = "all"
+    """The flow truth that is trained on: `static` hides that of objects that move: KITTI 2012 has none."""
+    truth_frac: float = 1.0
+    """The part of the training pairs of each set, drawn by `draw_seed`, that have flow truth; the others have
+    pictures and labels alone."""
     validation: tuple[str, ...] = ("world",)
     """Data sets to validate on; one without a root is left out, and the run says so."""
     validation_pairs: int = 200
@@ -93,6 +98,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         fits = all(side % 8 == 0 and side >= 64 for side in self.crop)
         _require(fits, "data.crop", self.crop, "two multiples of 8, 64 at least")
+        _require(0 <= self.truth_frac <= 1, "data.truth-frac", self.truth_frac, "0 to 1")
         _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         _require(self.validation_pairs >= 1, "data.validation-pairs", self.validation_pairs, "1 or more")
 
@@ -160,6 +166,8 @@ class TermConfig:
     mask: Literal["auto", "none", "exact", "forward-backward", "predicted", "same-label"] = "auto"
     """What tells occluded pixels: the data, forward and backward flow, the network's head, or a label that is
     the same at the same place. `auto`: exact for terms that look into frame 2, else none."""
+    labels: Literal["truth", "decoder"] = "truth"
+    """Whose classes it goes by: the data's, or those that the network's decoder gives both frames."""
     boundary: Literal["class", "instance"] = "class"
     """Where a segment ends: where the class does, or where the thing does."""
     order: Literal[1, 2] = 2

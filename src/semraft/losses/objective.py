@@ -11,7 +11,7 @@ from semraft.config import LossConfig, TermConfig
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.regions import region
 from semraft.losses.sequence import sequence_values, trusted_pixels
-from semraft.losses.terms import TERMS, Case, needed_fields, needed_heads
+from semraft.losses.terms import TERMS, Case, decoded, needed_fields, needed_heads
 from semraft.sample import FlowBatch, Prediction
 
 COMMON_OPTIONS = frozenset({"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule"})
@@ -51,7 +51,8 @@ def objective(
         weight = chosen.weight if weights is None else weights[chosen.name]
         # A share is measured by the term's gradient, which it must have before it has a weight.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (weight != 0 or chosen.share is not None)):
-            case = Case(prediction=prediction, batch=batch, chosen=chosen, trusted=trusted)
+            seen = batch if chosen.labels == "truth" else decoded(batch, prediction)
+            case = Case(prediction=prediction, batch=seen, chosen=chosen, trusted=trusted)
             values[term.scalar] = term.values(case)
         if weight != 0:
             total = total + weight * refinement_sum(values[term.scalar], config.gamma)
@@ -111,5 +112,9 @@ def _check_options(chosen: TermConfig) -> None:
             )
     nothing = torch.zeros(1, 1, 1, dtype=torch.int64)
     region(chosen.where, nothing, nothing == 0)  # Names a class that does not exist.
+    if chosen.labels == "decoder" and chosen.boundary == "instance":
+        raise ValueError(
+            f"loss term {chosen.name!r}: labels=decoder knows no instances: choose boundary=class"
+        )
     if chosen.name == "occlusion" and chosen.mask in ("none", "predicted"):
         raise ValueError(f"loss term 'occlusion' can't learn from mask={chosen.mask}: choose exact")

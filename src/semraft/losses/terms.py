@@ -1,7 +1,7 @@
 """The auxiliary terms by name: each is the call of its loss function on what a step has."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -19,6 +19,9 @@ from semraft.losses.semantic import semantic_smoothness_v1_values
 from semraft.losses.smoothness import gradient_matching_values, smoothness_values
 from semraft.ops.labels import segment_ids
 from semraft.sample import FlowBatch, Prediction
+
+DECODED = ("segmentation1", "segmentation2")
+"""What the decoder gives a prediction."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,13 +113,35 @@ def needed_fields(chosen: TermConfig) -> tuple[str, ...]:
     if chosen.where not in ("all", "unsupervised"):
         needs.append("labels1")
     needs += {"exact": ["occluded1"], "same-label": ["labels1", "labels2"]}.get(mask_name(chosen), [])
+    if chosen.labels == "decoder":
+        needs = [name for name in needs if not name.startswith("labels")]
     return tuple(dict.fromkeys(needs))
 
 
 def needed_heads(chosen: TermConfig) -> tuple[str, ...]:
     """The optional fields of a prediction that a term with these options reads."""
-    masks = {"forward-backward": ("backward_flow",), "predicted": ("occlusion",)}
-    return tuple(dict.fromkeys((*TERMS[chosen.name].heads, *masks.get(mask_name(chosen), ()))))
+    heads = [*TERMS[chosen.name].heads]
+    heads += {"forward-backward": ["backward_flow"], "predicted": ["occlusion"]}.get(mask_name(chosen), [])
+    if chosen.labels == "decoder":
+        heads += DECODED
+    return tuple(dict.fromkeys(heads))
+
+
+def taught_heads(chosen: TermConfig) -> tuple[str, ...]:
+    """The optional fields of a prediction whose heads learn from a term with these options."""
+    return () if chosen.gradient == "flow" else TERMS[chosen.name].heads
+
+
+def decoded(batch: FlowBatch, prediction: Prediction) -> FlowBatch:
+    """The batch with the classes that the network's decoder gives both frames; no gradient reaches it."""
+    logits1, logits2 = there(prediction.segmentation1), there(prediction.segmentation2)
+    return replace(
+        batch,
+        labels1=logits1.detach().argmax(dim=1),
+        labels2=logits2.detach().argmax(dim=1),
+        instances1=None,
+        instances2=None,
+    )
 
 
 def _semantic_v1(case: Case) -> Tensor:
@@ -192,7 +217,7 @@ def _occlusion(case: Case) -> Tensor:
 
 
 _FRAMES = ("labels1", "labels2")
-_PLACE = ("where", "mask")
+_PLACE = ("where", "mask", "labels")
 
 TERMS = {
     "semantic-v1": Term(
@@ -281,14 +306,14 @@ TERMS = {
         about="cross-entropy of the segmentation decoder, both frames",
         source="the study's notes",
         needs=_FRAMES,
-        heads=("segmentation1", "segmentation2"),
+        heads=DECODED,
     ),
     "temporal-consistency": Term(
         values=_temporal_consistency,
         scalar="temporal_consistency_loss",
         about="Jensen-Shannon divergence of the decoder's classes in frame 1 and, along the flow, frame 2",
         source="the study's notes",
-        heads=("segmentation1", "segmentation2"),
+        heads=DECODED,
         options=(*_PLACE, "gradient"),
         mask="exact",
     ),

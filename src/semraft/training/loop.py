@@ -25,7 +25,7 @@ from semraft.config import Precision, RunConfig, to_json
 from semraft.data.loader import training_batches
 from semraft.losses.objective import Objective, check_terms, needs_backward_flow, objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
-from semraft.losses.terms import TERMS
+from semraft.losses.terms import taught_heads
 from semraft.losses.weights import (
     Measured,
     NoGradient,
@@ -73,7 +73,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config.model, weights="") if resume else config.model
     model = build_model(start, config.seed)
-    model.train_heads({field for chosen in config.loss.terms for field in TERMS[chosen.name].heads})
+    model.train_heads({field for chosen in config.loss.terms for field in taught_heads(chosen)})
     if processes.leads and not resume:
         record = runtime.environment_record(device, precision, processes)
         # Without heads: variants of one seed with and without them share the rest.

@@ -16,6 +16,7 @@ from semraft.data.loader import (
     validation_draw,
 )
 from semraft.data.taxonomy import CLASSES
+from semraft.data.truth import hide_truth
 from semraft.sample import DamagedFile, FlowBatch, FlowDataset
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
@@ -39,7 +40,9 @@ def training_data(config: DataConfig) -> tuple[list[FlowDataset], list[float]]:
         refuse_damaged(dataset, config.damaged, "--data.damaged")
         if config.train_pairs is not None:
             dataset = limit_pairs(dataset, config.train_pairs, config.draw_seed)
-        datasets.append(keep_in_memory(dataset, WORLD_MEMORY_MB) if name == "world" else dataset)
+        if name == "world":
+            dataset = keep_in_memory(dataset, WORLD_MEMORY_MB)
+        datasets.append(hide_truth(dataset, config.truth, config.truth_frac, config.draw_seed))
     return datasets, [weight for _, weight in mixture]
 
 

@@ -10,9 +10,9 @@ import torch
 from semraft import losses
 from semraft.config import LossConfig, TermConfig, parse_term
 from semraft.data.taxonomy import CLASSES
-from semraft.losses.objective import check_terms, needs_backward_flow
+from semraft.losses.objective import check_terms, needs_backward_flow, objective
 from semraft.losses.regions import occluded_pixels, region
-from semraft.losses.terms import TERMS, Case, needed_fields, needed_heads
+from semraft.losses.terms import DECODED, TERMS, Case, needed_fields, needed_heads, taught_heads
 from semraft.ops.classes import PLANAR, RIGID, THINGS
 from semraft.ops.labels import present, segment_ids
 from semraft.ops.segments import largest_segments
@@ -88,7 +88,10 @@ def test_needs_follow_the_options() -> None:
         "census:1,mask=none,where=unsupervised": ((), ()),
         "occlusion:1": (("occluded1",), ("occlusion",)),
         "occlusion:1,mask=forward-backward": ((), ("occlusion", "backward_flow")),
-        "temporal-consistency:1": (("occluded1",), ("segmentation1", "segmentation2")),
+        "temporal-consistency:1": (("occluded1",), DECODED),
+        "signed-distance:1,where=things,labels=decoder": (("occluded1",), DECODED),
+        "smoothness:1,labels=decoder,mask=same-label": ((), DECODED),
+        "census:1,where=car,labels=decoder,mask=forward-backward": ((), ("backward_flow", *DECODED)),
     }
     for text, (fields, heads) in needs.items():
         chosen = parse_term(text)
@@ -108,10 +111,12 @@ def test_needs_follow_the_options() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("label-warp:1,order=1", "'label-warp' has no option order; it has where, mask, boundary"),
+        ("label-warp:1,order=1", "'label-warp' has no option order; it has where, mask, labels, boundary"),
         ("matching:1,where=things", "'matching' has no option where; it has none of its own"),
         ("census:1,where=cars", "no class is called cars"),
         ("occlusion:1,mask=predicted", "can't learn from mask=predicted"),
+        ("smoothness:1,labels=decoder,boundary=instance", "labels=decoder knows no instances"),
+        ("segmentation:1,labels=decoder", "'segmentation' has no option labels"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(text: str, complaint: str) -> None:
@@ -163,7 +168,7 @@ def test_defaults_of_the_command_line_are_those_of_the_functions() -> None:
         if function is None:  # semantic-v1 has no options.
             continue
         parameters = inspect.signature(function).parameters
-        for option in set(term.options) - {"where", "mask", "boundary"}:
+        for option in set(term.options) - {"where", "mask", "boundary", "labels"}:
             renamed = {"fit_gradient": "gradient"}.get(option, option)
             assert parameters[renamed].default == getattr(TermConfig(name=name), option), (name, option)
 
@@ -173,3 +178,48 @@ def test_every_option_belongs_to_a_term() -> None:
     fields = set(TermConfig.__dataclass_fields__)
     common = {"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule"}
     assert options == fields - common
+
+
+@pytest.mark.parametrize("name", ["label-warp", "signed-distance", "smoothness", "census"])
+def test_labels_of_the_decoder_take_the_place_of_the_data_s(name: str) -> None:
+    """Red when: region, segments or mask go by the data's labels, or the decoder learns from the term."""
+    torch.manual_seed(0)
+    truth, seen = torch.randint(0, 12, (2, 2, 24, 40)), torch.randint(8, 12, (2, 2, 24, 40))
+    flow = torch.randn(2, 2, 24, 40, requires_grad=True)
+    logits = [8.0 * torch.nn.functional.one_hot(frame, 12).movedim(-1, 1).float() for frame in seen]
+    for frame in logits:
+        frame.requires_grad_()
+    images = torch.rand(2, 2, 3, 24, 40) * 255
+    prediction = Prediction(
+        flows=[flow], features1=flow, features2=flow, segmentation1=logits[0], segmentation2=logits[1]
+    )
+    batch = FlowBatch(
+        ids=("a", "b"),
+        image1=images[0],
+        image2=images[1],
+        flow=torch.zeros_like(flow),
+        valid=torch.ones(2, 24, 40, dtype=torch.bool),
+    )
+    scalar = TERMS[name].scalar
+    plain, decoder = (
+        LossConfig(terms=(parse_term(f"{name}:1,where=car+person,mask=same-label{more}"),))
+        for more in ("", ",labels=decoder")
+    )
+    of_seen = objective(prediction, replace(batch, labels1=seen[0], labels2=seen[1]), plain)
+    of_truth = objective(prediction, replace(batch, labels1=truth[0], labels2=truth[1]), plain)
+    of_decoder = objective(prediction, replace(batch, labels1=truth[0], labels2=truth[1]), decoder)
+    unlabelled = objective(prediction, batch, decoder)
+    assert torch.equal(of_decoder.values[scalar], of_seen.values[scalar])
+    assert torch.equal(of_decoder.values[scalar], unlabelled.values[scalar])
+    assert not torch.allclose(of_decoder.values[scalar], of_truth.values[scalar])
+    of_decoder.total.backward()
+    assert flow.grad is not None
+    assert all(frame.grad is None for frame in logits)
+
+
+def test_a_head_is_taught_by_what_has_a_gradient_to_it() -> None:
+    """Red when: a decoder that only lends its labels, or its classes to the flow, counts as learning."""
+    assert taught_heads(parse_term("segmentation:1")) == DECODED
+    assert taught_heads(parse_term("temporal-consistency:1")) == DECODED
+    assert taught_heads(parse_term("temporal-consistency:1,gradient=flow")) == ()
+    assert taught_heads(parse_term("signed-distance:1,labels=decoder")) == ()
