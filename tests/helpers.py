@@ -15,6 +15,11 @@ needs_real_data = pytest.mark.skipif(
 )
 
 
+def global_numpy() -> np.random.RandomState:
+    """NumPy's global generator, for tests that nothing reads or moves it; nobody draws from it here."""
+    return np.random.RandomState(np.random.get_bit_generator())
+
+
 def make_sample(rng: np.random.Generator, height: int = 37, width: int = 53) -> FlowSample:
     """A sample with every field set, no symmetry, and some invalid pixels."""
     valid = rng.random((height, width)) > 0.2

@@ -1,6 +1,9 @@
 """What must hold of every loss term, whatever the scene: each law over all of them, through the objective."""
 
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -26,8 +29,17 @@ VARIANTS = [
     TermConfig(name="motion-model", weight=0.7, plane_model="quadratic", fit_gradient="stopped"),
     TermConfig(name="label-distance", weight=0.7, where="unsupervised", mask="same-label", radius_px=5),
 ]
+Whole = TypeVar("Whole", Prediction, FlowBatch)
 seeds = st.integers(0, 2**32 - 1)
-every_term = pytest.mark.parametrize("term", VARIANTS, ids=lambda term: f"{term.name}-{term.where}")
+
+
+def each_term(holds_of: Callable[[TermConfig], bool] = lambda term: True) -> pytest.MarkDecorator:
+    """The law is one of every variant, or of those that `holds_of` says it holds of."""
+    variants = [term for term in VARIANTS if holds_of(term)]
+    return pytest.mark.parametrize("term", variants, ids=lambda term: f"{term.name}-{term.where}")
+
+
+every_term = each_term()
 examples = settings(max_examples=2, deadline=None, phases=(Phase.explicit, Phase.generate))
 """A scene is not made clearer by shrinking its seed."""
 
@@ -144,7 +156,7 @@ def test_what_is_not_known_never_leaks(term: TermConfig, seed: int) -> None:
     assert_same(found, expected)
 
 
-@every_term
+@each_term(lambda term: "labels1" in TERMS[term.name].needs)
 @given(seed=seeds)
 @examples
 def test_ignored_pixels_teach_the_flow_nothing(term: TermConfig, seed: int) -> None:
@@ -152,22 +164,18 @@ def test_ignored_pixels_teach_the_flow_nothing(term: TermConfig, seed: int) -> N
     ignored region."""
     prediction, batch = make(seed)
     batch = replace(batch, valid=torch.zeros_like(batch.valid))  # No flow loss: the term alone.
-    if "labels1" not in TERMS[term.name].needs:
-        return
     _, gradients = learn(prediction, batch, term)
     assert batch.labels1 is not None
     ignored = (batch.labels1 == 255)[:, None].expand(-1, 2, -1, -1)
     assert all(not gradient[ignored].any() for gradient in gradients[:UPDATES])
 
 
-@every_term
+@each_term(lambda term: term.where in ("all", "things", "static", "unsupervised"))
 @given(seed=seeds)
 @examples
 def test_classes_may_change_names(term: TermConfig, seed: int) -> None:
     """Within planes and within things. Red when: the number of a class is a quantity somewhere."""
     prediction, batch = make(seed)
-    if term.where not in ("all", "things", "static", "unsupervised"):
-        return
     names = torch.arange(256)
     for group in (PLANAR, THINGS):
         names[torch.tensor(group)] = torch.tensor(group).roll(1)
@@ -184,23 +192,37 @@ def test_classes_may_change_names(term: TermConfig, seed: int) -> None:
     assert_same(found[:UPDATES], expected[:UPDATES], 1e-4)
 
 
-def mirrored(batch: FlowBatch | Prediction, axis: int) -> dict[str, object]:
-    """Every field seen in a mirror; flow's component across it turns around."""
+def changed(whole: Whole, change: Callable[[str, Tensor], Tensor]) -> Whole:
+    """With every tensor of it changed by its field's name; what needed a gradient is a leaf that does."""
+
+    def part(name: str, value: object) -> object:
+        if isinstance(value, list):
+            return [part(name, entry) for entry in value]
+        if not isinstance(value, Tensor):
+            return value
+        return change(name, value.detach()).requires_grad_(value.requires_grad)
+
+    return replace(
+        whole, **{field.name: part(field.name, getattr(whole, field.name)) for field in fields(whole)}
+    )
+
+
+def mirror(name: str, tensor: Tensor, axis: int) -> Tensor:
+    """A field seen in a mirror: flow's component across it turns around."""
     turn = torch.ones(1, 2, 1, 1)
     turn[:, 0 if axis == -1 else 1] = -1
-
-    def flip(name: str, tensor: object) -> object:
-        if isinstance(tensor, list):
-            return [flip(name, part) for part in tensor]
-        if not isinstance(tensor, Tensor):
-            return tensor
-        flipped = tensor.detach().flip(axis)
-        return (flipped * turn if "flow" in name else flipped).requires_grad_(tensor.requires_grad)
-
-    return {field.name: flip(field.name, getattr(batch, field.name)) for field in fields(batch)}
+    return tensor.flip(axis) * turn if "flow" in name else tensor.flip(axis)
 
 
-@every_term
+@each_term(
+    lambda term: (
+        not (
+            term.name == "matching"
+            or term.mask in ("forward-backward", "predicted")
+            or term.where == "unsupervised"
+        )
+    )
+)
 @pytest.mark.parametrize("axis", [-1, -2])
 @given(seed=seeds)
 @examples
@@ -208,23 +230,19 @@ def test_a_mirrored_scene_has_the_mirrored_gradient(term: TermConfig, axis: int,
     """Red when: a shift goes one way only. Away from the image's edge, where first differences are backward
     ones by definition; not of `matching`, whose cells have their centre right below the middle."""
     prediction, batch = make(seed)
-    if term.name == "matching":
-        return
     assert batch.labels1 is not None
     ring = torch.ones_like(batch.valid)
     ring[:, 3:-3, 3:-3] = False
     labels1 = batch.labels1.masked_fill(ring, 255)
     # Whether p or its neighbour is trusted must not matter either.
     batch = replace(batch, labels1=labels1, labels2=labels1, valid=~ring, occluded1=torch.zeros_like(ring))
-    if term.mask == "forward-backward" or term.mask == "predicted" or term.where == "unsupervised":
-        return
     _, expected = learn(prediction, batch, term)
-    mirror = Prediction(**mirrored(prediction, axis))  # type: ignore[arg-type]
-    _, found = learn(mirror, FlowBatch(**mirrored(batch, axis)), term)  # type: ignore[arg-type]
-    turn = torch.ones(1, 2, 1, 1)
-    turn[:, 0 if axis == -1 else 1] = -1
-    back = [gradient.flip(axis) * turn for gradient in found[:UPDATES]]
-    assert_same(back, expected[:UPDATES], 1e-3)
+    mirrored = partial(mirror, axis=axis)
+    _, found = learn(changed(prediction, mirrored), changed(batch, mirrored), term)
+    for one, other in zip(found[:UPDATES], expected[:UPDATES], strict=True):
+        apart = (mirrored("flow", one) - other).abs() > 1e-3 * other.abs().max()
+        # |x| has a kink: a residual that is 0 but for rounding may have either sign, at a pixel in thousands.
+        assert apart.float().mean() < 1e-3
 
 
 @every_term
@@ -233,18 +251,10 @@ def test_a_mirrored_scene_has_the_mirrored_gradient(term: TermConfig, axis: int,
 def test_samples_may_change_places(term: TermConfig, seed: int) -> None:
     """Red when: a sample's labels, segments or fits reach another's."""
     prediction, batch = make(seed)
-
-    def swapped(part: object) -> object:
-        if isinstance(part, list):
-            return [swapped(entry) for entry in part]
-        return part.detach().flip(0).requires_grad_(part.requires_grad) if isinstance(part, Tensor) else part
-
-    other_prediction = Prediction(
-        **{f.name: swapped(getattr(prediction, f.name)) for f in fields(prediction)}
-    )  # type: ignore[arg-type]
-    other_batch = FlowBatch(**{f.name: swapped(getattr(batch, f.name)) for f in fields(batch)})  # type: ignore[arg-type]
     result, expected = learn(prediction, batch, term)
-    other, found = learn(other_prediction, other_batch, term)
+    other, found = learn(
+        *(changed(whole, lambda _, tensor: tensor.flip(0)) for whole in (prediction, batch)), term
+    )
     torch.testing.assert_close(value(other, term), value(result, term), rtol=1e-5, atol=1e-7)
     assert_same([gradient.flip(0) for gradient in found], expected, 1e-4)
 
@@ -255,30 +265,9 @@ def test_samples_may_change_places(term: TermConfig, seed: int) -> None:
 def test_arithmetic_is_float32_under_autocast(term: TermConfig, seed: int) -> None:
     """Red when: a product or a solve runs in half precision because the network does."""
     prediction, batch = make(seed)
-
-    def rounded(tensor: Tensor) -> Tensor:
-        return tensor.detach().bfloat16()
-
-    assert prediction.occlusion is not None
-    assert prediction.segmentation1 is not None
-    assert prediction.segmentation2 is not None
-    half = Prediction(
-        flows=[rounded(flow) for flow in prediction.flows],
-        features1=rounded(prediction.features1),
-        features2=rounded(prediction.features2),
-        occlusion=rounded(prediction.occlusion),
-        segmentation1=rounded(prediction.segmentation1),
-        segmentation2=rounded(prediction.segmentation2),
-        backward_flow=prediction.backward_flow,
-    )
-    full = Prediction(
-        **{
-            f.name: [flow.float() for flow in half.flows]
-            if f.name == "flows"
-            else getattr(half, f.name).float()
-            for f in fields(half)
-        }
-    )
+    rounded = changed(prediction, lambda _, tensor: tensor.bfloat16())
+    half = replace(rounded, backward_flow=prediction.backward_flow)
+    full = changed(half, lambda _, tensor: tensor.float())
     with torch.autocast("cpu", torch.bfloat16):
         found = objective(half, batch, LossConfig(terms=(term,)))
     expected = objective(full, batch, LossConfig(terms=(term,)))

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +29,8 @@ def index(name: str, root: Path, split: str = "train") -> FlowDataset:
     return index_dataset(name, root, split, WorldConfig())
 
 
-def make_pack(name: str, root: Path, out: Path, **options: str) -> dict[str, int]:
-    splits = ("train",)
-    return packed.pack(functools.partial(index, name, root), root, out, splits, **options)  # type: ignore[arg-type]
+def make_pack(name: str, root: Path, out: Path, **options: Any) -> dict[str, int]:
+    return packed.pack(functools.partial(index, name, root), root, out, ("train",), **options)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_an_interrupted_pack_says_so_and_goes_on(trees: dict[str, Path], tmp_pat
     class Interrupted(Exception):
         pass
 
-    def stop(results, total):  # type: ignore[no-untyped-def]
+    def stop(results: Iterable[Any], total: int) -> Iterator[Any]:
         for result in results:
             yield result
             raise Interrupted

@@ -12,6 +12,7 @@ from semraft.data import index_dataset, synthesize, world
 from semraft.data.pictures import read_ids
 from semraft.data.synthesize import ANSWERS
 from semraft.data.world_bodies import CAR, LARGE_VEHICLE, PERSON, SIDEWALK, TERRAIN, TWO_WHEELER
+from semraft.data.world_textures import Split
 from semraft.sample import FlowDataset, FlowSample
 
 SIZE = (96, 176)
@@ -60,10 +61,10 @@ def test_an_interrupted_writing_leaves_nothing_behind(
 ) -> None:
     """Red when: what was begun is not removed."""
 
-    def interrupted(*arguments: object) -> FlowSample:
-        if arguments[1] == 2:
+    def interrupted(seed: int, index: int, size: tuple[int, int], split: Split) -> FlowSample:
+        if index == 2:
             raise KeyboardInterrupt
-        return world.scene(*arguments)  # type: ignore[arg-type]
+        return world.scene(seed, index, size, split)
 
     monkeypatch.setattr(synthesize, "scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
