@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.losses.reduction import masked_mean, refinement_sum
+from semraft.losses.sequence import flow_distances
 from semraft.ops.distance import MAX_RADIUS_PX, boundary_distance
 
 BOUNDARY_GAIN = 2.0
@@ -45,7 +46,6 @@ def boundary_weight_values(
     """The boundary-weighted sequence loss at each refinement, before the weights."""
     distance = boundary_distance(segments1, min(math.ceil(8 * falloff_px), MAX_RADIUS_PX))
     weight = 1 + gain * torch.exp(-distance / falloff_px)
-    target = torch.where(valid[:, None], flow_gt, 0)
     return torch.stack(
-        [masked_mean(weight * (at_least_float32(flow) - target).abs().sum(dim=1), valid) for flow in flows]
+        [masked_mean(weight * distance, valid) for distance in flow_distances(flows, flow_gt, valid)]
     )

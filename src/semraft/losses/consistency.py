@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.losses.sequence import flow_distances
 
 
 def zero_forcing(
@@ -60,7 +61,5 @@ def transform_consistency_values(
     mask: Bool[Tensor, "B H W"],
 ) -> Float[Tensor, " T"]:
     """Transform consistency at each refinement, before the weights."""
-    target = torch.where(mask[:, None], transformed_flow.detach(), 0)
-    return torch.stack(
-        [masked_mean((at_least_float32(flow) - target).abs().sum(dim=1), mask) for flow in flows]
-    )
+    distances = flow_distances(flows, transformed_flow.detach(), mask)
+    return torch.stack([masked_mean(distance, mask) for distance in distances])

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from semraft.losses.reduction import masked_mean, refinement_sum
+from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
 
 MAX_FLOW_PX = 400.0
 """Ground truth at least so long is not trained on (RAFT's own limit)."""
@@ -46,8 +46,17 @@ def sequence_values(
 ) -> Float[Tensor, " T"]:
     """The sequence loss at each refinement, before the weights."""
     trusted = trusted_pixels(flow_gt, valid, max_flow_px)
-    target = torch.where(trusted[:, None], flow_gt, 0).float()
-    distances = [(flow.float() - target).abs().sum(dim=1) for flow in flows]
+    distances = flow_distances(flows, flow_gt, trusted)
     if normalize == "all":
         return torch.stack([torch.where(trusted, distance, 0).mean() for distance in distances])
     return torch.stack([masked_mean(distance, trusted) for distance in distances])
+
+
+def flow_distances(
+    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    target: Float[Tensor, "B 2 H W"],
+    known: Bool[Tensor, "B H W"],
+) -> list[Float[Tensor, "B H W"]]:
+    """|F_t - F|_1 at each refinement, in pixels; what is not `known` of the target is not read."""
+    read = at_least_float32(torch.where(known[:, None], target, 0))
+    return [(at_least_float32(flow) - read).abs().sum(dim=1) for flow in flows]
