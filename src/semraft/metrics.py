@@ -309,6 +309,11 @@ def metric_name(metric: str, stratum: str) -> str:
     return metric if stratum == ALL else f"{metric}_{stratum}"
 
 
+def pixels_name(name: str) -> str:
+    """The column of per_sample.csv with the pixels below the line of a score of heads, by which it pools."""
+    return f"pixels_{name}"
+
+
 def split_metric_name(name: str) -> tuple[str, str]:
     """The inverse of `metric_name`: `1px_speed_10_40` -> (`1px`, `speed_10_40`); `epe` -> (`epe`, `all`).
 

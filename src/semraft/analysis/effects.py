@@ -9,13 +9,18 @@ from jaxtyping import Float64
 
 from semraft.analysis.comparison import definition
 from semraft.analysis.runs import Run
-from semraft.analysis.scenes import SceneSums, scene_sums
+from semraft.analysis.scenes import scene_sums
 from semraft.analysis.statistics import (
+    Sums,
     area_under_curve,
+    difference_over_scenes,
+    drawn_means,
     effect_size,
     first_credible,
     paired_t,
+    pooled,
     probability_of_improvement,
+    scene_counts,
     scene_draws,
     scene_interval,
     seeds_needed,
@@ -114,23 +119,19 @@ def _over_scenes(
 ) -> list[dict[str, Any]]:
     """Per metric: `scenes`, `without_best_scene` and `probability`; None where scenes are not known."""
     unknown = {"scenes": None, "without_best_scene": None, "probability": None}
-    sums = [(scene_sums(run, split, metrics), scene_sums(other, split, metrics)) for run, other in pairs]
-    both = [(one, two) for one, two in sums if one is not None and two is not None]
-    if len(both) < len(pairs) or any(sums.scenes != both[0][0].scenes for pair in both for sums in pair):
+    found = scene_sums([run for pair in pairs for run in pair], split, metrics)
+    if found is None:
         return [unknown] * len(metrics)
-    scenes, weights = both[0][0].scenes, both[0][0].weights
-    gains = np.array([one.totals - two.totals for one, two in both])
+    scenes, (totals, weights), parts = found
+    variant, base = (Sums(totals[side::2], weights[side::2]) for side in (0, 1))
     draws = scene_draws(len(scenes))
-    interval = scene_interval(gains.mean(axis=0), weights, draws)
-    omission = without_best_scene(gains, weights, draws)
-    known = [
-        np.all([sums.weights[:, m] == weights[:, m] for pair in both for sums in pair])
-        for m in range(len(metrics))
-    ]
+    interval = difference_over_scenes(variant, base, parts, draws)
+    omission = without_best_scene(variant, base, parts, draws)
+    counts = scene_counts(variant, base, parts)
+    chances = _probabilities(variant, base, parts, draws, metrics)
     entries: list[dict[str, Any]] = []
-    for column, metric in enumerate(metrics):
-        count = int((weights[:, column] > 0).sum())
-        if not count or not known[column]:
+    for column, count in enumerate(counts.astype(int).tolist()):
+        if not count:
             entries.append(unknown)
             continue
         rest = {
@@ -152,22 +153,32 @@ def _over_scenes(
                     "high": number(interval.high[column]),
                 },
                 "without_best_scene": rest if count > 1 else None,
-                "probability": _probability(both, column, metric, draws),
+                "probability": chances[column],
             }
         )
     return entries
 
 
-def _probability(
-    pairs: Sequence[tuple[SceneSums, SceneSums]], column: int, metric: str, draws: Float64[np.ndarray, "R C"]
-) -> dict[str, Any]:
+def _probabilities(
+    variant: Sums,
+    base: Sums,
+    parts: Float64[np.ndarray, "P M"],
+    draws: Float64[np.ndarray, "R C"],
+    metrics: Sequence[str],
+) -> list[dict[str, Any]]:
     """How often a run of the variant beats one of base on a scene, with its interval over scenes."""
-    known = definition(metric)
-    variant, base = (np.array([pair[side].values[:, column] for pair in pairs]) for side in (0, 1))
-    chance = probability_of_improvement(variant, base, known is None or known.better == "lower")
-    there = np.isfinite(chance)[:, None].astype(np.float64)
-    low, high = scene_interval(np.nan_to_num(chance)[:, None], there, draws)
-    return {"value": number(float(np.nanmean(chance))), "low": number(low[0]), "high": number(high[0])}
+    lower = np.array([known is None or known.better == "lower" for known in map(definition, metrics)])
+    sign = np.where(lower, 1.0, -1.0)
+    chance = probability_of_improvement(sign * pooled(variant, parts), sign * pooled(base, parts))
+    there = np.isfinite(chance).astype(np.float64)
+    of_scenes, alone = Sums(np.nan_to_num(chance), there), np.eye(len(metrics))
+    drawn = drawn_means(Sums(of_scenes.totals[None], there[None]), alone, draws)
+    low, high = scene_interval(drawn, there.sum(axis=0))
+    values = pooled(of_scenes.over_scenes(), alone)
+    return [
+        {"value": number(value), "low": number(left), "high": number(right)}
+        for value, left, right in zip(values, low, high, strict=True)
+    ]
 
 
 def _over_training(

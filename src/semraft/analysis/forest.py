@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from semraft.analysis.comparison import definition
+from semraft.analysis.tables import OF_HEADS
 from semraft.metrics import ALL, METRICS, split_metric_name
 
-FOREST_METRICS = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary")
+FOREST_METRICS = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary", *OF_HEADS)
 """What the forest plot shows, where it was compared."""
 
-MAP_METRICS = ("epe", "fl", "1px")
+MAP_METRICS = ("epe", "fl", "1px", "iou_pct", "occlusion_f1_pct")
 """What the maps of strata show, one each."""
 
 STRIP_WIDTH, STRIP_HEIGHT = 220, 34
@@ -25,7 +26,7 @@ FULL_SHADE_PCT = 20.0
 _PLACES = {
     "Boundary": ("boundary", "interior"),
     "Motion": ("moving", "static", "foreground", "background"),
-    "Visibility": ("visible", "occluded", "out_of_frame", "noc"),
+    "Visibility": ("visible", "occluded", "out_of_frame", "covered", "noc"),
     "Speed": ("speed_0_10", "speed_10_40", "speed_40"),
 }
 

@@ -12,35 +12,52 @@ import numpy as np
 from jaxtyping import Float64
 
 from semraft.analysis.runs import Run
-from semraft.metrics import ALL, metric_name, split_metric_name
+from semraft.analysis.statistics import Sums, pooled
+from semraft.metrics import ALL, metric_name, pixels_name, split_metric_name
+
+OF_HEADS = ("iou_pct", "temporal_consistency_pct", "occlusion_f1_pct")
+"""Metrics whose rows say themselves of how many pixels they are: these depend on what was predicted."""
 
 
 class SceneSums(NamedTuple):
-    """Per scene and metric, what the scene adds to the metric's mean: total / weight is its own value."""
+    """What each scene adds to the metrics of each run, part by part; `parts` is 1 where one is of a metric.
+
+    A mean over classes has a part for each class, every other metric is its only part.
+    """
 
     scenes: tuple[str, ...]
-    totals: Float64[np.ndarray, "C M"]
-    weights: Float64[np.ndarray, "C M"]
-
-    @property
-    def values(self) -> Float64[np.ndarray, "C M"]:
-        """Each scene's own metrics, NaN where it has no such pixel."""
-        return self.totals / np.where(self.weights > 0, self.weights, np.nan)
+    sums: Sums
+    parts: Float64[np.ndarray, "P M"]
 
 
-def scene_sums(run: Run, split: str, metrics: Sequence[str]) -> SceneSums | None:
-    """The sums of one run; None where it wrote no rows, or rows that are not of its last evaluation.
+def scene_sums(runs: Sequence[Run], split: str, metrics: Sequence[str]) -> SceneSums | None:
+    """The sums "S C P" of some runs; None where they did not write rows of the same scenes.
 
-    A metric whose rows do not pool to the number that was logged has no weight in any scene.
+    A metric whose rows do not pool to the number that was logged, in one of the runs, has no weight in any
+    scene: these rows are not of the last evaluation, or don't say how many pixels they are of.
     """
-    pairs = [pair for pair in run.per_sample if pair[0] == split]
-    if not pairs:
+    found = {tuple(sorted({run.scenes[pair] for pair in run.per_sample if pair[0] == split})) for run in runs}
+    if len(found) > 1 or not (scenes := found.pop()):
         return None
-    scenes = sorted({run.scenes[pair] for pair in pairs})
+    finals = [run.final(split)[1] for run in runs]
+    classes = [
+        name for name in dict.fromkeys(n for row in finals for n in row) if name.startswith("iou_pct_")
+    ]
+    names = [(metric, part) for metric in metrics for part in (classes if metric == "miou_pct" else [metric])]
+    parts = np.array([[float(own == metric) for metric in metrics] for own, _ in names])
+    sources = [_source(part) for _, part in names]
+    each = [_sums_of(run, split, scenes, sources) for run in runs]
+    sums = Sums(np.stack([one.totals for one in each]), np.stack([one.weights for one in each]))
+    logged = np.array([[final.get(metric, math.nan) for metric in metrics] for final in finals])
+    alike = np.isclose(pooled(sums.over_scenes(), parts), logged, rtol=1e-6, atol=1e-9).all(axis=0)
+    known = parts @ alike
+    return SceneSums(scenes, Sums(sums.totals * known, sums.weights * known), parts)
+
+
+def _sums_of(run: Run, split: str, scenes: Sequence[str], sources: Sequence[tuple[str, str | None]]) -> Sums:
     place = {scene: index for index, scene in enumerate(scenes)}
-    totals, weights = np.zeros((2, len(scenes), len(metrics)))
-    sources = [_source(metric) for metric in metrics]
-    for pair in pairs:
+    totals, weights = np.zeros((2, len(scenes), len(sources)))
+    for pair in [pair for pair in run.per_sample if pair[0] == split]:
         row, scene = run.per_sample[pair], place[run.scenes[pair]]
         for column, (name, count_name) in enumerate(sources):
             value = row.get(name, math.nan)
@@ -48,12 +65,7 @@ def scene_sums(run: Run, split: str, metrics: Sequence[str]) -> SceneSums | None
             if math.isfinite(value) and count > 0:
                 totals[scene, column] += value * count
                 weights[scene, column] += count
-    logged = np.array([run.final(split)[1].get(metric, math.nan) for metric in metrics])
-    pooled = totals.sum(axis=0) / np.where(weights.any(axis=0), weights.sum(axis=0), np.nan)
-    alike = np.isclose(pooled, logged, rtol=1e-6, atol=1e-9)
-    if not alike.any():
-        return None
-    return SceneSums(tuple(scenes), totals * alike, weights * alike)
+    return Sums(totals, weights)
 
 
 def _source(metric: str) -> tuple[str, str | None]:
@@ -61,4 +73,6 @@ def _source(metric: str) -> tuple[str, str | None]:
     name, stratum = split_metric_name(metric)
     if name.endswith("_image_mean"):
         return metric_name(name.removesuffix("_image_mean"), stratum), None
+    if name in OF_HEADS:
+        return metric, pixels_name(metric)
     return metric, metric_name("valid", ALL if stratum.startswith("iter_") else stratum)

@@ -42,6 +42,17 @@ class Interval(NamedTuple):
     high: Float64[np.ndarray, "..."]
 
 
+class Sums(NamedTuple):
+    """What scenes add to metrics, or to their parts: of any set of scenes, a part is total / weight."""
+
+    totals: Float64[np.ndarray, "... P"]
+    weights: Float64[np.ndarray, "... P"]
+
+    def over_scenes(self) -> "Sums":
+        """The sums of all scenes, of "... C P"."""
+        return Sums(self.totals.sum(axis=-2), self.weights.sum(axis=-2))
+
+
 class Omission(NamedTuple):
     """What is left without the scene that a difference owes most to, per metric."""
 
@@ -81,27 +92,42 @@ def scene_draws(scenes: int, draws: int = DRAWS) -> Float64[np.ndarray, "R C"]:
     return counts.astype(np.float64)
 
 
-def scene_interval(
-    gains: Float64[np.ndarray, "C M"],
-    weights: Float64[np.ndarray, "C M"],
-    draws: Float64[np.ndarray, "R C"],
-) -> Interval:
-    """Bootstrap over scenes of a pooled difference sum(gains) / sum(weights), one per column.
+def pooled(sums: Sums, parts: Float64[np.ndarray, "P M"]) -> Float64[np.ndarray, "... M"]:
+    """Sums as metrics: the mean of total / weight over a metric's parts; NaN where none has any weight.
+
+    A part without weight is left out: a class that is in no pixel of these scenes has no score.
+    """
+    there = (sums.weights > 0).astype(np.float64)
+    values = np.divide(sums.totals, sums.weights, out=np.zeros_like(sums.totals), where=there > 0)
+    count = there @ parts
+    means: Float64[np.ndarray, "... M"] = (values @ parts) / np.where(count > 0, count, np.nan)
+    return means
+
+
+def drawn_means(
+    runs: Sums, parts: Float64[np.ndarray, "P M"], draws: Float64[np.ndarray, "R C"]
+) -> Float64[np.ndarray, "R M"]:
+    """The mean over runs of metrics pooled over each bootstrap sample of scenes."""
+    each = [
+        pooled(Sums(draws @ totals, draws @ weights), parts)
+        for totals, weights in zip(runs.totals, runs.weights, strict=True)
+    ]
+    mean: Float64[np.ndarray, "R M"] = np.mean(each, axis=0)
+    return mean
+
+
+def scene_interval(drawn: Float64[np.ndarray, "R M"], scenes: Float64[np.ndarray, " M"]) -> Interval:
+    """Bootstrap over scenes, one interval per column.
 
     A scene is drawn whole and with both variants: its frames are not independent (Field & Welsh, JRSS B
     2007). Percentiles are widened by the t quantile and sqrt(n / (n - 1)) (Hesterberg, The American
-    Statistician 69(4), 2015, "expanded percentile"), as plain ones cover too little with few scenes; n
-    counts the scenes that have any weight.
+    Statistician 69(4), 2015, "expanded percentile"), as plain ones cover too little with few scenes.
 
     Args:
-        gains: Per scene, variant minus base: the sum of what the metric averages (mean over seeds).
-        weights: Per scene, of how much it is the sum (valid pixels, or pairs).
-        draws: As from `scene_draws`.
+        drawn: What is asked about, in each sample of `scene_draws`.
+        scenes: How many scenes it is of: those that have any weight.
     """
-    scenes = (weights > 0).sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = (draws @ gains) / (draws @ weights)
-    low, high = np.full(gains.shape[1], np.nan), np.full(gains.shape[1], np.nan)
+    low, high = np.full(len(scenes), np.nan), np.full(len(scenes), np.nan)
     for count in np.unique(scenes[scenes >= FEWEST_SCENES]):
         columns = scenes == count
         tail = special.ndtr(t_quantile((1 - CONFIDENCE) / 2, int(count) - 1) * np.sqrt(count / (count - 1)))
@@ -109,40 +135,63 @@ def scene_interval(
     return Interval(low, high)
 
 
+def difference_over_scenes(
+    variant: Sums, base: Sums, parts: Float64[np.ndarray, "P M"], draws: Float64[np.ndarray, "R C"]
+) -> Interval:
+    """The interval over scenes of the difference of pooled metrics, mean over seeds; sums are "S C P"."""
+    drawn = drawn_means(variant, parts, draws) - drawn_means(base, parts, draws)
+    return scene_interval(drawn, scene_counts(variant, base, parts))
+
+
+def scene_counts(variant: Sums, base: Sums, parts: Float64[np.ndarray, "P M"]) -> Float64[np.ndarray, " M"]:
+    """How many scenes have any weight in any run, per metric."""
+    weights: Float64[np.ndarray, "C M"] = (variant.weights + base.weights).sum(axis=0) @ parts
+    counts: Float64[np.ndarray, " M"] = (weights > 0).sum(axis=0).astype(np.float64)
+    return counts
+
+
 def without_best_scene(
-    gains: Float64[np.ndarray, "S C M"],
-    weights: Float64[np.ndarray, "C M"],
-    draws: Float64[np.ndarray, "R C"],
+    variant: Sums, base: Sums, parts: Float64[np.ndarray, "P M"], draws: Float64[np.ndarray, "R C"]
 ) -> Omission:
     """Leaves out, per metric, the scene that speaks most for the sign that the whole difference has.
 
-    `gains` are per seed. The scene is found by leaving out each in turn. Where one scene holds all the
-    weight of a metric, nothing is left: NaN.
+    Sums are "S C P", of runs of the same seeds. The scene is found by leaving out each in turn. Where one
+    scene holds all the weight of a metric, nothing is left: NaN.
     """
-    total, weight = gains.sum(axis=1), weights.sum(axis=0)
-    rest = weight - weights
-    # Rounding leaves a few ulp where nothing is left.
-    left = (total[:, None] - gains) / np.where(rest > 1e-9 * weight, rest, np.nan)
-    sign = np.where(total.sum(axis=0) < 0, -1.0, 1.0)
+    left = pooled(_others(variant), parts) - pooled(_others(base), parts)
+    whole = pooled(variant.over_scenes(), parts) - pooled(base.over_scenes(), parts)
+    sign = np.where(whole.sum(axis=0) < 0, -1.0, 1.0)
     scene = np.nan_to_num(left.mean(axis=0) * sign, nan=np.inf).argmin(axis=0)
-    columns = np.arange(gains.shape[2])
-    kept = np.ones_like(weights)
-    kept[scene, columns] = 0
-    over_scenes = scene_interval(gains.mean(axis=0) * kept, weights * kept, draws)
-    return Omission(scene, paired_t(left[:, scene, columns]), over_scenes)
+    kept = np.ones(variant.totals.shape[1:])
+    kept[scene[parts.argmax(axis=1)], np.arange(len(parts))] = 0
+    over_scenes = difference_over_scenes(
+        Sums(variant.totals * kept, variant.weights * kept),
+        Sums(base.totals * kept, base.weights * kept),
+        parts,
+        draws,
+    )
+    return Omission(scene, paired_t(left[:, scene, np.arange(len(scene))]), over_scenes)
+
+
+def _others(runs: Sums) -> Sums:
+    """The sums of all scenes but one, for each."""
+    total, weight = (sums[:, None] for sums in runs.over_scenes())
+    rest = weight - runs.weights
+    # Rounding leaves a few ulp where nothing is left.
+    return Sums(total - runs.totals, np.where(rest < 1e-9 * weight, 0.0, rest))
 
 
 def probability_of_improvement(
-    variant: Float64[np.ndarray, "S C"], base: Float64[np.ndarray, "S C"], lower_is_better: bool
-) -> Float64[np.ndarray, " C"]:
-    """Per scene, how often a run of the variant beats a run of the base: all pairs of runs, ties half.
+    variant: Float64[np.ndarray, "S C M"], base: Float64[np.ndarray, "S C M"]
+) -> Float64[np.ndarray, "C M"]:
+    """Per scene, how often a run of the variant is below one of the base: all pairs of runs, ties half.
 
     Its mean over scenes is the probability of improvement of Agarwal et al. (NeurIPS 2021), with scenes for
     tasks. NaN for a scene that has no value.
     """
-    ahead = base[:, None] - variant[None] if lower_is_better else variant[None] - base[:, None]
-    wins: Float64[np.ndarray, "S S C"] = (ahead > 0) + 0.5 * (ahead == 0)
-    chance: Float64[np.ndarray, " C"] = np.where(np.isnan(ahead), np.nan, wins).mean(axis=(0, 1))
+    ahead = base[:, None] - variant[None]
+    wins: Float64[np.ndarray, "S S C M"] = (ahead > 0) + 0.5 * (ahead == 0)
+    chance: Float64[np.ndarray, "C M"] = np.where(np.isnan(ahead), np.nan, wins).mean(axis=(0, 1))
     return chance
 
 

@@ -34,6 +34,7 @@ from semraft.metrics import (
     metric_name,
     occlusion_overlap,
     pair_metrics,
+    pixels_name,
     pool,
 )
 from semraft.ops.occlusion import forward_backward, out_of_frame
@@ -88,14 +89,15 @@ class Evaluation:
 def write_per_sample(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
     """Writes per_sample.csv, whole or not at all: one row a pair, `split` being its evaluation's key.
 
-    Columns go split, id, scene, the metrics of all pixels, then stratum by stratum; a pair without such a
-    pixel has an empty cell.
+    Columns go split, id, scene, the metrics of all pixels, then stratum by stratum, then how many pixels the
+    scores of heads are of; a pair without such a pixel has an empty cell.
     """
     rows = [{"split": split, **row} for split, scored in evaluations.items() for row in scored.per_sample]
     found = {name for row in rows for name in row}
     # The pooled metrics have every name that a row has, in an order that does not depend on the pairs.
     ordered = dict.fromkeys(name for scored in evaluations.values() for name in scored.metrics)
     columns = ["split", "id", "scene", *(name for name in ordered if name in found)]
+    columns += sorted(found.difference(columns))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
@@ -304,7 +306,8 @@ def _score(predicted: tuple[FlowSample, Estimate]) -> _Score:
     )
     if sample.dataset == "kitti" and "moving" in record:  # The devkit's own names for the object map.
         record |= {"foreground": record["moving"], "background": record["static"]}
-    means = head_scores(sample, found, masks)
+    of_heads = head_scores(sample, found, masks)
+    means = dict(of_heads)
     if sample.labels1 is not None:
         length = endpoint_error(flows[-1], np.zeros_like(sample.flow), np.isin(sample.labels1, SKY))
         means[metric_name("flow_px", "sky")] = len(length), float(length.sum())
@@ -315,6 +318,7 @@ def _score(predicted: tuple[FlowSample, Estimate]) -> _Score:
     unpooled = {name: total / count for name, (count, total) in means.items() if count}
     row = {"id": sample.id, "scene": sample.scene, **pair_metrics(record)}
     row |= unpooled | mean_over_classes(unpooled)
+    row |= {pixels_name(name): count for name, (count, _) in of_heads.items() if count}
     return _Score(row, record, means, "occluded" in masks and sample.occluded1 is None)
 
 

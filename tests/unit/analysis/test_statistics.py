@@ -5,15 +5,18 @@ import pytest
 
 from semraft.analysis.statistics import (
     FEWEST_SCENES,
+    Interval,
+    Sums,
     area_under_curve,
+    difference_over_scenes,
     effect_size,
     first_credible,
     holm,
     paired_t,
+    pooled,
     power,
     probability_of_improvement,
     scene_draws,
-    scene_interval,
     seeds_needed,
     smallest_visible,
     without_best_scene,
@@ -64,23 +67,68 @@ def test_the_interval_over_scenes_covers(rng: np.random.Generator, scenes: int, 
     Red when: the percentiles are not widened (92 % with 20 scenes), or frames are drawn (below 60 %).
     """
     frames = 5
-    weights = rng.lognormal(0, 0.4, (scenes, SIMULATIONS))
+    weights = rng.lognormal(0, 0.4, (1, scenes, SIMULATIONS))
     of_scene = rng.normal(effect, 1, (scenes, 1, SIMULATIONS))
     gains = (of_scene + rng.normal(0, 0.5, (scenes, frames, SIMULATIONS))).mean(axis=1) * weights
-    interval = scene_interval(gains, weights, scene_draws(scenes, 1000))
-    assert 0.93 < ((interval.low <= effect) & (effect <= interval.high)).mean() < 0.97
+    variant, base = Sums(gains, weights), Sums(np.zeros_like(gains), weights)
+    assert covered(variant, base, effect) > 0.93
+
+
+def test_the_interval_over_scenes_covers_scores_of_heads(rng: np.random.Generator) -> None:
+    """Each run is scored on pixels of its own: hits of what it or the truth calls occluded.
+
+    Red when: base's pixels are taken for the variant's, or differences of scenes are averaged (no weight).
+    """
+    scenes = 40
+    sizes = rng.lognormal(3, 0.6, (1, scenes, SIMULATIONS))
+    shares = (0.6, 0.5)
+    variant, base = (
+        Sums((share + rng.normal(0, 0.1, sizes.shape)) * weights, weights)
+        for share, weights in ((share, sizes * rng.uniform(0.5, 1.5, sizes.shape)) for share in shares)
+    )
+    assert covered(variant, base, shares[0] - shares[1]) > 0.93
+
+
+def covered(variant: Sums, base: Sums, truth: float) -> float:
+    """How many intervals over scenes, one a column, hold the truth."""
+    scenes, columns = variant.totals.shape[1:]
+    draws, low, high = scene_draws(scenes, 1000), [], []
+    for start in range(0, columns, 100):  # Parts are a square matrix.
+        some = slice(start, start + 100)
+        own, other = (Sums(*(array[..., some] for array in sums)) for sums in (variant, base))
+        interval = difference_over_scenes(own, other, np.eye(own.totals.shape[-1]), draws)
+        low.append(interval.low)
+        high.append(interval.high)
+    share = float(((np.concatenate(low) <= truth) & (truth <= np.concatenate(high))).mean())
+    assert share < 0.97
+    return share
 
 
 def test_few_scenes_have_no_interval() -> None:
     """Red when: one scene's interval is zero wide, or scenes without weight are counted."""
-    gains = np.arange(1.0, 21.0).reshape(10, 2)
-    weights = np.ones((10, 2))
-    assert np.isfinite(scene_interval(gains, weights, scene_draws(10))).all()
-    weights[FEWEST_SCENES - 1 :, 1] = 0
-    low, high = scene_interval(gains * weights, weights, scene_draws(10))
+    gains = np.arange(1.0, 21.0).reshape(1, 10, 2)
+    weights, nothing = np.ones((1, 10, 2)), np.zeros((1, 10, 2))
+
+    def interval(scenes: int) -> Interval:
+        variant, base = (Sums(array[:, :scenes], weights[:, :scenes]) for array in (gains * weights, nothing))
+        return difference_over_scenes(variant, base, np.eye(2), scene_draws(scenes))
+
+    assert np.isfinite(interval(10)).all()
+    weights[:, FEWEST_SCENES - 1 :, 1] = 0
+    low, high = interval(10)
     assert np.isfinite([low[0], high[0]]).all()
     assert np.isnan([low[1], high[1]]).all()
-    assert np.isnan(scene_interval(gains[:1], weights[:1], scene_draws(1))).all()
+    assert np.isnan(interval(1)).all()
+
+
+def test_a_metric_is_the_mean_of_its_parts() -> None:
+    """Metric 0 is the mean of parts 0 and 1, metric 1 is part 2. Red when: a part without weight counts as
+    0, a mean is over sums, or nothing at all is 0."""
+    parts = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    totals = np.array([[30.0, 8.0, 5.0], [30.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
+    weights = np.array([[10.0, 2.0, 1.0], [10.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    expected = [[3.5, 5.0], [3.0, 5.0], [np.nan, np.nan]]
+    np.testing.assert_array_equal(pooled(Sums(totals, weights), parts), expected)
 
 
 def test_without_the_best_scene_by_hand() -> None:
@@ -90,23 +138,24 @@ def test_without_the_best_scene_by_hand() -> None:
     """
     one_seed = np.array([[31.0, 2.0], [0.5, 2.0], [-30.0, 2.0], [-8.0, -90.0]])
     gains = np.stack([one_seed, one_seed + np.array([0.25, 0.0])])
-    omission = without_best_scene(gains, np.ones((4, 2)), scene_draws(4))
+    weights, draws = np.ones((2, 4, 2)), scene_draws(4)
+    variant, base = Sums(gains, weights), Sums(np.zeros_like(gains), weights)
+    omission = without_best_scene(variant, base, np.eye(2), draws)
     assert omission.scene.tolist() == [2, 3]
     np.testing.assert_allclose(omission.paired.difference, [(23.5 / 3 + 24.25 / 3) / 2, 2.0])
-    omission = without_best_scene(-gains, np.ones((4, 2)), scene_draws(4))
+    omission = without_best_scene(base, variant, np.eye(2), draws)
     np.testing.assert_allclose(omission.paired.difference, [-(23.5 / 3 + 24.25 / 3) / 2, -2.0])
-    alone = without_best_scene(gains[:, :1], np.ones((1, 2)), scene_draws(1))
+    one = [Sums(sums.totals[:, :1], sums.weights[:, :1]) for sums in (variant, base)]
+    alone = without_best_scene(*one, np.eye(2), scene_draws(1))
     assert np.isnan(alone.paired.difference).all()  # Nothing is left.
 
 
 def test_probability_of_improvement_counts_all_pairs_of_runs() -> None:
     """Red when: only equal seeds are compared (0.5 in scene 0), or ties count whole."""
-    variant = np.array([[1.0, 2.0, np.nan], [2.0, 2.0, 1.0]])
-    base = np.array([[3.0, 2.0, 1.0], [1.5, 2.0, 1.0]])
-    lower = probability_of_improvement(variant, base, lower_is_better=True)
-    np.testing.assert_allclose(lower, [0.75, 0.5, np.nan])
-    higher = probability_of_improvement(variant, base, lower_is_better=False)
-    np.testing.assert_allclose(higher, [0.25, 0.5, np.nan])
+    variant = np.array([[1.0, 2.0, np.nan], [2.0, 2.0, 1.0]])[..., None]
+    base = np.array([[3.0, 2.0, 1.0], [1.5, 2.0, 1.0]])[..., None]
+    np.testing.assert_allclose(probability_of_improvement(variant, base)[:, 0], [0.75, 0.5, np.nan])
+    np.testing.assert_allclose(probability_of_improvement(-variant, -base)[:, 0], [0.25, 0.5, np.nan])
 
 
 def test_holm_as_in_r() -> None:
