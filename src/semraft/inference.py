@@ -57,23 +57,7 @@ def predict(
     num_updates: int = 24,
 ) -> Float32[np.ndarray, "H W 2"]:
     """The flow from image1 to image2 in pixels. Images are RGB. Runs where the model is."""
-    return refinements(model, image1, image2, num_updates, keep="last")[0]
-
-
-def refinements(
-    model: RAFT,
-    image1: UInt8[np.ndarray, "H W 3"],
-    image2: UInt8[np.ndarray, "H W 3"],
-    num_updates: int,
-    *,
-    precision: Precision = "float32",
-    keep: Literal["all", "last"] = "all",
-    top_padding: Literal["half", "none"] = "half",
-) -> Sequence[Float32[np.ndarray, "H W 2"]]:
-    """The flow after each refinement, or after the last alone; padded as in `estimate`."""
-    return estimate(
-        model, image1, image2, num_updates, precision=precision, keep=keep, top_padding=top_padding
-    ).flows
+    return estimate(model, image1, image2, num_updates, keep="last").flows[0]
 
 
 @torch.inference_mode()

@@ -32,7 +32,7 @@ def frame(rng: np.random.Generator, height: int = 70, width: int = 93) -> np.nda
 def test_predict_is_the_last_refinement(model: torch.nn.Module, rng: np.random.Generator) -> None:
     image1, image2 = frame(rng), frame(rng)
     flow = semraft.predict(model, image1, image2, num_updates=3)
-    flows = inference.refinements(model, image1, image2, 3)
+    flows = inference.estimate(model, image1, image2, 3).flows
     assert flow.shape == (70, 93, 2)
     assert flow.dtype == np.float32
     assert len(flows) == 3
@@ -48,8 +48,8 @@ def test_padding_is_undone_where_it_was_added(
     padded = [
         cv2.copyMakeBorder(image, top, 2 - top, 1, 2, cv2.BORDER_REPLICATE) for image in (image1, image2)
     ]
-    whole = inference.refinements(model, padded[0], padded[1], 2)[-1]
-    flow = inference.refinements(model, image1, image2, 2, top_padding=top_padding)[-1]
+    whole = inference.estimate(model, padded[0], padded[1], 2).flows[-1]
+    flow = inference.estimate(model, image1, image2, 2, top_padding=top_padding).flows[-1]
     np.testing.assert_allclose(flow, whole[top : top + 70, 1:94], atol=1e-5)
 
 

@@ -11,7 +11,7 @@ def pad_to_multiple(images: Float[Tensor, "B C H W"], multiple: int) -> Float[Te
     Only right and below, so that pixel (y, x) stays pixel (y, x), cell (i, j) of the stride-8 features covers
     pixels 8i..8i+7 and 8j..8j+7, and `padded[..., :H, :W]` is the input again. Differs from RAFT's own
     padder, which splits the padding between the two sides and so moves the cells: its flow is another one, by
-    whole pixels in places. Whoever wants published figures pads in its way (`inference.refinements`).
+    whole pixels in places. Whoever wants published figures pads in its way (`inference.estimate`).
     """
     height, width = images.shape[-2:]
     below, right = -height % multiple, -width % multiple
