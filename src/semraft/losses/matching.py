@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from semraft.losses.reduction import masked_mean
+from semraft.ops.warp import in_frame, target
 
 
 def matching(
@@ -30,9 +31,8 @@ def matching(
         )
     mask = mask[:, 4::8, 4::8]
     flow = torch.where(mask[:, None], flow_gt[:, :, 4::8, 4::8], 0).float() / 8
-    x = torch.arange(columns, device=flow.device) + flow[:, 0]
-    y = torch.arange(rows, device=flow.device)[:, None] + flow[:, 1]
-    mask = mask & (x >= 0) & (x <= columns - 1) & (y >= 0) & (y <= rows - 1)
+    x, y = target(flow)
+    mask = mask & in_frame(flow)
 
     with torch.autocast(features1.device.type, enabled=False):
         rows1 = (features1.float() / channels**0.5).flatten(2).transpose(1, 2)
