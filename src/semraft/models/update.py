@@ -168,6 +168,5 @@ class MaskHead(nn.Module):
         )
 
     def forward(self, hidden: Float[Tensor, "B H h w"], kernels: Kernels) -> Float[Tensor, "B 576 h w"]:
-        return 0.25 * run(
-            self.layers, hidden, kernels
-        )  # RAFT's own factor, to balance this branch's gradients; the weights rely on it.
+        # RAFT's own factor, to balance this branch's gradients; the weights rely on it.
+        return 0.25 * run(self.layers, hidden, kernels)

@@ -56,8 +56,7 @@ def window_cutter(
             raise ValueError(f"correlation on demand has no kernel for {where}: take all-pairs or auto")
         volumes = correlation.pyramid(features1, features2, levels)
         return lambda points: correlation.lookup(volumes, points, radius)
-    kind = choose(kind, features1, num_updates) if kind == "auto" else kind
-    read = _read(kernels, kind, features1, features2, levels, radius)
+    read = _read(kernels, choose(kind, features1, num_updates), features1, features2, levels, radius)
     token: Tensor = _share(read, *read.tensors)
 
     def cut(points: Tensor) -> Tensor:
@@ -73,7 +72,7 @@ def window_cutter(
 def choose(
     kind: CorrelationKind, features: Float[Tensor, "B C h w"], num_updates: int
 ) -> Literal["all-pairs", "on-demand"]:
-    """What `auto` means for features of this size and place."""
+    """The kind itself, or what `auto` means for features of this size and place."""
     if kind != "auto":
         return kind
     batch, _, height, width = features.shape
