@@ -13,7 +13,8 @@ from semraft.data.loader import TrainingBatch, training_batches
 from semraft.losses.objective import Objective, objective
 from semraft.models.build import build_model
 from semraft.models.raft import RAFT
-from semraft.training import loop
+from semraft.training import loop, state, step
+from semraft.training.step import TrainingStopped
 
 CONFIG = RunConfig(
     data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
@@ -45,8 +46,8 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def last(run: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
-    return state
+    saved: dict[str, Any] = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    return saved
 
 
 @pytest.mark.usefixtures("scaled")
@@ -109,8 +110,8 @@ def test_a_loss_that_is_not_finite_moves_nothing(
         losses = objective(*arguments)
         return Objective(total=losses.total * torch.nan, values=losses.values)
 
-    monkeypatch.setattr(loop, "objective", broken)
-    with pytest.raises(loop.TrainingStopped, match="not finite at step 1, samples train/"):
+    monkeypatch.setattr(step, "objective", broken)
+    with pytest.raises(TrainingStopped, match="not finite at step 1, samples train/"):
         loop.train(CONFIG, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
 
@@ -135,7 +136,7 @@ def test_the_network_is_trained_from_frame_1_to_frame_2(
         return model
 
     monkeypatch.setattr(loop, "training_batches", kept)
-    monkeypatch.setattr(loop, "build_model", watched)
+    monkeypatch.setattr(state, "build_model", watched)
     loop.train(CONFIG, tmp_path / "run")
     assert len(seen) == len(loaded) == 4
     for (first, second), (batch, _) in zip(seen, loaded, strict=True):

@@ -11,7 +11,8 @@ import torch
 from semraft.config import LossConfig, OptimConfig, RunConfig, parse_term
 from semraft.losses.objective import Objective, objective
 from semraft.losses.weights import MEASURED_STEPS
-from semraft.training import loop
+from semraft.training import loop, step
+from semraft.training.step import TrainingStopped
 from tests.unit.training.test_loop import CONFIG, last
 
 STEPS = MEASURED_STEPS + 4
@@ -56,7 +57,7 @@ def test_a_share_is_measured_recorded_and_survives_a_resume(
     for steps_more in (5, 5):  # In the window, and after it.
         stopped.left = steps_more
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "objective", stopped)
+            patch.setattr(step, "objective", stopped)
             with pytest.raises(KeyboardInterrupt):
                 loop.train(config, cut_short, resume=(cut_short / "config.json").exists())
     loop.train(config, cut_short, resume=True)
@@ -70,7 +71,7 @@ def test_a_share_of_nothing_stops_the_run(tmp_path: Path) -> None:
     """No flow truth is trusted. Red when: the weight is infinite, or 0 for the rest of the run."""
     config = config_of("label-warp:share=0.3", steps=STEPS)
     untrusted = replace(config, loss=replace(config.loss, max_flow_px=1e-9))
-    with pytest.raises(loop.TrainingStopped, match="has no share of the gradient"):
+    with pytest.raises(TrainingStopped, match="has no share of the gradient"):
         loop.train(untrusted, tmp_path / "run")
 
 
@@ -84,7 +85,7 @@ def test_backward_flow_is_computed_where_a_term_reads_it(
         seen.append(arguments[:2])
         return objective(*arguments)
 
-    monkeypatch.setattr(loop, "objective", watched)
+    monkeypatch.setattr(step, "objective", watched)
     loop.train(config_of("label-warp:1,mask=forward-backward", steps=2), tmp_path / "with")
     for prediction, batch in seen:
         assert prediction.backward_flow.shape == batch.flow.shape

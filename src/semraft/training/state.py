@@ -1,0 +1,113 @@
+"""What of a run changes from step to step: what a checkpoint keeps, and a resumed run takes up again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from semraft import tracking
+from semraft.config import RunConfig
+from semraft.losses.objective import Objective
+from semraft.losses.reduction import mean_over_processes, process_count, refinement_sum
+from semraft.losses.terms import taught_heads
+from semraft.losses.weights import Measured
+from semraft.models.build import build_model
+from semraft.models.raft import RAFT
+from semraft.training.checkpoint import load_checkpoint, save_checkpoint
+from semraft.training.optim import make_optimizer
+
+RECORDS = (tracking.METRICS, tracking.SKIPPED, tracking.WEIGHTS)
+"""The files of a run that a resumed one takes back to its checkpoint's step."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingState:
+    """A training between two steps."""
+
+    model: RAFT
+    network: nn.Module
+    """What a step calls: the model, or the one that averages its gradients over processes."""
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    """Steps done."""
+    measured: Measured = field(default_factory=dict)
+    """Shares of loss terms so far."""
+    window: dict[str, Tensor] = field(default_factory=dict)
+    """Sums of the current logging window, on the device, and the number of its `steps`."""
+    best: float = float("inf")
+    """The lowest EPE of a validation so far, in pixels."""
+
+    def add(self, losses: Objective, gradient_norm: Tensor) -> None:
+        """Adds a step's losses to the window, without waiting for the device."""
+        values = {"total_loss": losses.total, "gradient_norm": gradient_norm, **losses.values}
+        for name, value in values.items():
+            self.window[name] = self.window.get(name, 0) + value.detach().float()
+        self.window["steps"] = self.window.get("steps", torch.zeros(())) + 1
+
+    def close_window(self, gamma: float) -> dict[str, float]:
+        """Means over the window and all processes, per refinement where a loss has them; a new window."""
+        steps = float(self.window.pop("steps"))
+        means: dict[str, float] = {}
+        for name, summed in self.window.items():
+            value = mean_over_processes(summed) / steps
+            if value.ndim == 0:
+                means[name] = float(value)
+                continue
+            means[name] = float(refinement_sum(value, gamma))
+            if len(value) > 1:
+                means |= {f"{name}_iter_{t:03d}": float(part) for t, part in enumerate(value)}
+        self.window.clear()
+        return means
+
+    def save(self, path: Path, config: RunConfig) -> None:
+        """Writes a checkpoint, whole or not at all."""
+        save_checkpoint(
+            path,
+            arch=config.model.arch,
+            validation_updates=config.validation_updates,
+            step=self.step,
+            model=self.model,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            window=self.window,
+            measured=self.measured,
+            best=self.best,
+        )
+
+    def restore(self, run: Path, device: torch.device, leads: bool) -> None:
+        """Takes up a run's last checkpoint; the leading process takes its records back to that step."""
+        saved = load_checkpoint(run / tracking.CHECKPOINTS / "last.pt", device)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.step, self.window, self.best = saved["step"], saved["window"], saved["best"]
+        self.measured = _on_cpu(saved.get("measured", {}))
+        for name in RECORDS if leads else ():
+            tracking.forget_after(run / name, self.step)
+
+
+def initial_state(config: RunConfig, device: torch.device) -> TrainingState:
+    """A run before its first step. Call it once processes have joined.
+
+    Raises:
+        ValueError: The weights that it is to start from do not fit.
+    """
+    model = build_model(config.model, config.seed).to(device)
+    model.train_heads({field for chosen in config.loss.terms for field in taught_heads(chosen)})
+    network: nn.Module = model
+    if process_count() > 1:
+        network = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    return TrainingState(
+        model=model,
+        network=network,
+        optimizer=make_optimizer(model, config.optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
+    )
+
+
+def _on_cpu(measured: Mapping[str, Tensor]) -> Measured:
+    return {name: known.cpu() for name, known in measured.items()}

@@ -1,0 +1,108 @@
+"""One step: a batch in, the weights moved, and what there is to tell of it."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from semraft import runtime
+from semraft.config import Precision, RunConfig
+from semraft.losses.objective import Objective, needs_backward_flow, objective
+from semraft.losses.weights import Measured, NoGradient, measure_shares, step_weights
+from semraft.sample import FlowBatch, Prediction
+from semraft.training.optim import learning_rate, set_learning_rate
+from semraft.training.state import TrainingState
+
+
+class TrainingStopped(RuntimeError):
+    """Training can't or shouldn't go on; the message says why and what to do. Nothing saved is lost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """A step that was taken."""
+
+    prediction: Prediction
+    losses: Objective
+    gradient_norm: Float[Tensor, ""]
+    """Before it was clipped."""
+    learning_rate: float
+    weights: dict[str, float]
+    """Loss term -> its weight."""
+
+
+def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Taken:
+    """Trains on one batch: forward, losses, one backward, one move of the weights.
+
+    Raises:
+        TrainingStopped: Loss or gradient is not finite: the weights were not moved. Or a share can't be
+            measured.
+    """
+    assert config.precision != "auto"
+    step = state.step + 1
+    rate = learning_rate(step - 1, config.optim)
+    set_learning_rate(state.optimizer, rate)
+    with runtime.autocast(batch.image1.device, config.precision):
+        prediction: Prediction = state.network(batch.image1, batch.image2, config.num_updates)
+    if needs_backward_flow(config.loss):
+        prediction.backward_flow = _backward_flow(state.model, batch, config.num_updates, config.precision)
+    rate_frac = rate / config.optim.learning_rate
+    weights = step_weights(config.loss, step, config.optim.steps, rate_frac, state.measured)
+    losses = objective(prediction, batch, config.loss, weights)
+    measured = _measure(losses, state, config, step)
+    state.optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(state.scaler.scale(losses.total))
+    state.scaler.unscale_(state.optimizer)
+    gradient_norm = _clip(state.model, config.optim.clip_norm)
+    _refuse_non_finite(step, batch, losses, None if state.scaler.is_enabled() else gradient_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.step, state.measured = step, measured
+    state.add(losses, gradient_norm)
+    return Taken(
+        prediction=prediction,
+        losses=losses,
+        gradient_norm=gradient_norm,
+        learning_rate=rate,
+        weights=weights,
+    )
+
+
+@torch.no_grad()
+def _backward_flow(
+    model: nn.Module, batch: FlowBatch, num_updates: int, precision: Precision
+) -> Float[Tensor, "B 2 H W"]:
+    """The flow from frame 2 to frame 1, for checks: without gradient, and batch norm learns nothing of it."""
+    model.eval()
+    with runtime.autocast(batch.image1.device, precision):
+        flow: Tensor = model(batch.image2, batch.image1, num_updates, keep="last").flow
+    model.train()
+    return flow
+
+
+def _measure(losses: Objective, state: TrainingState, config: RunConfig, step: int) -> Measured:
+    """The shares of the loss terms as known after this step."""
+    trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    try:
+        return measure_shares(losses, trained, config.loss, step, state.measured, state.scaler.get_scale())
+    except NoGradient as error:
+        raise TrainingStopped(str(error)) from error
+
+
+def _clip(model: nn.Module, clip_norm: float) -> Float[Tensor, ""]:
+    """Clips the gradient to `clip_norm` (0: not at all) and returns its norm before."""
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else float("inf"))
+
+
+def _refuse_non_finite(step: int, batch: FlowBatch, losses: Objective, gradient_norm: Tensor | None) -> None:
+    """A non-finite loss or gradient never moves the weights; None: a scaler looks after the gradient."""
+    finite = losses.total.isfinite() if gradient_norm is None else (losses.total + gradient_norm).isfinite()
+    if finite:
+        return
+    broken = [name for name, values in losses.values.items() if not torch.isfinite(values).all()]
+    where = f"loss {' and '.join(broken)}" if broken else "gradient"
+    raise TrainingStopped(
+        f"{where} not finite at step {step}, samples {', '.join(batch.ids)}: the weights were not moved and "
+        f"the last checkpoint is sound; try a lower --optim.learning-rate"
+    )
