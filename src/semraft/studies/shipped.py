@@ -35,6 +35,10 @@ def _smoke(config: RunConfig) -> RunConfig:
 
 
 _WORLD = _recipes(base="world-base", **{"semantic-v1": "world-semantic-v1"})
+_MOVERS = {
+    "base": RECIPES["world-movers-base"].config,
+    "signed-distance": RECIPES["world-movers-signed-distance"].config,
+}
 _ORIGIN = {
     f"{data}-{variant}": RECIPES[f"{data}-{recipe}"].config
     for data in ("viper", "virtual-kitti", "viper+virtual-kitti")
@@ -57,6 +61,14 @@ STUDIES = {
             variants=_WORLD,
             base="base",
             seeds=(0,),
+        ),
+        Study(
+            name="movers",
+            about="can labels stand in for flow truth on movers? base, signed distance with census, and the "
+            "same by the network's own decoder; five seeds, two to three hours on two cores",
+            variants=_MOVERS,
+            base="base",
+            seeds=(0, 1, 2, 3, 4),
         ),
         Study(
             name="origin",
