@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semraft.losses.reduction import refinement_sum
-from semraft.losses.smoothness import smoothness_values
+from semraft.losses.reduction import masked_mean, refinement_sum
+from semraft.sample import IGNORE_LABEL
 
 
 def semantic_smoothness_v1(
@@ -34,4 +35,13 @@ def semantic_smoothness_v1_values(
     valid: Bool[Tensor, "B H W"],
 ) -> Float[Tensor, " T"]:
     """Semantic smoothness V1 at each refinement, before the weights."""
-    return smoothness_values(flows, labels1, valid & (labels1 == labels2), order=1)
+    here, left, above = labels1[:, 1:, 1:], labels1[:, 1:, :-1], labels1[:, :-1, 1:]
+    mask = valid[:, 1:, 1:] & (here == labels2[:, 1:, 1:]) & (here != IGNORE_LABEL)
+    values = []
+    for flow in flows:
+        flow_here = flow[:, :, 1:, 1:].float()
+        along_row = (flow_here - flow[:, :, 1:, :-1]).abs().sum(dim=1)
+        along_column = (flow_here - flow[:, :, :-1, 1:]).abs().sum(dim=1)
+        roughness = torch.where(here == left, along_row, 0) + torch.where(here == above, along_column, 0)
+        values.append(masked_mean(roughness, mask))
+    return torch.stack(values)
