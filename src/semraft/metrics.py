@@ -53,6 +53,9 @@ METRICS: dict[str, Metric] = {
 }
 """Name without stratum -> definition, in the order of tables. Per cent is 0..100."""
 
+OF_HEADS = ("miou_pct", "temporal_consistency_pct", "occlusion_f1_pct")
+"""What a network's heads are scored by."""
+
 ALL = "all"
 """The stratum of every valid pixel; its metrics carry no suffix."""
 

@@ -41,5 +41,6 @@ def test_heads_are_trained_and_scored(run: Path, tmp_path: Path) -> None:
     assert scored.keys() >= SCORES
     checkpoint = str(run / "checkpoints" / "last.pt")
     world = ("--dataset", "world", "--size", "64", "96", "--pairs", "8")
-    semraft("evaluate", checkpoint, *world, "--json", str(tmp_path / "scores.json"))
+    printed = semraft("evaluate", checkpoint, *world, "--json", str(tmp_path / "scores.json")).stdout
+    assert all(f"{name} " in printed.partition("heads of ")[2] for name in SCORES - {"iou_pct_road"})
     assert json.loads((tmp_path / "scores.json").read_text())["metrics"].keys() >= SCORES

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semraft.analysis.comparison import definition, format_value
-from semraft.metrics import ALL, METRICS, STRATA, split_metric_name
+from semraft.metrics import ALL, METRICS, OF_HEADS, STRATA, split_metric_name
 
-OF_HEADS = ("miou_pct", "temporal_consistency_pct", "occlusion_f1_pct")
 KEY_METRICS = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc", *OF_HEADS)
 """The columns of the table of results, where a run has them; every other metric is told by stratum."""
 

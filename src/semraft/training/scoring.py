@@ -10,7 +10,7 @@ from semraft import runtime
 from semraft.config import DataConfig, WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import keep_in_memory, validation_draw
-from semraft.metrics import METRICS
+from semraft.metrics import METRICS, OF_HEADS
 from semraft.models.weights import load_model, read_tensors, trained_updates
 from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate
 from semraft.training.sources import WORLD_MEMORY_MB, refuse_damaged
@@ -73,6 +73,12 @@ def table(evaluations: dict[str, Evaluation]) -> str:
     lines += [f"  {name}: {METRICS[name].formula}, {METRICS[name].unit}" for name in SHOWN]
     for problem in first.skipped:
         lines.append(f"  skipped {problem.pair_id}: {problem.path}: {problem.kind}, {problem.detail}")
+    for name, evaluation in evaluations.items():
+        scores = [
+            f"{key} {value:.1f}" for key, value in evaluation.metrics.items() if key.startswith(OF_HEADS)
+        ]
+        if scores:
+            lines += ["", f"heads of {name}: {', '.join(scores)}"]
     if len(evaluations) == 1:
         lines += ["", "by stratum" + " " * 14 + f"{'epe':>10}{'fl':>10}{'1px':>10}{'pixels':>12}"]
         for name in first.metrics:
