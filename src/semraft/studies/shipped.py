@@ -38,6 +38,7 @@ _WORLD = _recipes(base="world-base", **{"semantic-v1": "world-semantic-v1"})
 _MOVERS = {
     "base": RECIPES["world-movers-base"].config,
     "signed-distance": RECIPES["world-movers-signed-distance"].config,
+    "decoder": RECIPES["world-movers-decoder"].config,
 }
 _ORIGIN = {
     f"{data}-{variant}": RECIPES[f"{data}-{recipe}"].config
