@@ -11,6 +11,7 @@ import pytest
 from semraft.config import DataConfig, LossConfig, ModelConfig, RunConfig, to_json
 from semraft.studies.cell import Cell
 from semraft.studies.proof import StudyStopped, prove
+from semraft.studies.shipped import STUDIES
 
 BASE = RunConfig()
 OTHER = replace(BASE, loss=LossConfig(gamma=0.9))
@@ -96,6 +97,35 @@ def test_another_network_or_mixture_has_its_own_digests(good: Sequence[Cell], tm
     own = prints(0, sample_order="kitti", first_batches="kitti")
     kitti = begin(tmp_path, "kitti", 0, wanted, data=data, fingerprints=own)
     prove([*good, small, kitti], "base")
+
+
+@pytest.mark.parametrize("name", ["initial_weights", "sample_order", "first_batches"])
+def test_a_study_of_several_data_sets_is_held_to_what_each_pair_should_share(
+    name: str, tmp_path: Path
+) -> None:
+    """The original study's six variants: batches are those of the data, weights those of the seed.
+
+    Red when: variants on other data must share batches with base, or V1 on other data is held against the
+    study's base alone, with which it shares no data.
+    """
+    origin = STUDIES["origin"]
+    cells = []
+    for variant, config in origin.variants.items():
+        data = [{"name": part, "fingerprint": part} for part in config.data.train.split("+")]
+        own = {field: f"{field} of {config.data.train}" for field in ("sample_order", "first_batches")}
+        record = {"data": {**DATA, "train": data}, "fingerprints": prints(0, **own)}
+        cells.append(begin(tmp_path, variant, 0, config, **record))
+    prove(cells, origin.base)
+    path = cells[3].run / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["fingerprints"][name] = "else"
+    path.write_text(json.dumps(environment))
+    assert (cells[3].variant, origin.against[cells[3].variant]) == (
+        "virtual-kitti-semantic-v1",
+        "virtual-kitti-base",
+    )
+    with pytest.raises(StudyStopped, match=r"seed 0: .*virtual-kitti-semantic-v1"):
+        prove(cells, origin.base)
 
 
 def test_runs_of_another_protocol_are_refused(tmp_path: Path) -> None:
