@@ -114,6 +114,9 @@ Head = Literal["occlusion", "decoder", "decoder-down"]
 """What a network can have beside flow: occlusion, and classes decoded at 1/8 or from two stages below."""
 HEADS: tuple[Head, ...] = typing.get_args(Head)
 
+Conditioning = Literal["none", "truth", "decoder"]
+"""Whose classes of both frames enter a network's context: nobody's, the data's, its own decoder's."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -132,10 +135,15 @@ class ModelConfig:
     heads: tuple[Head, ...] = ()
     """What the network gives beside flow: occlusion, and the classes of both frames (decoder: from features
     at 1/8; decoder-down: two stages further down and back up). The rest of it is the same without."""
+    conditioning: Conditioning = "none"
+    """Classes of both frames that enter the context: those of the data (truth: then also wherever the network
+    is used), or those that its own decoder sees. At the first step they change nothing."""
 
     def __post_init__(self) -> None:
         both = {"decoder", "decoder-down"} <= set(self.heads) or len(set(self.heads)) < len(self.heads)
         _require(not both, "model.heads", " ".join(self.heads), "each head once, and one decoder at most")
+        decodes = self.conditioning != "decoder" or bool({"decoder", "decoder-down"} & set(self.heads))
+        _require(decodes, "model.conditioning", self.conditioning, "a decoder among --model.heads")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -331,6 +339,8 @@ class RunConfig:
     """Steps between lines of training metrics."""
     validate_every: int = 5000
     """Steps between validations, each followed by a checkpoint."""
+    health_every: int = 0
+    """Steps between lines of health.jsonl; 0: as often as 3 per cent of the time allows."""
     checkpoint_every: int = 1000
     """Steps between updates of checkpoints/last.pt."""
     saved_pairs: int = 8

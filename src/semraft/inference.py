@@ -70,11 +70,17 @@ def estimate(
     precision: Precision = "float32",
     keep: Literal["all", "last"] = "all",
     top_padding: Literal["half", "none"] = "half",
+    labels1: UInt8[np.ndarray, "H W"] | None = None,
+    labels2: UInt8[np.ndarray, "H W"] | None = None,
 ) -> Estimate:
     """The flow after each refinement, or after the last alone, and what the network's heads say.
 
     Pads as RAFT's evaluation does, so that published figures can be met: half of the padding left and half
-    right; above half (its Sintel way), or none and all of it below (its KITTI way).
+    right; above half (its Sintel way), or none and all of it below (its KITTI way). Labels are for a network
+    that is conditioned on the truth.
+
+    Raises:
+        ValueError: Such a network without labels.
     """
     device = next(model.parameters()).device
     height, width = image1.shape[:2]
@@ -88,20 +94,29 @@ def estimate(
         )
         for image in (image1, image2)
     ]
+    borders = (top, padding_height - top), (left, padding_width - left)
+    classes = [
+        None
+        if labels is None or model.conditioning != "truth"
+        else torch.from_numpy(np.pad(labels, borders, mode="edge")).to(device)[None].long()
+        for labels in (labels1, labels2)
+    ]
     was_training = model.training
     model.eval()
     with runtime.autocast(device, precision):
-        prediction = model(tensors[0], tensors[1], num_updates, keep=keep)
+        prediction = model(
+            tensors[0], tensors[1], num_updates, labels1=classes[0], labels2=classes[1], keep=keep
+        )
     model.train(was_training)
     window = (..., slice(top, top + height), slice(left, left + width))
     flows = [flow[window][0].permute(1, 2, 0).float().cpu().numpy() for flow in prediction.flows]
     logits = prediction.occlusion
     occluded = None if logits is None else predicted(logits[window])[0].cpu().numpy()
-    labels = [
-        None if classes is None else classes[window][0].argmax(dim=0).byte().cpu().numpy()
-        for classes in (prediction.segmentation1, prediction.segmentation2)
+    decoded = [
+        None if logits is None else logits[window][0].argmax(dim=0).byte().cpu().numpy()
+        for logits in (prediction.segmentation1, prediction.segmentation2)
     ]
-    return Estimate(flows=flows, occluded1=occluded, labels1=labels[0], labels2=labels[1])
+    return Estimate(flows=flows, occluded1=occluded, labels1=decoded[0], labels2=decoded[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semraft.config import HEADS, Head
+from semraft.models import conditioning
 from semraft.models.convolution import Convolution
 from semraft.models.encoder import STRIDE, ResidualBlock
 from semraft.ops.classes import CLASSES
@@ -89,8 +90,8 @@ def heads_of(names: Iterable[str]) -> tuple[Head, ...]:
 
 
 def is_of_head(name: str) -> bool:
-    """Whether a tensor of a network, by its name, is a head's."""
-    return name.startswith(("occlusion_head.", "decoder."))
+    """Whether a tensor of a network, by its name, is a head's, or lets classes into its context."""
+    return name.startswith(("occlusion_head.", "decoder.", conditioning.PREFIX))
 
 
 def given_by(heads: Iterable[Head]) -> frozenset[str]:

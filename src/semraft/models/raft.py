@@ -1,18 +1,19 @@
 """RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020)."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from semraft.config import CorrelationKind, Head, Recompute
+from semraft.config import Conditioning, CorrelationKind, Head, Recompute
 from semraft.models import correlation
+from semraft.models.conditioning import LabelConditioning, classes_of_labels, classes_of_logits
 from semraft.models.convolution import in_fast_format, prepare_all
 from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
 from semraft.models.heads import OcclusionHead, SegmentationDecoder, heads_of, make_head
@@ -36,7 +37,8 @@ class RAFT(nn.Module):
 
     Flow, coordinates and correlation are float32 under autocast. `unit_features` gives every feature vector
     the length sqrt(C), so that a correlation is sqrt(C) times a cosine: bounded, and soft enough to train on.
-    Without a `mask_head` flow is upsampled bilinearly. Heads come after all else (`add_heads`).
+    Without a `mask_head` flow is upsampled bilinearly. Heads (`add_heads`) and classes for the context
+    (`condition_on`) come after all else.
     `correlation` says where its windows come from, and `recompute` what is computed again for the gradients
     instead of kept; both may be changed at any time and change no number beyond rounding.
     """
@@ -63,6 +65,7 @@ class RAFT(nn.Module):
         self.mask_head = mask_head
         self.occlusion_head: OcclusionHead | None = None
         self.decoder: SegmentationDecoder | None = None
+        self.label_conditioning: LabelConditioning | None = None
         self.levels = levels
         self.radius = radius
         self.unit_features = unit_features
@@ -76,30 +79,76 @@ class RAFT(nn.Module):
         image2: Float[Tensor, "B 3 H W"],
         num_updates: int = 12,
         flow_init: Float[Tensor, "B 2 h w"] | None = None,
+        labels1: Int64[Tensor, "B H W"] | None = None,
+        labels2: Int64[Tensor, "B H W"] | None = None,
         keep: Literal["all", "last"] = "all",
     ) -> Prediction:
         """The flow from image1 to image2 after each of `num_updates` refinements.
 
         Images are RGB, 0..255, of any size from 64 x 64. `flow_init` starts the recurrence: at 1/8 of the
-        size, rounded up, and in units of 8 pixels (an 1/8-size flow's own pixels). `keep="last"` upsamples
-        and returns the last refinement alone: the same numbers for less work.
+        size, rounded up, and in units of 8 pixels (an 1/8-size flow's own pixels). Labels are read by a
+        network that is conditioned on the truth, and by no other. `keep="last"` upsamples and returns the
+        last refinement alone: the same numbers for less work.
 
         Raises:
-            ValueError: Sizes that differ or are too small, or no refinement.
+            ValueError: Sizes that differ or are too small, no refinement, or no labels where they are read.
         """
         check_inputs(image1, image2, num_updates, flow_init)
         height, width = image1.shape[-2:]
-        image1, image2 = (
-            in_fast_format(pad_to_multiple(2 * (image / 255) - 1, STRIDE)) for image in (image1, image2)
-        )
+        image1, image2 = _prepared(image1), _prepared(image2)
+        features1, features2 = self.at_ends(self.features, image1), self.at_ends(self.features, image2)
+        prediction = Prediction(flows=[], features1=features1, features2=features2)
+        if self.decoder is not None:
+            logits = self.decoder(torch.cat([features1, features2]))[..., :height, :width]
+            prediction.segmentation1, prediction.segmentation2 = logits.chunk(2)
+        classes = self.classes(prediction, labels1, labels2)
+        for pixels in self.refinements(image1, features1, features2, classes, num_updates, flow_init, keep):
+            prediction.flows.append(pixels[:, :2, :height, :width])
+        if self.occlusion_head is not None:
+            prediction.occlusion = pixels[:, 2, :height, :width]
+        return prediction
 
-        at_ends = partial(self.recomputed, self.recompute != "nothing")
-        between = partial(self.recomputed, self.recompute == "everything")
-        features1, features2 = at_ends(self.features, image1), at_ends(self.features, image2)
+    @torch.no_grad()
+    def backward_flow(
+        self,
+        image2: Float[Tensor, "B 3 H W"],
+        prediction: Prediction,
+        num_updates: int,
+        labels1: Int64[Tensor, "B H W"] | None = None,
+        labels2: Int64[Tensor, "B H W"] | None = None,
+    ) -> Float[Tensor, "B 2 H W"]:
+        """The last flow from image2 to image1, without gradient, after `prediction` was made of both.
+
+        What the network would say of the frames exchanged, but nothing of them is encoded a second time:
+        only frame 2's context is new.
+        """
+        height, width = image2.shape[-2:]
+        features1, features2 = prediction.features1.detach(), prediction.features2.detach()
+        classes = self.classes(prediction, labels1, labels2)[::-1]
+        (pixels,) = self.refinements(
+            _prepared(image2), features2, features1, classes, num_updates, None, "last"
+        )
+        return pixels[:, :2, :height, :width]
+
+    def refinements(
+        self,
+        image1: Float[Tensor, "B 3 P Q"],
+        features1: Float[Tensor, "B C h w"],
+        features2: Float[Tensor, "B C h w"],
+        classes: Sequence[Float[Tensor, "B K h w"]],
+        num_updates: int,
+        flow_init: Float[Tensor, "B 2 h w"] | None,
+        keep: Literal["all", "last"],
+    ) -> Iterator[Float[Tensor, "B D P Q"]]:
+        """The flow of the padded frames after each refinement; a third channel of the last is occlusion."""
         windows = window_cutter(features1, features2, self.levels, self.radius, num_updates, self.correlation)
-        hidden, context = at_ends(self.context_encoder, image1).split(self.update_block.channels, dim=1)
+        encoded = self.at_ends(self.context_encoder, image1)
+        if self.label_conditioning is not None:
+            encoded = encoded + self.label_conditioning(*classes)
+        hidden, context = encoded.split(self.update_block.channels, dim=1)
         hidden, constants = torch.tanh(hidden), self.update_block.prepare(F.relu(context))
         mask_kernels = {} if self.mask_head is None else prepare_all(self.mask_head, hidden)
+        between = partial(self.recomputed, self.recompute == "everything")
 
         def refine(hidden: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
             hidden, change = self.update_block(hidden, constants, windows(cells + flow), flow)
@@ -107,7 +156,6 @@ class RAFT(nn.Module):
 
         cells = cell_positions(features1)
         flow = torch.zeros_like(cells) if flow_init is None else flow_init.to(cells.dtype)
-        flows = []
         for updates_left in reversed(range(num_updates)):
             # A refinement learns from its own change, not through where it looked.
             hidden, flow = between(refine, hidden, flow.detach())
@@ -116,15 +164,34 @@ class RAFT(nn.Module):
                 if updates_left == 0 and self.occlusion_head is not None:
                     logits = self.occlusion_head(hidden).to(flow.dtype)
                     cells_given = torch.cat([cells_given, logits], dim=1)
-                upsampled = at_ends(self.upsample, cells_given, hidden, mask_kernels)[..., :height, :width]
-                flows.append(upsampled[:, :2])
-        prediction = Prediction(flows=flows, features1=features1, features2=features2)
-        if self.occlusion_head is not None:
-            prediction.occlusion = upsampled[:, 2]
-        if self.decoder is not None:
-            logits = self.decoder(torch.cat([features1, features2]))[..., :height, :width]
-            prediction.segmentation1, prediction.segmentation2 = logits.chunk(2)
-        return prediction
+                yield self.at_ends(self.upsample, cells_given, hidden, mask_kernels)
+
+    def classes(
+        self,
+        prediction: Prediction,
+        labels1: Int64[Tensor, "B H W"] | None,
+        labels2: Int64[Tensor, "B H W"] | None,
+    ) -> list[Float[Tensor, "B K h w"]]:
+        """The classes of both frames that it is conditioned on; nothing where it is not.
+
+        Raises:
+            ValueError: It is conditioned on true labels, and there are none.
+        """
+        if self.conditioning == "none":
+            return []
+        if self.conditioning == "decoder":
+            decoded = prediction.segmentation1, prediction.segmentation2
+            return [classes_of_logits(logits) for logits in decoded if logits is not None]
+        if labels1 is None or labels2 is None:
+            raise ValueError(
+                "the network is conditioned on true labels (--model.conditioning truth) and gives no flow "
+                "without those of both frames: take data that has them, or train with conditioning decoder"
+            )
+        return [classes_of_labels(labels1), classes_of_labels(labels2)]
+
+    def at_ends(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments) of an encoder or of the upsampling, recomputed as `recompute` says."""
+        return self.recomputed(self.recompute != "nothing", function, *arguments)
 
     def recomputed(self, again: bool, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments); if `again`, nothing of it is kept for the gradients but the arguments."""
@@ -132,7 +199,7 @@ class RAFT(nn.Module):
             return function(*arguments)
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _StatisticsAsTheyAre(self)
+            return nullcontext(), StatisticsAsTheyAre(self)
 
         return checkpoint(
             function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
@@ -169,6 +236,17 @@ class RAFT(nn.Module):
                 self.decoder = cast(SegmentationDecoder, made)
         return self
 
+    @property
+    def conditioning(self) -> Conditioning:
+        """Whose classes enter its context."""
+        return "none" if self.label_conditioning is None else self.label_conditioning.conditioning
+
+    def condition_on(self, conditioning: Conditioning) -> "RAFT":
+        """Lets classes into its context, if it has none there; at first they change nothing."""
+        if conditioning not in ("none", self.conditioning):
+            self.label_conditioning = LabelConditioning(conditioning, sum(self.update_block.channels))
+        return self
+
     def train_heads(self, fields: Collection[str]) -> None:
         """Heads learn that give one of these fields of a prediction; processes would wait for the others."""
         for head, gives in ((self.occlusion_head, "occlusion"), (self.decoder, "segmentation1")):
@@ -192,7 +270,7 @@ class RAFT(nn.Module):
         return self
 
 
-class _StatisticsAsTheyAre:
+class StatisticsAsTheyAre:
     """Inside, batch norm does not move its running statistics: they have moved the first time.
 
     Entered once a backward pass: measuring a loss term's share takes several through one graph.
@@ -210,6 +288,11 @@ class _StatisticsAsTheyAre:
     def _track(self, moving: bool) -> None:
         for norm in self.norms:
             norm.track_running_stats = moving
+
+
+def _prepared(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 P Q"]:
+    """An image as the encoders read it: -1..1, padded to whole cells."""
+    return in_fast_format(pad_to_multiple(2 * (image / 255) - 1, STRIDE))
 
 
 def check_inputs(image1: Tensor, image2: Tensor, num_updates: int, flow_init: Tensor | None) -> None:

@@ -1,8 +1,9 @@
 """Weights from files: semraft's checkpoints, the public RAFT .pth files, torchvision's RAFT. Always strict.
 
-A layout differs from ours in the names of tensors alone, one to one; the tensors are the same. Heads are in
-our own layout only, and known by their tensors: each is there whole or not at all. A semraft checkpoint is a
-dictionary with `semraft` (the version, 1), `arch` and `model` (our state dict), and whatever training adds.
+A layout differs from ours in the names of tensors alone, one to one; the tensors are the same. Heads, and
+what lets classes into the context, are in our own layout only, and known by their tensors: each is there
+whole or not at all. A semraft checkpoint is a dictionary with `semraft` (the version, 1), `arch` and `model`
+(our state dict), and whatever training adds.
 """
 
 import functools
@@ -10,17 +11,28 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from semraft.config import Head
+from semraft.config import Conditioning, Head
+from semraft.models.conditioning import conditioning_of
 from semraft.models.heads import heads_of
 from semraft.models.raft import ARCHITECTURES, RAFT
 from semraft.sample import DamagedFile
 
 CHECKPOINT_VERSION = 1
+
+
+class Extras(NamedTuple):
+    """What a network has beyond a RAFT."""
+
+    heads: tuple[Head, ...] = ()
+    conditioning: Conditioning = "none"
+
+
+PLAIN = Extras()
 
 Layout = Literal["semraft", "official", "torchvision"]
 
@@ -101,9 +113,19 @@ def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) 
     found, state = load_state(source)
     if arch not in (None, found):
         raise ValueError(f"the weights are of RAFT {found}, asked for was {arch}")
-    model = ARCHITECTURES[found]().add_heads(heads_of(state), seed=0)
+    model = bare(found, extras_of(state))
     model.load_state_dict(state)
     return model
+
+
+def bare(arch: str, extras: Extras) -> RAFT:
+    """A network whose weights are still to come."""
+    return ARCHITECTURES[arch]().add_heads(extras.heads, seed=0).condition_on(extras.conditioning)
+
+
+def extras_of(state: Mapping[str, Any]) -> Extras:
+    """What a network has beyond a RAFT, by the names of its tensors in our layout."""
+    return Extras(heads_of(state), conditioning_of(state))
 
 
 def trained_updates(tensors: Any) -> int:
@@ -163,7 +185,7 @@ def convert(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     if not found & expected_shapes(layout, arch).items():
         raise ValueError(f"not the weights of a RAFT that semraft knows: its tensors are {shorten(state)}")
     check(state, layout, arch)
-    known = names(layout, arch, heads_of(state) if layout == "semraft" else ())
+    known = names(layout, arch, extras_of(state) if layout == "semraft" else PLAIN)
     return arch, {ours: state[theirs] for ours, theirs in known.items()}
 
 
@@ -174,10 +196,10 @@ def revert(state: Mapping[str, Tensor], layout: Layout, arch: str) -> dict[str, 
 
 
 @functools.cache
-def names(layout: Layout, arch: str, heads: tuple[Head, ...] = ()) -> dict[str, str]:
+def names(layout: Layout, arch: str, extras: Extras = PLAIN) -> dict[str, str]:
     """Our name of every tensor -> the layout's name."""
     renamed = {}
-    for ours in our_shapes(arch, heads):
+    for ours in our_shapes(arch, extras):
         theirs = ours
         for part, replacement in RENAMES[layout]:
             theirs = theirs.replace(part, replacement)
@@ -197,21 +219,21 @@ def aliases(layout: Layout, arch: str) -> dict[str, str]:
 
 
 @functools.cache
-def our_shapes(arch: str, heads: tuple[Head, ...] = ()) -> dict[str, torch.Size]:
+def our_shapes(arch: str, extras: Extras = PLAIN) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        model = ARCHITECTURES[arch]().add_heads(heads, seed=0)
+        model = bare(arch, extras)
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 @functools.cache
-def expected_shapes(layout: Layout, arch: str, heads: tuple[Head, ...] = ()) -> dict[str, torch.Size]:
-    shapes = {theirs: our_shapes(arch, heads)[ours] for ours, theirs in names(layout, arch, heads).items()}
+def expected_shapes(layout: Layout, arch: str, extras: Extras = PLAIN) -> dict[str, torch.Size]:
+    shapes = {theirs: our_shapes(arch, extras)[ours] for ours, theirs in names(layout, arch, extras).items()}
     return shapes | {alias: shapes[name] for alias, name in aliases(layout, arch).items()}
 
 
 def check(state: Mapping[str, Tensor], layout: Layout, arch: str) -> None:
     """Raises ValueError unless the state dict has exactly the layout's tensors, aliases equal."""
-    expected = expected_shapes(layout, arch, heads_of(state) if layout == "semraft" else ())
+    expected = expected_shapes(layout, arch, extras_of(state) if layout == "semraft" else PLAIN)
     faults = []
     if missing := expected.keys() - state.keys():
         faults.append(f"missing {shorten(missing)}")

@@ -53,6 +53,8 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     provides = {dataset.name: dataset.provides for dataset in training}
     check_terms(config.loss, provides, given_by(config.model.heads))
     validation, left_out = sources.validation_data(config.data)
+    judged = (dataset for dataset, _ in validation.values())
+    sources.require_labels(config.model.conditioning, (*training, *judged))
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config, model=replace(config.model, weights="")) if resume else config
     state = initial_state(start, device)

@@ -13,7 +13,7 @@ from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS, OF_HEADS
 from semraft.models.weights import load_model, read_tensors, trained_updates
 from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate
-from semraft.training.sources import WORLD_MEMORY_MB, refuse_damaged
+from semraft.training.sources import WORLD_MEMORY_MB, refuse_damaged, require_labels
 from semraft.training.validate import network_predictor
 
 SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
@@ -51,6 +51,7 @@ def score(
         else:
             tensors = read_tensors(checkpoint)
             model = load_model(tensors).to(where)
+            require_labels(model.conditioning, [dataset])
             predict = network_predictor(model, num_updates or trained_updates(tensors), chosen)
         scored = evaluate(predict, dataset, indices, damaged=damaged, progress=True)
         evaluations[checkpoint] = replace(scored, skipped=[*dataset.problems, *scored.skipped])

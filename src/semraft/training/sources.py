@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from semraft.config import DataConfig
+from semraft.config import Conditioning, DataConfig
 from semraft.data import open_dataset
 from semraft.data.loader import (
     keep_in_memory,
@@ -126,6 +127,22 @@ def refuse_damaged(dataset: FlowDataset, damaged: str, option: str) -> None:
             f"{bad[0].kind} {bad[0].detail} ({len(bad)} such files in {dataset.name} {dataset.split}): "
             f"`semraft data check` names them, {option} skip leaves them out",
         )
+
+
+def require_labels(conditioning: Conditioning, datasets: Iterable[FlowDataset]) -> None:
+    """Stops a network that is conditioned on true labels before data that have none.
+
+    Raises:
+        ValueError: One line: the data set, and what it lacks.
+    """
+    for dataset in datasets:
+        missing = [name for name in ("labels1", "labels2") if name not in dataset.provides]
+        if conditioning == "truth" and missing:
+            raise ValueError(
+                f"a network conditioned on true labels needs {' and '.join(missing)}, which data set "
+                f"{dataset.name!r} ({dataset.split}) does not have: leave it out, or train with "
+                f"--model.conditioning decoder"
+            )
 
 
 def fingerprint(dataset: FlowDataset) -> str:

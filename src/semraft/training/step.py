@@ -7,9 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semraft import runtime
-from semraft.config import Precision, RunConfig
+from semraft.config import RunConfig
 from semraft.losses.objective import Objective, needs_backward_flow, objective
 from semraft.losses.weights import Measured, NoGradient, measure_shares, step_weights
+from semraft.models.heads import is_of_head
+from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.optim import learning_rate, set_learning_rate
 from semraft.training.state import TrainingState
@@ -44,15 +46,17 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
     rate = learning_rate(step - 1, config.optim)
     set_learning_rate(state.optimizer, rate)
     with runtime.autocast(batch.image1.device, config.precision):
-        prediction: Prediction = state.network(batch.image1, batch.image2, config.num_updates)
+        prediction: Prediction = state.network(
+            batch.image1, batch.image2, config.num_updates, labels1=batch.labels1, labels2=batch.labels2
+        )
     if needs_backward_flow(config.loss):
-        prediction.backward_flow = _backward_flow(state.model, batch, config.num_updates, config.precision)
+        prediction.backward_flow = backward_flow(state.model, batch, prediction, config)
     rate_frac = rate / config.optim.learning_rate
     weights = step_weights(config.loss, step, config.optim.steps, rate_frac, state.measured)
     losses = objective(prediction, batch, config.loss, weights)
     measured = _measure(losses, state, config, step)
     state.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(state.scaler.scale(losses.total))
+    torch.autograd.backward(state.scaler.scale(losses.total + _nothing_of_heads(state.model)))
     state.scaler.unscale_(state.optimizer)
     gradient_norm = _clip(state.model, config.optim.clip_norm)
     _refuse_non_finite(step, batch, losses, None if state.scaler.is_enabled() else gradient_norm)
@@ -69,16 +73,32 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
     )
 
 
-@torch.no_grad()
-def _backward_flow(
-    model: nn.Module, batch: FlowBatch, num_updates: int, precision: Precision
+def backward_flow(
+    model: RAFT, batch: FlowBatch, prediction: Prediction, config: RunConfig
 ) -> Float[Tensor, "B 2 H W"]:
     """The flow from frame 2 to frame 1, for checks: without gradient, and batch norm learns nothing of it."""
+    assert config.precision != "auto"
     model.eval()
-    with runtime.autocast(batch.image1.device, precision):
-        flow: Tensor = model(batch.image2, batch.image1, num_updates, keep="last").flow
+    with runtime.autocast(batch.image1.device, config.precision):
+        flow = model.backward_flow(
+            batch.image2, prediction, config.num_updates, labels1=batch.labels1, labels2=batch.labels2
+        )
     model.train()
     return flow
+
+
+def _nothing_of_heads(model: RAFT) -> Float[Tensor, ""]:
+    """0, with a gradient of 0 to every head that learns.
+
+    While its terms weigh nothing a head has no gradient else, and processes would wait for it. Whatever their
+    number: an optimiser that passes a parameter over is another one than one that sees it stand still.
+    """
+    learning = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if is_of_head(name) and parameter.requires_grad
+    ]
+    return torch.stack([0 * parameter.sum() for parameter in learning]).sum() if learning else torch.zeros(())
 
 
 def _measure(losses: Objective, state: TrainingState, config: RunConfig, step: int) -> Measured:

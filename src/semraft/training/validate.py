@@ -35,6 +35,8 @@ def network_predictor(
             num_updates,
             precision=precision,
             top_padding="none" if sample.dataset in PADDED_BELOW else "half",
+            labels1=sample.labels1,
+            labels2=sample.labels2,
         )
 
     return predict
@@ -63,7 +65,7 @@ def validate(
         def predict_and_keep(sample: FlowSample, split: str = split, kept: set[str] = kept) -> Estimate:
             found = predict(sample)
             if sample.id in kept:
-                keep_pair(run / tracking.PAIRS / split, sample, found.flows[-1])
+                keep_pair(run / tracking.PAIRS / split, sample, found)
             return found
 
         evaluation = evaluate(predict_and_keep, dataset, indices, damaged=config.data.damaged, progress=True)
@@ -81,11 +83,14 @@ def validate(
     return next(iter(evaluations.values())).metrics["epe"]
 
 
-def keep_pair(folder: Path, sample: FlowSample, flow: Float32[np.ndarray, "H W 2"]) -> None:
-    """Keeps a pair with a run's flow as FOLDER/ID.npz, so that a page can show it without the data."""
+def keep_pair(folder: Path, sample: FlowSample, found: Estimate) -> None:
+    """Keeps a pair with what a run says of it as FOLDER/ID.npz, so that a page shows it without the data."""
     folder.mkdir(parents=True, exist_ok=True)
     optional = {
-        name: getattr(sample, name) for name in ("labels1", "occluded1") if getattr(sample, name) is not None
+        f"{prefix}{name}": array
+        for prefix, of in (("", sample), ("found_", found))
+        for name in ("labels1", "occluded1")
+        if (array := getattr(of, name)) is not None
     }
     with tracking.whole_file(folder / f"{sample.id.replace('/', '_')}.npz") as file:
         np.savez_compressed(
@@ -95,7 +100,7 @@ def keep_pair(folder: Path, sample: FlowSample, flow: Float32[np.ndarray, "H W 2
             image2=sample.image2,
             flow_gt=sample.flow.astype(np.float16),
             valid=sample.valid,
-            flow=flow.astype(np.float16),
+            flow=found.flows[-1].astype(np.float16),
             **optional,
         )
 
