@@ -78,6 +78,10 @@ STRATA: dict[str, str] = {
 }
 """Stratum -> which pixels; the classes of the taxonomy are strata by their own names."""
 
+SPEEDS = ("speed_0_10", "speed_10_40", "speed_40")
+SPEED_EDGES_PX = (10, 40)
+"""Where one of SPEEDS ends and the next begins."""
+
 _COMPLEMENTS = {"boundary": "interior", "moving": "static", "occluded": "visible", "foreground": "background"}
 _MERGED_CLASSES = {"ground": ("sidewalk", "terrain")}
 
@@ -173,7 +177,7 @@ def measure(
     # Strata overlap. So each pixel goes to one cell of a small table with an axis per way of dividing the
     # image, every quantity is summed once per cell, and a stratum is a slice of the table.
     divisions: list[tuple[np.ndarray, tuple[str | None, ...]]] = [
-        ((length >= 10).astype(np.int8) + (length >= 40), ("speed_0_10", "speed_10_40", "speed_40"))
+        (np.digitize(length, SPEED_EDGES_PX), SPEEDS)
     ]
     for name, mask in {"out_of_frame": leaves_frame(flow_gt), **(masks or {})}.items():
         divisions.append((mask.take(index), (_COMPLEMENTS.get(name), name)))
