@@ -211,15 +211,15 @@ def make_chart(
                 spread=[float(f"{d:.4g}") for d in curve.spread] if edges else [],
             )
         )
-    x_values = _linear_ticks(x_low, x_high, 4, whole=True)
-    y_values = _log_ticks(low, high) if logarithmic else _linear_ticks(low, high, 5)
+    x_values = linear_ticks(x_low, x_high, 4, whole=True)
+    y_values = _log_ticks(low, high) if logarithmic else linear_ticks(low, high, 5)
     return Chart(
         title=title,
         unit=known.unit if (known := definition(metric)) else "",
         x_label=x_label,
         logarithmic=logarithmic,
-        x_ticks=[Tick(at=x_at(x), label=_short_number(x)) for x in x_values],
-        y_ticks=[Tick(at=y_at(y), label=_short_number(y)) for y in y_values],
+        x_ticks=[Tick(at=x_at(x), label=short_number(x)) for x in x_values],
+        y_ticks=[Tick(at=y_at(y), label=short_number(y)) for y in y_values],
         x_range=(x_low, x_low + x_span),
         lines=lines,
         marks=[
@@ -263,7 +263,7 @@ def _band(points: Sequence[tuple[float, float, float]]) -> str:
     return "M" + "L".join([*there, *back]) + "Z"
 
 
-def _linear_ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:
+def linear_ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:
     """About so many round numbers; `whole`: of what is counted, so none between two steps."""
     if high <= low:
         return [low]
@@ -281,7 +281,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= math.log10(tick) <= high]
 
 
-def _short_number(value: float) -> str:
+def short_number(value: float) -> str:
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         digits, exponent = f"{value:.3e}".split("e")
         return f"{float(digits):g}e{int(exponent)}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from semraft.analysis.comparison import definition
-from semraft.analysis.tables import OF_HEADS
-from semraft.metrics import ALL, METRICS, split_metric_name
+from semraft.analysis.figures import Tick, linear_ticks, short_number
+from semraft.metrics import ALL, METRICS, OF_HEADS, split_metric_name
 
 FOREST_METRICS = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary", *OF_HEADS)
 """What the forest plot shows, where it was compared."""
@@ -49,6 +49,7 @@ class Forest:
 
     metric: str
     zero: float
+    ticks: list[Tick]
     better_left: bool
     strips: list[Strip]
 
@@ -130,7 +131,14 @@ def _forest(metric: str, entries: Sequence[dict[str, Any]], colors: dict[str, in
     ]
     known = definition(metric)
     return Forest(
-        metric=metric, zero=at(0.0), better_left=known is None or known.better == "lower", strips=strips
+        metric=metric,
+        zero=at(0.0),
+        ticks=[
+            Tick(at=at(value), label=short_number(value))
+            for value in linear_ticks(low - margin, high + margin, 4)
+        ],
+        better_left=known is None or known.better == "lower",
+        strips=strips,
     )
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from semraft.analysis.comparison import variants
+from semraft.analysis.health import broken_losses
 from semraft.analysis.runs import Run
 
 
@@ -68,12 +67,8 @@ def _about_one(run: Run) -> Iterable[str]:
     if not run.splits:
         yield "no validation yet."
     yield from (f"{note}." for note in run.notes)
-    for metric in dict.fromkeys(metric for row in run.logged.get("train", {}).values() for metric in row):
-        steps, values = run.curve("train", metric)
-        broken = steps[~np.isfinite(values)]
-        if metric.endswith("loss") and broken.size:
-            often = _count(broken.size, "logged step")
-            yield f"{metric} was not finite at {often}, first at step {int(broken[0])}."
+    for metric, first, often in broken_losses(run):
+        yield f"{metric} was not finite at {_count(often, 'logged step')}, first at step {first}."
     for split in run.splits:
         metrics = run.final(split)[1]
         if metrics.get("skipped"):

@@ -45,7 +45,10 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPictures:
-    """One run's flow of a pair; `change` is where its error is smaller or larger than base's."""
+    """One run's flow of a pair; `change` is where its error is smaller or larger than base's.
+
+    `heads` is what it says of the pair beside flow: classes, occlusion.
+    """
 
     color: int
     variant: str
@@ -53,6 +56,7 @@ class RunPictures:
     flow: Picture
     error: Picture
     change: Picture | None
+    heads: list[Picture]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,16 +209,12 @@ def _pair_pictures(
             uri=data_uri(flow_picture(shown.flow_gt, shown.valid, flow_px), "photo"),
         ),
     ]
-    present: list[tuple[str, str]] = []
     if shown.labels1 is not None:
-        palette = np.array([color for _, color in classes], dtype=np.uint8)
-        picture = shrink(labels_to_color(shown.labels1, palette), nearest=True)
-        given.append(Picture(caption="Labels of frame 1", detail="", uri=data_uri(picture, "flat")))
-        present = [(classes[label][0], _hex(classes[label][1])) for label in np.unique(shown.labels1)]
+        given.append(_labels_picture("Labels of frame 1", shown.labels1, classes))
     if shown.occluded1 is not None:
-        light, dark = np.uint8(235), np.uint8(45)
-        mask = shrink(np.where(shown.occluded1[..., None].repeat(3, -1), light, dark), nearest=True)
-        given.append(Picture(caption="Not visible in frame 2", detail="light", uri=data_uri(mask, "flat")))
+        given.append(_occlusion_picture("Not visible in frame 2", shown.occluded1))
+    painted = [shown.labels1, *(pair.found_labels1 for *_, pair in saved)]
+    present = {label for labels in painted if labels is not None for label in np.unique(labels)}
     flows = {variant: pair for _, _, variant, pair in saved}
     pictures = [
         _run_pictures(split, entry, flows.get(against.get(entry[2], "")), flow_px, error_px)
@@ -227,7 +227,7 @@ def _pair_pictures(
         error_scale_px=error_px,
         given=given,
         runs=pictures,
-        classes=present,
+        classes=[(classes[label][0], _hex(classes[label][1])) for label in sorted(present)],
         readout=make_readout(
             shown.flow_gt,
             shown.valid,
@@ -253,6 +253,11 @@ def _run_pictures(
     if base is not None:
         uri = data_uri(change_picture(pair, base, error_px), "photo")
         change = Picture(caption="Against its base", detail="blue is better", uri=uri)
+    heads = []
+    if pair.found_labels1 is not None:
+        heads.append(_labels_picture("Classes", pair.found_labels1, _classes(run)))
+    if pair.found_occluded1 is not None:
+        heads.append(_occlusion_picture("Occlusion", pair.found_occluded1))
     return RunPictures(
         color=color,
         variant=variant,
@@ -260,7 +265,22 @@ def _run_pictures(
         flow=Picture(caption="Flow", detail="", uri=flow),
         error=Picture(caption="Error", detail=f"EPE {format_value('epe', epe)} px", uri=error),
         change=change,
+        heads=heads,
     )
+
+
+def _labels_picture(
+    caption: str, labels: UInt8[np.ndarray, "H W"], classes: Sequence[tuple[str, tuple[int, int, int]]]
+) -> Picture:
+    palette = np.array([color for _, color in classes], dtype=np.uint8)
+    picture = shrink(labels_to_color(labels, palette), nearest=True)
+    return Picture(caption=caption, detail="", uri=data_uri(picture, "flat"))
+
+
+def _occlusion_picture(caption: str, occluded: Bool[np.ndarray, "H W"]) -> Picture:
+    light, dark = np.uint8(235), np.uint8(45)
+    mask = shrink(np.where(occluded[..., None].repeat(3, -1), light, dark), nearest=True)
+    return Picture(caption=caption, detail="light", uri=data_uri(mask, "flat"))
 
 
 def _hex(color: tuple[int, int, int]) -> str:

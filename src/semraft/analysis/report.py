@@ -26,6 +26,7 @@ from semraft.analysis.comparison import (
 )
 from semraft.analysis.figures import Chart, make_chart, refinement_curves, step_curves
 from semraft.analysis.forest import MAP_METRICS, forests, map_groups
+from semraft.analysis.health import health_of
 from semraft.analysis.notices import in_order, notices, replicate_notices
 from semraft.analysis.pictures import MAX_PAIRS, change_colors, data_uri, error_colors, pair_pictures
 from semraft.analysis.readout import STEPS_PER_PX, UNKNOWN
@@ -99,6 +100,7 @@ def write_page(runs: Sequence[Run], numbers: dict[str, Any], out: Path) -> None:
         notices=in_order([*replicate_notices(numbers), *notices(runs)]),
         training=list(_training_charts(runs)),
         validation=list(_validation_charts(runs, numbers)),
+        health=[health_of(run) for run in runs],
         pairs=list(pair_pictures(runs, numbers)),
         error_scale=data_uri(error_colors(ramp), "flat"),
         change_scale=data_uri(change_colors(2 * ramp - 1), "flat"),
@@ -164,12 +166,12 @@ def _beside(name: str) -> str:
 
 
 def _marks(runs: Sequence[Run]) -> list[tuple[float, str, int]]:
-    """Where runs went wrong, by their own verdict."""
+    """Where runs went wrong."""
     return [
-        (float(step), f"{name} seed {run.seed}: {run.verdict.get('state')} from here", color)
+        (float(health.first_step), f"{name} seed {run.seed}: {health.state} from here", color)
         for color, (name, group) in enumerate(variants(runs).items())
         for run in group
-        if (step := run.verdict.get("first_step")) is not None
+        if (health := health_of(run)).first_step is not None
     ]
 
 

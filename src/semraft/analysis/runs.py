@@ -86,6 +86,12 @@ class SavedPair:
     flow: Float16[np.ndarray, "H W 2"]
     labels1: UInt8[np.ndarray, "H W"] | None = None
     occluded1: Bool[np.ndarray, "H W"] | None = None
+    found_labels1: UInt8[np.ndarray, "H W"] | None = None
+    """What the run's decoder says; None: it has none. So for occlusion."""
+    found_occluded1: Bool[np.ndarray, "H W"] | None = None
+
+
+_MAY_LACK = ("labels1", "occluded1", "found_labels1", "found_occluded1")
 
 
 def load_run(path: Path) -> Run:
@@ -137,11 +143,8 @@ def load_pair(path: Path) -> SavedPair:
         with np.load(path, allow_pickle=False) as arrays:
             return SavedPair(
                 id=str(arrays["id"]),
-                **{
-                    name: arrays[name]
-                    for name in ("image1", "image2", "flow_gt", "valid", "flow", "labels1", "occluded1")
-                    if name in arrays or name not in ("labels1", "occluded1")
-                },
+                **{name: arrays[name] for name in ("image1", "image2", "flow_gt", "valid", "flow")},
+                **{name: arrays[name] for name in _MAY_LACK if name in arrays},
             )
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a saved validation pair: {error}") from error

@@ -37,7 +37,10 @@ def doubts(comparison: dict[str, Any]) -> list[str]:
         found.append(f"{_count(over['count'], 'scene')} can't speak for other scenes")
     elif not _excludes_zero(over, comparison["difference"]):
         found.append(f"it may be chance between {over['count']} scenes")
-    elif not all(_excludes_zero(part, comparison["difference"]) for part in (best, best["scenes"])):
+    elif not all(
+        _excludes_zero(part, comparison["difference"])
+        for part in (best["scenes"], *(() if found else (best,)))  # What may be chance anyway is not gone.
+    ):
         found.append(f"it is gone without scene {best['scene']}")
     return found
 
@@ -71,7 +74,7 @@ def sentence(comparison: dict[str, Any]) -> str:
     }[comparison["state"]]
     known = definition(METRIC)
     unit = f" {known.unit}" if known else ""
-    parts = [f"{METRIC.upper()} {_signed(comparison['difference'])}{unit}"]
+    parts = [f"{METRIC.upper()} {_signed(comparison['difference'])}{unit}{_relative(comparison)}"]
     seeds, over, best = (comparison[name] for name in ("seeds", "scenes", "without_best_scene"))
     spans = []
     if comparison["low"] is not None:
@@ -104,6 +107,11 @@ def _excludes_zero(interval: dict[str, Any] | None, difference: float) -> bool:
 
 def _span(interval: dict[str, Any]) -> str:
     return f"{_signed(interval['low'])} to {_signed(interval['high'])}"
+
+
+def _relative(comparison: dict[str, Any]) -> str:
+    pct = comparison["relative_pct"][0]
+    return "" if pct is None else f" ({pct:+.1f} %)".replace("-", "\N{MINUS SIGN}")
 
 
 def _signed(value: float) -> str:

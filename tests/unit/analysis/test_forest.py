@@ -32,6 +32,11 @@ def test_intervals_lie_in_order_and_on_one_scale(numbers: dict[str, Any]) -> Non
         assert len(strip.seeds) == 3
     assert better.over_seeds is not None
     assert better.over_seeds[0] < better.at < epe.zero
+    for tick in epe.ticks:  # On the scale of the strips.
+        assert (tick.at - epe.zero) * -better.comparison["difference"] == pytest.approx(
+            float(tick.label) * (epe.zero - better.at), abs=0.1
+        )
+    assert len(epe.ticks) > 2
     entry = better.comparison
     per_px = (epe.zero - better.at) / -entry["difference"]
     assert (epe.zero - better.over_seeds[0]) / -entry["low"] == pytest.approx(per_px, rel=0.01)

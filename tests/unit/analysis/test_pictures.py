@@ -121,6 +121,25 @@ def test_every_run_of_a_pair_stands_side_by_side(tmp_path: Path) -> None:
     ]
 
 
+def test_what_heads_say_stands_below_the_flow_of_their_run(tmp_path: Path) -> None:
+    """Red when: a head's picture is the truth's, is shown for a run without it, or its class has no name."""
+    paths = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)]
+    labels, occluded = np.full((37, 53), 10, np.uint8), np.zeros((37, 53), bool)
+    labels[:9], occluded[:, :5] = 255, True
+    arrays = make_pair(IDS[0]) | {"found_labels1": labels, "found_occluded1": occluded}
+    np.savez_compressed(paths[1] / "pairs" / SPLIT / "scene_000003.npz", **arrays)
+    runs = [load_run(path) for path in paths]
+    pair = next(pair for pair in pair_pictures(runs, compare(runs, {}, "world-base")) if pair.id == IDS[0])
+    plain, headed = pair.runs
+    assert plain.heads == []
+    classes, occlusion = headed.heads
+    assert (classes.caption, occlusion.caption) == ("Classes", "Occlusion")
+    assert decode(classes.uri)[20, 30].tolist() == [0, 0, 142]
+    assert decode(classes.uri)[3, 30].tolist() == [24, 24, 24]
+    assert (decode(occlusion.uri)[..., 0] == np.where(occluded, 235, 45)).all()
+    assert [name for name, _ in pair.classes] == ["road", "car", "ignored"]
+
+
 def test_labels_without_recorded_classes_are_still_told_apart(tmp_path: Path) -> None:
     environment = make_environment()
     del environment["classes"]

@@ -112,12 +112,14 @@ def test_the_verdict_says_how_sure_it_is(tmp_path: Path) -> None:
     epe = comparison(numbers, "good")
     spans = [f"{v:+.3f}".replace("-", "\N{MINUS SIGN}") for v in (epe["difference"], epe["low"], epe["high"])]
     assert good["text"].startswith(
-        f"good is better than base on world-val: EPE {spans[0]} px; "
+        f"good is better than base on world-val: EPE {spans[0]} px (\N{MINUS SIGN}15.0 %); "
         f"95 % interval {spans[1]} to {spans[2]} over 5 seeds and "
     )
     assert null["state"] == "undecided"
-    assert null["text"].startswith("null can't be told from base on world-val: EPE +0.002 px;")
+    assert null["text"].startswith("null can't be told from base on world-val: EPE +0.002 px (+0.1 %);")
     assert "5 seeds show a difference of" in null["text"]
+    assert "it may be chance between 5 seeds" in null["text"]
+    assert "it is gone without" not in null["text"]  # It was never there.
     assert numbers["verdict"]["text"] == f"{good['text']} {null['text']}"
 
 
