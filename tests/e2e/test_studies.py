@@ -60,7 +60,7 @@ def study_command(file: Path, out: Path, *options: str) -> list[str]:
 
 def run_study(file: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        study_command(file, out, *options), env=ONE_THREAD, capture_output=True, text=True, timeout=600
+        study_command(file, out, *options), env=ONE_THREAD, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr
     return done
