@@ -51,6 +51,23 @@ class Window(NamedTuple):
         return array[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """A part of a frame, scaled and perhaps mirrored, in pixels of the frame but for `size` (`ops.views`).
+
+    Without mirroring its pixel (i, j) is the frame's point (top + i / scale, left + j / scale).
+    """
+
+    size: tuple[int, int]
+    """Its own height and width."""
+    top_px: float
+    left_px: float
+    scale: float
+    """Its pixels per pixel of the frame."""
+    upside_down: bool = False
+    left_to_right: bool = False
+
+
 Choose = Callable[[tuple[int, int]], Window]
 """Height and width of a frame -> the window of it that is wanted."""
 
@@ -167,7 +184,8 @@ class Prediction:
     `features1`, `features2` are the 1/8 features that the correlation volume compares (unpadded size rounded
     up to a multiple of 8), for the `matching` term. `occlusion` (logits, positive is occluded) and
     `segmentation1`, `segmentation2` (class logits) are None where the network has no such head.
-    `backward_flow` is the last flow from frame 2 to frame 1, in pixels of frame 2; None unless asked for.
+    None unless a loss term asks for it: `backward_flow`, the last flow from frame 2 to frame 1, in pixels of
+    frame 2; `still`, what the network says of a frame and itself; `viewed`, what it says of a view.
     """
 
     flows: list[Float[torch.Tensor, "B 2 H W"]]
@@ -177,11 +195,20 @@ class Prediction:
     segmentation1: Float[torch.Tensor, "B K H W"] | None = None
     segmentation2: Float[torch.Tensor, "B K H W"] | None = None
     backward_flow: Float[torch.Tensor, "B 2 H W"] | None = None
+    still: "Prediction | None" = None
+    viewed: "Viewed | None" = None
 
     @property
     def flow(self) -> Float[torch.Tensor, "B 2 H W"]:
         """The last refinement's flow, in pixels."""
         return self.flows[-1]
+
+
+class Viewed(NamedTuple):
+    """A view of a pair, and the flow that the network gives it after each refinement, in its own pixels."""
+
+    view: View
+    flows: list[Float[torch.Tensor, "B 2 h w"]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

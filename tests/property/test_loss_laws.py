@@ -16,7 +16,7 @@ from semraft.config import LossConfig, TermConfig
 from semraft.losses.objective import Objective, objective
 from semraft.losses.terms import TERMS
 from semraft.ops.classes import PLANAR, THINGS
-from semraft.sample import FlowBatch, Prediction
+from semraft.sample import FlowBatch, Prediction, View, Viewed
 
 BATCH, HEIGHT, WIDTH, UPDATES, CLASSES = 2, 32, 40, 2, 12
 NEED_TRUTH = {"semantic-v1", "gradient-matching", "boundary-weight", "matching"}
@@ -28,7 +28,9 @@ VARIANTS = [
     TermConfig(name="census", weight=2.0, mask="predicted", where="car+person+road"),
     TermConfig(name="motion-model", weight=0.7, plane_model="quadratic", fit_gradient="stopped"),
     TermConfig(name="label-distance", weight=0.7, where="unsupervised", mask="same-label", radius_px=5),
+    TermConfig(name="transform-consistency", weight=0.7, where="things", mask="exact"),
 ]
+VIEW = View(size=(24, 32), top_px=3.5, left_px=2.0, scale=1.25, left_to_right=True)
 Whole = TypeVar("Whole", Prediction, FlowBatch)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -90,16 +92,28 @@ def make(seed: int) -> tuple[Prediction, FlowBatch]:
         segmentation2=smooth(rng, CLASSES, 1.0).requires_grad_(),
         backward_flow=-flow.roll(1, 3),
     )
+    still, viewed = (
+        [rough(rng, size)[..., :24, :32].clone().requires_grad_() for _ in range(UPDATES)]
+        for size in (0.5, 2.0)
+    )
+    logits = smooth(rng, 1, 1.0)[:, 0, :24, :32].clone().requires_grad_()
+    features = prediction.features1
+    prediction.still = Prediction(flows=still, features1=features, features2=features, occlusion=logits)
+    prediction.viewed = Viewed(VIEW, viewed)
     return prediction, batch
 
 
 def inputs(prediction: Prediction) -> list[Tensor]:
     heads = (prediction.occlusion, prediction.segmentation1, prediction.segmentation2)
+    assert prediction.still is not None
+    assert prediction.viewed is not None
     return [
         *prediction.flows,
         prediction.features1,
         prediction.features2,
         *(h for h in heads if h is not None),
+        *prediction.viewed.flows,
+        *prediction.still.flows,
     ]
 
 
@@ -198,6 +212,10 @@ def changed(whole: Whole, change: Callable[[str, Tensor], Tensor]) -> Whole:
     def part(name: str, value: object) -> object:
         if isinstance(value, list):
             return [part(name, entry) for entry in value]
+        if isinstance(value, Prediction):
+            return changed(value, change)
+        if isinstance(value, Viewed):
+            return value._replace(flows=part("flows", value.flows))
         if not isinstance(value, Tensor):
             return value
         return change(name, value.detach()).requires_grad_(value.requires_grad)
@@ -217,7 +235,7 @@ def mirror(name: str, tensor: Tensor, axis: int) -> Tensor:
 @each_term(
     lambda term: (
         not (
-            term.name == "matching"
+            term.name in ("matching", "transform-consistency")
             or term.mask in ("forward-backward", "predicted")
             or term.where == "unsupervised"
         )
@@ -228,7 +246,8 @@ def mirror(name: str, tensor: Tensor, axis: int) -> Tensor:
 @examples
 def test_a_mirrored_scene_has_the_mirrored_gradient(term: TermConfig, axis: int, seed: int) -> None:
     """Red when: a shift goes one way only. Away from the image's edge, where first differences are backward
-    ones by definition; not of `matching`, whose cells have their centre right below the middle."""
+    ones by definition; not of `matching`, whose cells have their centre right below the middle, nor where one
+    view of both is not one view of the mirrored scene."""
     prediction, batch = make(seed)
     assert batch.labels1 is not None
     ring = torch.ones_like(batch.valid)

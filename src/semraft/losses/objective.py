@@ -11,7 +11,7 @@ from semraft.config import LossConfig, TermConfig
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.regions import region
 from semraft.losses.sequence import sequence_values, trusted_pixels
-from semraft.losses.terms import TERMS, Case, decoded, needed_fields, needed_heads
+from semraft.losses.terms import PASSES, TERMS, case_of, needed_fields, needed_heads
 from semraft.sample import FlowBatch, Prediction
 
 COMMON_OPTIONS = frozenset({"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule"})
@@ -51,17 +51,15 @@ def objective(
         weight = chosen.weight if weights is None else weights[chosen.name]
         # A share is measured by the term's gradient, which it must have before it has a weight.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (weight != 0 or chosen.share is not None)):
-            seen = batch if chosen.labels == "truth" else decoded(batch, prediction)
-            case = Case(prediction=prediction, batch=seen, chosen=chosen, trusted=trusted)
-            values[term.scalar] = term.values(case)
+            values[term.scalar] = term.values(case_of(chosen, prediction, batch, trusted))
         if weight != 0:
             total = total + weight * refinement_sum(values[term.scalar], config.gamma)
     return Objective(total=total, values=values)
 
 
-def needs_backward_flow(config: LossConfig) -> bool:
-    """Whether a term reads the flow from frame 2 to frame 1: a pass more, without gradient."""
-    return any("backward_flow" in needed_heads(chosen) for chosen in config.terms)
+def needed_passes(config: LossConfig) -> frozenset[str]:
+    """The fields of a prediction that terms read and a further pass of the network must give."""
+    return PASSES.intersection(field for chosen in config.terms for field in needed_heads(chosen))
 
 
 def check_terms(
@@ -92,7 +90,7 @@ def check_terms(
                     f"loss term {chosen.name!r} needs {' and '.join(missing)}, which data set {dataset!r} "
                     f"does not have: take the term out, {way_out}or train on other data"
                 )
-        lacking = [need for need in needed_heads(chosen) if need not in heads | {"backward_flow"}]
+        lacking = [need for need in needed_heads(chosen) if need not in heads | PASSES]
         if lacking:
             raise ValueError(
                 f"loss term {chosen.name!r} needs {' and '.join(lacking)}, which the network does not give: "

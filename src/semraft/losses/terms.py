@@ -2,26 +2,34 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from semraft.config import TermConfig
 from semraft.losses.boundary import boundary_weight_values
+from semraft.losses.consistency import transform_consistency_values, zero_forcing_values
 from semraft.losses.labels import label_distance_values, label_warp_values, signed_distance_values
 from semraft.losses.matching import matching
 from semraft.losses.motion import motion_model_values
 from semraft.losses.occlusion import occlusion
 from semraft.losses.photometric import census_values
+from semraft.losses.reduction import at_least_float32
 from semraft.losses.regions import occluded_pixels, region
 from semraft.losses.segmentation import segmentation, temporal_consistency_values
 from semraft.losses.semantic import semantic_smoothness_v1_values
 from semraft.losses.smoothness import gradient_matching_values, smoothness_values
 from semraft.ops.labels import segment_ids
+from semraft.ops.views import view_flow, view_mask
 from semraft.sample import FlowBatch, Prediction
 
 DECODED = ("segmentation1", "segmentation2")
 """What the decoder gives a prediction."""
+PASSES = frozenset({"backward_flow", "still", "viewed"})
+"""What a further pass of the network gives a prediction (`training.passes`)."""
+
+Field = TypeVar("Field")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +81,10 @@ class Case:
         return segment_ids(self.labels2, there(self.batch.instances2) if by_instance else None)
 
 
-def there(tensor: Tensor | None) -> Tensor:
-    """An optional tensor that was checked to be there before the first step."""
-    assert tensor is not None
-    return tensor
+def there(field: Field | None) -> Field:
+    """An optional field that was checked to be there before the first step."""
+    assert field is not None
+    return field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +150,14 @@ def decoded(batch: FlowBatch, prediction: Prediction) -> FlowBatch:
         instances1=None,
         instances2=None,
     )
+
+
+def case_of(
+    chosen: TermConfig, prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
+) -> Case:
+    """What a term looks at, with the labels that it goes by."""
+    seen = batch if chosen.labels == "truth" else decoded(batch, prediction)
+    return Case(prediction=prediction, batch=seen, chosen=chosen, trusted=trusted)
 
 
 def _semantic_v1(case: Case) -> Tensor:
@@ -214,6 +230,17 @@ def _occlusion(case: Case) -> Tensor:
     """Here `mask` says what is learnt, not what is left out."""
     occluded = there(occluded_pixels(mask_name(case.chosen), case.prediction, case.batch))
     return occlusion(there(case.prediction.occlusion), occluded, case.region, case.chosen.prior)[None]
+
+
+def _zero_forcing(case: Case) -> Tensor:
+    still = there(case.prediction.still)
+    return zero_forcing_values(still.flows, still.occlusion)
+
+
+def _transform_consistency(case: Case) -> Tensor:
+    view, flows = there(case.prediction.viewed)
+    taught = view_flow(at_least_float32(case.prediction.flow.detach()), view)
+    return transform_consistency_values(flows, taught, view_mask(case.acting, view))
 
 
 _FRAMES = ("labels1", "labels2")
@@ -325,6 +352,21 @@ TERMS = {
         heads=("occlusion",),
         options=(*_PLACE, "prior"),
         mask="exact",
+    ),
+    "zero-forcing": Term(
+        values=_zero_forcing,
+        scalar="zero_forcing_loss",
+        about="a frame and itself have no flow and, of a network that says, no occlusion",
+        source="Jeong et al., CVPR 2022",
+        heads=("still",),
+    ),
+    "transform-consistency": Term(
+        values=_transform_consistency,
+        scalar="transform_consistency_loss",
+        about="the flow of a mirrored, scaled part of the pair is the pair's flow, mirrored and scaled",
+        source="Jeong et al., CVPR 2022",
+        heads=("viewed",),
+        options=_PLACE,
     ),
 }
 """Every auxiliary term by name."""

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from semraft import runtime
 from semraft.config import RunConfig
-from semraft.losses.objective import Objective, needs_backward_flow, objective
+from semraft.losses.objective import Objective, needed_passes, objective
 from semraft.losses.weights import Measured, NoGradient, measure_shares, step_weights
 from semraft.models.heads import is_of_head
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.optim import learning_rate, set_learning_rate
+from semraft.training.passes import add_passes
 from semraft.training.state import TrainingState
 
 
@@ -49,8 +50,9 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
         prediction: Prediction = state.network(
             batch.image1, batch.image2, config.num_updates, labels1=batch.labels1, labels2=batch.labels2
         )
-    if needs_backward_flow(config.loss):
+    if "backward_flow" in needed_passes(config.loss):
         prediction.backward_flow = backward_flow(state.model, batch, prediction, config)
+    add_passes(prediction, state.model, batch, config, step)
     rate_frac = rate / config.optim.learning_rate
     weights = step_weights(config.loss, step, config.optim.steps, rate_frac, state.measured)
     losses = objective(prediction, batch, config.loss, weights)

@@ -10,9 +10,9 @@ import torch
 from semraft import losses
 from semraft.config import LossConfig, TermConfig, parse_term
 from semraft.data.taxonomy import CLASSES
-from semraft.losses.objective import check_terms, needs_backward_flow, objective
+from semraft.losses.objective import check_terms, needed_passes, objective
 from semraft.losses.regions import occluded_pixels, region
-from semraft.losses.terms import DECODED, TERMS, Case, needed_fields, needed_heads, taught_heads
+from semraft.losses.terms import DECODED, PASSES, TERMS, Case, needed_fields, needed_heads, taught_heads
 from semraft.ops.classes import PLANAR, RIGID, THINGS
 from semraft.ops.labels import present, segment_ids
 from semraft.ops.segments import largest_segments
@@ -92,6 +92,9 @@ def test_needs_follow_the_options() -> None:
         "signed-distance:1,where=things,labels=decoder": (("occluded1",), DECODED),
         "smoothness:1,labels=decoder,mask=same-label": ((), DECODED),
         "census:1,where=car,labels=decoder,mask=forward-backward": ((), ("backward_flow", *DECODED)),
+        "zero-forcing:1": ((), ("still",)),
+        "transform-consistency:1": ((), ("viewed",)),
+        "transform-consistency:1,where=things,mask=exact": (("labels1", "occluded1"), ("viewed",)),
     }
     for text, (fields, heads) in needs.items():
         chosen = parse_term(text)
@@ -99,11 +102,11 @@ def test_needs_follow_the_options() -> None:
         assert needed_heads(chosen) == heads
         config = LossConfig(terms=(chosen,))
         check_terms(config, {"some": EVERYTHING}, HEADS)
-        assert needs_backward_flow(config) == ("backward_flow" in heads)
+        assert needed_passes(config) == PASSES.intersection(heads)
         for field in fields:
             with pytest.raises(ValueError, match=f"needs {field}, which data set 'some' does not have"):
                 check_terms(config, {"some": EVERYTHING - {field}}, HEADS)
-        for head in set(heads) - {"backward_flow"}:
+        for head in set(heads) - PASSES:
             with pytest.raises(ValueError, match=f"needs {head}, which the network does not give"):
                 check_terms(config, {"some": EVERYTHING}, HEADS - {head})
 
@@ -117,6 +120,7 @@ def test_needs_follow_the_options() -> None:
         ("occlusion:1,mask=predicted", "can't learn from mask=predicted"),
         ("smoothness:1,labels=decoder,boundary=instance", "labels=decoder knows no instances"),
         ("segmentation:1,labels=decoder", "'segmentation' has no option labels"),
+        ("zero-forcing:1,where=things", "'zero-forcing' has no option where; it has none of its own"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(text: str, complaint: str) -> None:
