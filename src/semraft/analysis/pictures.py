@@ -123,7 +123,9 @@ def _gain(scores: dict[str, Any] | None) -> float:
 
 def data_uri(image: UInt8[np.ndarray, "H W 3"], kind: Literal["photo", "flat"]) -> str:
     """An RGB picture as a data URI: `photo` is lossy WebP, `flat` (labels, masks) lossless PNG."""
-    suffix, options = (".webp", [cv2.IMWRITE_WEBP_QUALITY, 75]) if kind == "photo" else (".png", [])
+    # OpenCV packs PNG fast by default: labels take almost three times this size.
+    photo, flat = [cv2.IMWRITE_WEBP_QUALITY, 75], [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    suffix, options = (".webp", photo) if kind == "photo" else (".png", flat)
     encoded = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)[1]
     return f"data:image/{suffix[1:]};base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
