@@ -13,6 +13,7 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 PER_SAMPLE = "per_sample.csv"
 SKIPPED = "skipped.jsonl"
+HEALTH = "health.jsonl"
 WEIGHTS = "weights.jsonl"
 """The weights of loss terms that were measured as shares of the gradient."""
 PAIRS = "pairs"
@@ -102,7 +103,7 @@ class Tracker:
     def __init__(self, run: Path, first_step: int, others: Sequence[ScalarWriter] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._metrics = run / METRICS
+        self._metrics, self._health = run / METRICS, run / HEALTH
         self._writers: list[ScalarWriter] = [SummaryWriter(str(run), purge_step=first_step), *others]
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -111,6 +112,13 @@ class Tracker:
         for name, value in values.items():
             for writer in self._writers:
                 writer.add_scalar(scalar_name(split, name), value, step)
+
+    def log_health(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes what a training saw of itself at one step."""
+        append_line(self._health, {"step": step, **values})
+        for name, value in values.items():
+            for writer in self._writers:
+                writer.add_scalar(f"health-{name}", value, step)
 
     def __enter__(self) -> "Tracker":
         return self

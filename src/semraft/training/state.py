@@ -19,7 +19,7 @@ from semraft.models.raft import RAFT
 from semraft.training.checkpoint import load_checkpoint, save_checkpoint
 from semraft.training.optim import make_optimizer
 
-RECORDS = (tracking.METRICS, tracking.SKIPPED, tracking.WEIGHTS)
+RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.SKIPPED, tracking.WEIGHTS)
 """The files of a run that a resumed one takes back to its checkpoint's step."""
 
 

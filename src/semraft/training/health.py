@@ -1,0 +1,277 @@
+"""What a training watches of itself, every so many steps: gradients, flow, activations, moves; health.jsonl.
+
+Every number is a fact of one batch (of this process's part of it, averaged over processes); what to make of
+them is `analysis.health`'s business. A watched step costs a backward pass for each loss, so that the distance
+between two of them grows with the number of terms: below 3 per cent of the time in all (docs/performance.md).
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from semraft.config import LossConfig, RunConfig, TermConfig
+from semraft.losses.objective import Objective
+from semraft.losses.reduction import mean_over_processes, refinement_sum
+from semraft.losses.sequence import trusted_pixels
+from semraft.losses.terms import TERMS, Case
+from semraft.metrics import SPEED_EDGES_PX, SPEEDS, Record, measure, metric_name, pool
+from semraft.models.raft import RAFT
+from semraft.ops.classes import CLASSES
+from semraft.ops.segments import boundary_distance
+from semraft.sample import FlowBatch, Prediction
+from semraft.training.evaluate import BOUNDARY_PX
+
+STEPS_PER_LOSS = 30
+"""Steps between two watched ones, for each loss whose gradient is taken: a backward pass is 0.6 of a step."""
+MODULES = {
+    "feature_encoder": "encoder",
+    "context_encoder": "context",
+    "update_block": "update",
+    "mask_head": "upsampler",
+}
+"""First part of a parameter's name -> the module it is reported under; heads are not shared, and left out."""
+SMALLEST = 1e-20
+"""Below this a norm is none: a quotient by it would say nothing."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Watch:
+    """What is seen of one step while it is taken; `values` is a line of health.jsonl."""
+
+    device: torch.device
+    values: dict[str, float] = field(default_factory=dict)
+    before: dict[str, Tensor] = field(default_factory=dict)
+    """The weights before the step moves them."""
+    spent_s: float = 0.0
+    """Seconds that watching took."""
+
+
+def watched_every(config: RunConfig) -> int:
+    """Steps between two watched ones."""
+    return config.health_every or STEPS_PER_LOSS * (1 + len(config.loss.terms))
+
+
+def is_watched(config: RunConfig, step: int) -> bool:
+    """Whether a step is watched: the first, and every so many."""
+    return step == 1 or step % watched_every(config) == 0
+
+
+@contextmanager
+def watched_ranges(model: RAFT, watch: Watch | None) -> Iterator[None]:
+    """Inside, the largest hidden state and correlation of all refinements are seen, if there is a watch."""
+    if watch is None:
+        yield
+        return
+    largest: dict[str, Tensor] = {}
+
+    def see(name: str, value: Tensor) -> None:
+        top = value.detach().abs().amax().float()
+        largest[name] = torch.maximum(largest[name], top) if name in largest else top
+
+    hooks = [
+        model.update_block.register_forward_hook(
+            lambda module, inputs, outputs: see("hidden_abs_max", outputs[0])
+        ),
+        model.update_block.motion_encoder.register_forward_pre_hook(
+            lambda module, inputs: see("correlation_abs_max", inputs[0])
+        ),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    watch.values |= {name: float(value) for name, value in largest.items()}
+
+
+def watch_losses(
+    watch: Watch,
+    losses: Objective,
+    weights: Mapping[str, float],
+    model: nn.Module,
+    config: LossConfig,
+    loss_scale: float,
+) -> None:
+    """Gradient norm of the flow loss and of each weighted term on the shared parameters, how they agree by
+    module (cosine), and the part of all norms that is a term's (share_pct). The graph stays.
+
+    Args:
+        loss_scale: What a gradient scaler multiplies losses with; it cancels out.
+    """
+    started = _now(watch.device)
+    named = [
+        (MODULES[name.split(".")[0]], parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name.split(".")[0] in MODULES
+    ]
+    modules, parameters = [module for module, _ in named], [parameter for _, parameter in named]
+    scaled = {"flow": loss_scale * refinement_sum(losses.values["flow_loss"], config.gamma)}
+    for chosen in config.terms:
+        value = refinement_sum(losses.values[TERMS[chosen.name].scalar], config.gamma)
+        if weights[chosen.name] and value.requires_grad:
+            scaled[chosen.name] = loss_scale * weights[chosen.name] * value
+    gradients = {name: _gradients(loss, parameters) for name, loss in scaled.items()}
+    norms = {
+        name: _norm([g for g in found if g is not None]) / loss_scale for name, found in gradients.items()
+    }
+    total = sum(norms.values())
+    values = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
+    for name in list(norms)[1:]:
+        values[f"share_pct_{name}"] = 100 * norms[name] / total if total > SMALLEST else 0.0
+        for module in dict.fromkeys(modules):
+            pairs = [
+                (flow, term)
+                for own, flow, term in zip(modules, gradients["flow"], gradients[name], strict=True)
+                if own == module and flow is not None and term is not None
+            ]
+            if pairs:
+                values[f"cosine_{name}_{module}"] = _cosine(pairs)
+    names = list(values)
+    means = mean_over_processes(torch.tensor([values[name] for name in names], dtype=torch.float64))
+    watch.values |= dict(zip(names, means.tolist(), strict=True))
+    watch.spent_s += _now(watch.device) - started
+
+
+@torch.no_grad()
+def watch_flow(
+    watch: Watch, prediction: Prediction, batch: FlowBatch, config: LossConfig, by_class: bool
+) -> None:
+    """How long the flow is against the truth, where it errs, what refinements make of each other; `floors`.
+
+    `shrinkage_SPEED` is mean |predicted| / mean |true|. `gained_px` is the error after the first refinement
+    minus that after the last, `undone_px` the mean over pixels of the last error minus the best of all.
+    """
+    started = _now(watch.device)
+    trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
+    true_px, found_px = batch.flow.norm(dim=1)[trusted], prediction.flow.float().norm(dim=1)[trusted]
+    speed = torch.bucketize(true_px, torch.tensor(SPEED_EDGES_PX, device=true_px.device), right=True)
+    for number, name in enumerate(SPEEDS):
+        among = speed == number
+        if among.any():
+            length = float(true_px[among].mean())
+            watch.values[f"shrinkage_{name}"] = float(found_px[among].mean()) / max(length, SMALLEST)
+    errors = torch.stack([(flow.float() - batch.flow).norm(dim=1)[trusted] for flow in prediction.flows])
+    if errors.shape[1]:
+        watch.values["gained_px"] = float(errors[0].mean() - errors[-1].mean())
+        watch.values["undone_px"] = float((errors[-1] - errors.amin(dim=0)).mean())
+    pooled = pool([_measured(prediction, batch, trusted, number) for number in range(len(batch.ids))])
+    wanted = ("boundary", "interior", "static", "moving", *(entry.name for entry in CLASSES))
+    for stratum in wanted:
+        name = metric_name("epe", stratum)
+        if name in pooled:
+            watch.values[name] = pooled[name]
+    watch.values |= floors(prediction, batch, config, by_class)
+    watch.spent_s += _now(watch.device) - started
+
+
+@torch.no_grad()
+def floors(
+    prediction: Prediction, batch: FlowBatch, config: LossConfig, by_class: bool = False
+) -> dict[str, float]:
+    """The value of every auxiliary term on the true flow: what is left of it when there is nothing to learn.
+
+    Where the truth is not known the prediction's last refinement stands in for it. `TERM_floor` stands beside
+    `TERM_value`, the term on the last refinement's flow; a floor above the value pulls away from the truth.
+    With `by_class`, `TERM_floor_CLASS` too, of the terms that can tell.
+    """
+    trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
+    truth = torch.where(trusted[:, None], batch.flow, prediction.flow.float())
+    both = replace(prediction, flows=[truth, prediction.flow])
+    values: dict[str, float] = {}
+    for chosen in config.terms:
+        name = TERMS[chosen.name].scalar.removesuffix("_loss")
+        found = _values(chosen, both, batch, trusted)
+        if len(found) < 2:
+            continue  # It acts once, and not on the flow.
+        values[f"{name}_floor"], values[f"{name}_value"] = found
+        for entry in CLASSES if by_class and batch.labels1 is not None else ():
+            of_class = batch.labels1 == entry.id
+            if not (of_class & trusted).any():
+                continue
+            if "where" not in TERMS[chosen.name].options:
+                values[f"{name}_floor_{entry.name}"] = _values(chosen, both, batch, trusted & of_class)[0]
+            elif chosen.where in ("all", entry.name):
+                narrowed = replace(chosen, where=entry.name)
+                values[f"{name}_floor_{entry.name}"] = _values(narrowed, both, batch, trusted)[0]
+    return values
+
+
+def watch_weights(watch: Watch, model: nn.Module) -> None:
+    """Keeps a copy of what the step is about to move."""
+    started = _now(watch.device)
+    watch.before = {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name.split(".")[0] in MODULES
+    }
+    watch.spent_s += _now(watch.device) - started
+
+
+@torch.no_grad()
+def watch_move(watch: Watch, model: nn.Module) -> None:
+    """How far the step moved each module: |change| / |weights|."""
+    started = _now(watch.device)
+    now = dict(model.named_parameters())
+    for module in MODULES.values():
+        names = [name for name in watch.before if MODULES[name.split(".")[0]] == module]
+        if names:
+            moved = _norm([now[name] - watch.before[name] for name in names])
+            watch.values[f"moved_{module}"] = moved / max(
+                _norm([watch.before[name] for name in names]), SMALLEST
+            )
+    watch.before.clear()
+    watch.spent_s += _now(watch.device) - started
+
+
+def _values(
+    chosen: TermConfig, prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
+) -> list[float]:
+    case = Case(prediction=prediction, batch=batch, chosen=chosen, trusted=trusted)
+    values: list[float] = TERMS[chosen.name].values(case).tolist()
+    return values
+
+
+def _measured(prediction: Prediction, batch: FlowBatch, trusted: Tensor, number: int) -> Record:
+    """The metrics of one pair of a batch, by class and near boundaries where it has labels."""
+    flow, truth = (
+        tensor[number].detach().float().permute(1, 2, 0).cpu().numpy()
+        for tensor in (prediction.flow, batch.flow)
+    )
+    masks: dict[str, np.ndarray] = {}
+    labels = None
+    if batch.labels1 is not None:
+        labels = batch.labels1[number].byte().cpu().numpy()
+        masks["boundary"] = boundary_distance(labels) <= BOUNDARY_PX
+    if batch.moving1 is not None:
+        masks["moving"] = batch.moving1[number].cpu().numpy()
+    names = tuple(entry.name for entry in CLASSES)
+    return measure(flow, truth, trusted[number].cpu().numpy(), masks=masks, labels=labels, class_names=names)
+
+
+def _gradients(loss: Float[Tensor, ""], parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    if not tensors:
+        return 0.0
+    return float(torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt())
+
+
+def _cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    product = float(torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum())
+    norms = _norm([one for one, _ in pairs]) * _norm([two for _, two in pairs])
+    return product / norms if norms > SMALLEST else 0.0
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

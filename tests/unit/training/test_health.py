@@ -1,0 +1,149 @@
+"""What a training sees of itself, against the same worked out by hand on a small network."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from semraft.config import LossConfig, ModelConfig, RunConfig, WorldConfig, parse_term
+from semraft.data import open_dataset
+from semraft.data.loader import collate
+from semraft.losses.objective import Objective, objective
+from semraft.losses.reduction import refinement_sum
+from semraft.models.build import build_model
+from semraft.models.raft import RAFT
+from semraft.sample import FlowBatch, Prediction
+from semraft.training import health
+from semraft.training.health import Watch
+
+LOSS = LossConfig(terms=(parse_term("semantic-v1:0.5"), parse_term("signed-distance:3,where=things")))
+CPU = torch.device("cpu")
+WEIGHTS = {"semantic-v1": 0.5, "signed-distance": 3.0}
+
+
+@pytest.fixture(scope="module")
+def batch() -> FlowBatch:
+    world = open_dataset("world", None, "train", WorldConfig(size=(64, 104), scenes=2))
+    loaded = collate([world[0], world[1]])
+    return replace(loaded, image1=loaded.image1.float(), image2=loaded.image2.float())
+
+
+@pytest.fixture(scope="module")
+def model() -> RAFT:
+    return build_model(ModelConfig(arch="tiny"), 3)
+
+
+def losses_of(model: RAFT, batch: FlowBatch) -> tuple[Prediction, Objective]:
+    prediction = model(batch.image1, batch.image2, 3)
+    return prediction, objective(prediction, batch, LOSS, WEIGHTS)
+
+
+def test_gradients_by_loss_and_module(model: RAFT, batch: FlowBatch) -> None:
+    """Red when: a weight or the gradient scale is left in or out, modules are mixed, or heads are counted."""
+    _, losses = losses_of(model, batch)
+    watch = Watch(device=CPU)
+    health.watch_losses(watch, losses, WEIGHTS, model, LOSS, loss_scale=1024.0)
+    named = dict(model.named_parameters())
+    flat: dict[str, dict[str, torch.Tensor]] = {}
+    for name, scalar, weight in (
+        ("flow", "flow_loss", 1.0),
+        ("semantic-v1", "semantic_loss", 0.5),
+        ("signed-distance", "signed_distance_loss", 3.0),
+    ):
+        loss = weight * refinement_sum(losses.values[scalar], LOSS.gamma)
+        found = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+        flat[name] = {key: g for key, g in zip(named, found, strict=True) if g is not None}
+    norms = {name: torch.cat([g.flatten() for g in found.values()]).norm() for name, found in flat.items()}
+    for name, norm in norms.items():
+        assert watch.values[f"gradient_norm_{name}"] == pytest.approx(float(norm), rel=1e-4)
+    share = 100 * norms["signed-distance"] / torch.stack(list(norms.values())).sum()
+    assert watch.values["share_pct_signed-distance"] == pytest.approx(float(share), rel=1e-4)
+    for prefix, module in health.MODULES.items():
+        both = [key for key in flat["flow"] if key.startswith(prefix) and key in flat["semantic-v1"]]
+        one, two = (
+            torch.cat([flat[name][key].flatten() for key in both]) for name in ("flow", "semantic-v1")
+        )
+        cosine = torch.nn.functional.cosine_similarity(one.double(), two.double(), dim=0)
+        assert watch.values[f"cosine_semantic-v1_{module}"] == pytest.approx(float(cosine), abs=1e-4)
+    losses.total.backward()  # The graph is still there.
+
+
+def test_a_term_without_weight_has_no_gradient_to_watch(model: RAFT, batch: FlowBatch) -> None:
+    prediction = model(batch.image1, batch.image2, 2)
+    weights = WEIGHTS | {"semantic-v1": 0.0}
+    losses = objective(prediction, batch, LOSS, weights)
+    watch = Watch(device=CPU)
+    health.watch_losses(watch, losses, weights, model, LOSS, 1.0)
+    assert "gradient_norm_signed-distance" in watch.values
+    assert not any("semantic-v1" in name for name in watch.values)
+
+
+def test_flow_against_the_truth(batch: FlowBatch) -> None:
+    """Half of the truth after the last refinement, exact before. Red when: invalid pixels count, the speeds
+    are those of the prediction, or the order of refinements is lost."""
+    invalid = batch.flow + 1e6 * (~batch.valid[:, None]).float()
+    flows = [torch.zeros_like(batch.flow), invalid, 0.5 * invalid]
+    prediction = Prediction(flows=flows, features1=batch.flow, features2=batch.flow)
+    watch = Watch(device=CPU)
+    health.watch_flow(watch, prediction, replace(batch, flow=invalid), LossConfig(), by_class=False)
+    length = batch.flow.norm(dim=1)[batch.valid]
+    speeds = [value for name, value in watch.values.items() if name.startswith("shrinkage_speed")]
+    assert len(speeds) == len({int(px >= 10) + int(px >= 40) for px in length.tolist()})
+    assert speeds == pytest.approx([0.5] * len(speeds), rel=1e-5)
+    assert watch.values["undone_px"] == pytest.approx(0.5 * float(length.mean()), rel=1e-4)
+    assert watch.values["gained_px"] == pytest.approx(0.5 * float(length.mean()), rel=1e-4)
+    road = batch.valid & (batch.labels1 == 0)
+    expected = 0.5 * float(batch.flow.norm(dim=1)[road].mean())
+    assert watch.values["epe_road"] == pytest.approx(expected, rel=1e-4)
+    assert {"epe_boundary", "epe_interior", "epe_moving"} <= watch.values.keys()
+
+
+def test_floors_are_the_terms_on_the_true_flow(batch: FlowBatch) -> None:
+    """Red when: a floor is measured on the prediction, the unknown is taken for zero flow, or a class's floor
+    is that of all."""
+    off = batch.flow + 40 * torch.rand(batch.flow.shape, generator=torch.Generator().manual_seed(0))
+    prediction = Prediction(flows=[off + 1, off], features1=off, features2=off)
+    found = health.floors(prediction, batch, LOSS, by_class=True)
+    mixed = torch.where(batch.valid[:, None], batch.flow, off)
+    for flow, ending in ((mixed, "floor"), (off, "value")):
+        expected = objective(replace(prediction, flows=[flow]), batch, LOSS, WEIGHTS).values
+        assert found[f"semantic_{ending}"] == pytest.approx(float(expected["semantic_loss"][-1]), rel=1e-5)
+        assert found[f"signed_distance_{ending}"] == pytest.approx(
+            float(expected["signed_distance_loss"][-1]), rel=1e-5
+        )
+    assert 0 < found["semantic_floor"] < found["semantic_value"]
+    of_road = objective(
+        replace(prediction, flows=[mixed]),
+        replace(batch, valid=batch.valid & (batch.labels1 == 0)),
+        LOSS,
+        WEIGHTS,
+    ).values["semantic_loss"]
+    assert found["semantic_floor_road"] == pytest.approx(float(of_road[-1]), rel=1e-5)
+    assert found["semantic_floor_road"] != found["semantic_floor"]
+    assert not any(name.startswith("signed_distance_floor_road") for name in found)
+
+
+def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
+    """Red when: a hook stays, only the last refinement is seen, or moves are not relative to the weights."""
+    watch = Watch(device=CPU)
+    with health.watched_ranges(model, watch):
+        model(batch.image1, batch.image2, 2)
+    hooks = [model.update_block._forward_hooks, model.update_block.motion_encoder._forward_pre_hooks]
+    assert not any(hooks)
+    assert 0 < watch.values["hidden_abs_max"] <= 1
+    # Unit features: a correlation is at most sqrt(C) and blends are means.
+    assert 0 < watch.values["correlation_abs_max"] <= 8.001
+    health.watch_weights(watch, model)
+    with torch.no_grad():
+        for parameter in model.update_block.parameters():
+            parameter *= 1.01
+    health.watch_move(watch, model)
+    assert watch.values["moved_update"] == pytest.approx(0.01, rel=1e-3)
+    assert watch.values["moved_encoder"] == 0
+
+
+def test_when_to_watch() -> None:
+    """Red when: a run with more terms, each of which costs a backward pass, is watched as often."""
+    assert [step for step in range(1, 125) if health.is_watched(RunConfig(), step)] == [1, 30, 60, 90, 120]
+    assert health.watched_every(RunConfig(loss=LOSS)) == 90
+    assert health.watched_every(RunConfig(loss=LOSS, health_every=7)) == 7
