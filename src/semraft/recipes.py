@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from semraft.config import (
     AugmentConfig,
+    Conditioning,
     DataConfig,
     Head,
     LossConfig,
@@ -65,10 +66,13 @@ def _with_v1(config: RunConfig) -> RunConfig:
     return replace(config, loss=replace(config.loss, terms=(*config.loss.terms, V1)))
 
 
-def _on_the_world(*terms: str, heads: tuple[Head, ...] = ()) -> RunConfig:
-    """world-base with further terms, as one types them, and heads."""
+def _on_the_world(
+    *terms: str, heads: tuple[Head, ...] = (), conditioning: Conditioning = "none"
+) -> RunConfig:
+    """world-base with further terms, as one types them, heads, and classes in the context."""
     more = (*WORLD.loss.terms, *map(parse_term, terms))
-    return replace(WORLD, model=replace(WORLD.model, heads=heads), loss=replace(WORLD.loss, terms=more))
+    model = replace(WORLD.model, heads=heads, conditioning=conditioning)
+    return replace(WORLD, model=model, loss=replace(WORLD.loss, terms=more))
 
 
 _RAMPED = "measure-after=50,ramp=150"
@@ -92,6 +96,7 @@ def _idea_recipes() -> dict[str, Recipe]:
     decoder = "segmentation:0.5"
     consistency = f"temporal-consistency:share=0.1,{_RAMPED}"
     warp, there = f"label-warp:share=0.4,where=things,{_RAMPED}", "mask=forward-backward"
+    still = f"zero-forcing:share=0.1,{_RAMPED}"
     return {
         "world-v1-instance": Recipe(
             "V1's smoothness inside instances instead of classes",
@@ -124,6 +129,39 @@ def _idea_recipes() -> dict[str, Recipe]:
         "world-decoder-down": Recipe(
             "world-decoder two stages further down and back up",
             _on_the_world(decoder, heads=("decoder-down",)),
+        ),
+        "world-decoder-context": Recipe(
+            "world-decoder whose classes of both frames enter the context",
+            _on_the_world(decoder, heads=("decoder",), conditioning="decoder"),
+        ),
+        "world-conditioning": Recipe(
+            "the true classes of both frames enter the context of world-base; it needs them to be scored too",
+            replace(WORLD, model=replace(WORLD.model, conditioning="truth")),
+        ),
+        "world-occlusion-consistency": Recipe(
+            "occlusion by the network's own forward and backward flow, and none in still pictures",
+            _on_the_world("occlusion:0.5,mask=forward-backward,ramp=150", still, heads=("occlusion",)),
+        ),
+        "world-consistency": Recipe(
+            "still pictures do not move, and a mirrored, scaled part of a pair moves as the pair",
+            _on_the_world(still, f"transform-consistency:share=0.2,{_RAMPED}"),
+        ),
+    }
+
+
+def _few_truths_recipes() -> dict[str, Recipe]:
+    """A part of the pairs with flow truth, the others with labels and nothing else that is exact."""
+
+    def few(config: RunConfig) -> RunConfig:
+        return replace(config, data=replace(config.data, truth_frac=0.25))
+
+    what = "a quarter of the pairs with flow truth"
+    by_itself = "where=unsupervised,mask=forward-backward,measure-after=150,ramp=100"
+    return {
+        "world-few-truths-base": Recipe(f"world-base with {what}", few(WORLD)),
+        "world-few-truths": Recipe(
+            f"{what}; the others teach by signed distance and census, where forward and backward flow agree",
+            few(_on_the_world(f"signed-distance:share=0.4,{by_itself}", f"census:share=0.4,{by_itself}")),
         ),
     }
 
@@ -234,6 +272,7 @@ def _make() -> dict[str, Recipe]:
         ),
         **_idea_recipes(),
         **_movers_recipes(),
+        **_few_truths_recipes(),
         **_study_recipes(),
     }
     return {

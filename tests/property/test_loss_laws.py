@@ -301,6 +301,7 @@ def test_terms_that_need_no_truth_teach_without_it(term: TermConfig) -> None:
     prediction, batch = make(3)
     batch = replace(batch, valid=torch.zeros_like(batch.valid), flow=torch.zeros_like(batch.flow))
     result, gradients = learn(prediction, batch, term)
+    assert all(tensor.isfinite().all() for tensor in (result.total, *gradients))
     taught = any(gradient.any() for gradient in gradients)
     assert taught == (term.name not in NEED_TRUTH)
     assert bool((value(result, term) > 0).all()) == (term.name not in NEED_TRUTH)

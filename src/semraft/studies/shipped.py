@@ -40,6 +40,25 @@ _MOVERS = {
     "signed-distance": RECIPES["world-movers-signed-distance"].config,
     "decoder": RECIPES["world-movers-decoder"].config,
 }
+_IDEAS = (
+    "semantic-v1",
+    "v1-instance",
+    "smoothness2",
+    "label-warp",
+    "signed-distance",
+    "occlusion",
+    "occlusion-consistency",
+    "decoder",
+    "decoder-temporal",
+    "decoder-down",
+    "decoder-context",
+    "consistency",
+)
+"""The recipes world-..., one for each idea of the notes and what the field has added to them."""
+_REFINEMENTS = {
+    f"updates-{updates}": replace(RECIPES["world-base"].config, num_updates=updates, validation_updates=32)
+    for updates in (6, 8, 12)
+}
 _ORIGIN = {
     f"{data}-{variant}": RECIPES[f"{data}-{recipe}"].config
     for data in ("viper", "virtual-kitti", "viper+virtual-kitti")
@@ -70,6 +89,31 @@ STUDIES = {
             variants=_MOVERS,
             base="base",
             seeds=(0, 1, 2, 3, 4),
+        ),
+        Study(
+            name="ideas",
+            about="every idea of the notes against base: V1 and smoother, label warp, occlusion, decoders, "
+            "consistency; three seeds, three hours on two cores",
+            variants=_recipes(base="world-base", **{idea: f"world-{idea}" for idea in _IDEAS}),
+            base="base",
+            seeds=(0, 1, 2),
+        ),
+        Study(
+            name="few-truths",
+            about="a quarter of the pairs with flow truth: do the others teach by their labels? three seeds, "
+            "an hour on two cores",
+            variants=_recipes(base="world-few-truths-base", semantic="world-few-truths"),
+            base="base",
+            seeds=(0, 1, 2),
+        ),
+        Study(
+            name="refinements",
+            about="trained with 6, 8 and 12 refinements, tested after each of 1 to 32; three seeds, an hour "
+            "on two cores",
+            variants=_REFINEMENTS,
+            base="updates-12",
+            seeds=(0, 1, 2),
+            may_differ=("num_updates",),
         ),
         Study(
             name="origin",

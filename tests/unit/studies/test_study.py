@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from semraft.config import LossConfig, RunConfig, TermConfig
+from semraft.losses.objective import check_terms
+from semraft.models.heads import given_by
 from semraft.recipes import RECIPES
 from semraft.studies.runner import prepare
 from semraft.studies.shipped import STUDIES
 from semraft.studies.study import Study, load_study, override, read_study, settle
+from semraft.training.sources import training_data
 
 BASE = RunConfig()
 V1 = replace(BASE, recipe="other", loss=LossConfig(terms=(TermConfig(name="semantic-v1", weight=0.5),)))
@@ -139,3 +142,22 @@ def test_the_shipped_studies() -> None:
     assert STUDIES["world"].variants["base"] == RECIPES["world-base"].config
     smoke = STUDIES["smoke"]
     assert (len(smoke.variants), len(smoke.seeds)) == (2, 2)
+    ideas = STUDIES["ideas"]
+    assert len(ideas.seeds) >= 3
+    smooth, decoders = {"semantic-v1", "v1-instance", "smoothness2"}, {"decoder", "decoder-temporal"}
+    others = {"base", "label-warp", "occlusion", "occlusion-consistency", "decoder-down"}
+    assert ideas.variants.keys() >= smooth | decoders | others
+    refinements = STUDIES["refinements"]
+    assert [config.num_updates for config in refinements.variants.values()] == [6, 8, 12]
+    assert refinements.to_json()["protocol"]["validation_updates"] == 32
+    few = STUDIES["few-truths"].to_json()["protocol"]
+    assert (few["data.truth_frac"], few["data.truth"]) == (0.25, "all")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("world-")])
+def test_the_world_has_what_its_recipes_need(name: str) -> None:
+    """Red when: a term of a recipe lacks a head, a label, or an option: a study of hours ends at once."""
+    config = RECIPES[name].config
+    datasets, _ = training_data(config.data)
+    provides = {dataset.name: dataset.provides for dataset in datasets}
+    check_terms(config.loss, provides, given_by(config.model.heads))

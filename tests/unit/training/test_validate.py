@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from semraft import predict, raft_tiny
+from semraft.analysis.runs import load_pair
 from semraft.data.loader import collate
-from semraft.sample import Prediction
-from semraft.training.validate import network_predictor, training_metrics
+from semraft.sample import Estimate, Prediction
+from semraft.training.validate import keep_pair, network_predictor, training_metrics
 from tests.helpers import make_sample
 
 
@@ -47,3 +49,22 @@ def test_the_network_gets_frame_1_first_and_red_first(rng: np.random.Generator, 
     else:
         predict(model, sample.image1, sample.image2, num_updates=1)
     assert [image.mean((0, 2, 3)).tolist() for image in seen] == colors.tolist()
+
+
+def test_a_pair_is_kept_with_what_heads_say(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Red when: the truth's labels are kept as the decoder's, or the first refinement as the flow."""
+    sample = dataclasses.replace(make_sample(rng), occluded1=None)
+    assert sample.labels1 is not None
+    found = Estimate(
+        flows=[0 * sample.flow, sample.flow + 1], labels1=sample.labels1 // 2, occluded1=~sample.valid
+    )
+    keep_pair(tmp_path, sample, found)
+    (path,) = tmp_path.iterdir()
+    kept = load_pair(path)
+    np.testing.assert_array_equal(kept.flow, (sample.flow + 1).astype(np.float16))
+    np.testing.assert_array_equal(kept.labels1, sample.labels1)
+    np.testing.assert_array_equal(kept.found_labels1, sample.labels1 // 2)
+    np.testing.assert_array_equal(kept.found_occluded1, ~sample.valid)
+    assert kept.occluded1 is None
+    keep_pair(tmp_path, sample, Estimate(flows=[sample.flow]))
+    assert load_pair(path).found_labels1 is None
