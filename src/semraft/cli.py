@@ -32,6 +32,11 @@ def train(arguments: Sequence[str]) -> None:
     first, rest = arguments[0], list(arguments[1:])
     if first in ("--resume", "--from") and not rest:
         raise ValueError(f"{first} needs the folder of a run")
+    profiled, as_json = "--profile" in rest, "--profile" in rest and "--json" in rest
+    if profiled:
+        rest = [option for option in rest if option not in ("--profile", "--json")]
+        if first == "--resume":
+            raise ValueError("--profile goes on with no run: take --from RUN instead of --resume RUN")
     if first == "--resume":
         if len(rest) > 1:
             raise ValueError(f"--resume goes on exactly as before: take out {' '.join(rest[1:])}")
@@ -53,6 +58,9 @@ def train(arguments: Sequence[str]) -> None:
             RunConfig, default=base, args=rest, prog=f"semraft train {first}", registry=terms_as_text()
         )
         run, resume = Path(config.output or f"runs/{config.recipe}-seed{config.seed}"), False
+    if profiled:
+        _profile(config, as_json)
+        return
     from semraft.training.loop import train as train_run
 
     train_run(config, run, resume)
@@ -60,9 +68,22 @@ def train(arguments: Sequence[str]) -> None:
         print(f"run: {run}")
 
 
+def _profile(config: RunConfig, as_json: bool) -> None:
+    """Prints what a step of a run costs; leaves nothing."""
+    if config.output:
+        raise ValueError(f"--profile writes no run: take out --output {config.output}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("--profile measures one process: start it without torchrun")
+    from semraft.training.profile import profile
+
+    found = profile(config)
+    print(dumps(found.to_json(), indent=2) if as_json else found.table())
+
+
 TRAIN_HELP = """usage: semraft train RECIPE [--data.root ROOT] [--model.weights FILE] [--seed N] [OPTION ...]
        semraft train --from RUN [OPTION ...]     repeat a run, as its config.json has it (or any such file)
        semraft train --resume RUN                go on exactly where it stopped
+       semraft train RECIPE --profile [--json] [OPTION ...]   what a step costs, part by part; trains nothing
 
 `semraft train RECIPE --help` lists the options with the recipe's values. Under torchrun or SLURM the same
 command trains on several GPUs or machines.

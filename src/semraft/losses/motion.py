@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.losses.reduction import at_least_float32, masked_mean, mean_over_processes, refinement_sum
+from semraft.ops.classes import PLANAR, RIGID
 from semraft.ops.motion_models import RIDGE, PlaneModel, model_residuals, model_segments
 
 MIN_PIXELS = 64
@@ -71,11 +72,16 @@ def motion_model_by_class(
     mask: Bool[Tensor, "B H W"],
     plane_model: PlaneModel = "homography",
 ) -> dict[int, float]:
-    """The mean residual of one flow in each class that has a segment with a model, in pixels."""
+    """The mean residual of one flow in each class that has a segment with a model, in pixels.
+
+    Over all processes, each of which must ask.
+    """
     pixels = model_segments(segments1, MIN_PIXELS, MAX_SEGMENTS)
     left = model_residuals(at_least_float32(flow), pixels, plane_model).abs().sum(dim=1)
     label, counted = pixels.label[pixels.segment], mask.flatten()[pixels.pixel]
-    return {
-        int(label_id): float(masked_mean(left, counted & (label == label_id)))
-        for label_id in torch.unique(label[counted])
-    }
+    means = {}
+    for label_id in (*PLANAR, *RIGID):
+        of_class = counted & (label == label_id)
+        if mean_over_processes(of_class.sum().float()) > 0:
+            means[label_id] = float(mean_over_processes(masked_mean(left, of_class)))
+    return means

@@ -6,6 +6,7 @@ No plotting, no argument parsing, no data set names, no metric definitions: thos
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -28,7 +29,7 @@ from semraft.training.checkpoint import link_checkpoint
 from semraft.training.fingerprints import fingerprints
 from semraft.training.state import TrainingState, initial_state
 from semraft.training.step import TrainingStopped, take_step
-from semraft.training.validate import training_metrics, validate
+from semraft.training.validate import motion_by_class, training_metrics, validate
 
 
 def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
@@ -71,6 +72,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         training, weights, config.data, config.seed, config.optim, state.step, processes.rank, processes.count
     )
     progress = tqdm(total=config.optim.steps, initial=state.step, unit="step", disable=not processes.leads)
+    started, watched_s = time.perf_counter(), 0.0
     state.model.train()
     with progress, _asked_to_stop() as asked_to_stop, tracker or nullcontext():
         for batch, skipped in batches:
@@ -81,8 +83,13 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                 tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
             if tracker is not None:
                 _record_weights(run, step, settled(measured, state.measured))
+                if taken.watch is not None:
+                    watched_s += taken.watch.spent_s
+                    share = {"watching_pct": 100 * watched_s / (time.perf_counter() - started)}
+                    tracker.log_health(step, taken.watch.values | share)
             if step % config.log_every == 0 or last:  # Every process: means are taken over all.
                 values = state.close_window(config.loss.gamma) | training_metrics(taken.prediction, batch)
+                values |= motion_by_class(taken.prediction, batch, config.loss)
                 values |= {"learning_rate": taken.learning_rate}
                 values |= changing_weights(config.loss, taken.weights)
                 if tracker is not None:
@@ -98,6 +105,9 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
             progress.update()
             if asked_to_stop():
                 raise TrainingStopped(f"stopped after step {step}: go on with `semraft train --resume {run}`")
+    if processes.leads:
+        part = watched_s / (time.perf_counter() - started)
+        print(f"watching itself took {part:.1%} of the time: {run / tracking.HEALTH}", file=sys.stderr)
     runtime.leave_processes()
     return run
 

@@ -13,6 +13,15 @@ from semraft.losses.weights import Measured, NoGradient, measure_shares, step_we
 from semraft.models.heads import is_of_head
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
+from semraft.training.health import (
+    Watch,
+    is_watched,
+    watch_flow,
+    watch_losses,
+    watch_move,
+    watch_weights,
+    watched_ranges,
+)
 from semraft.training.optim import learning_rate, set_learning_rate
 from semraft.training.passes import add_passes
 from semraft.training.state import TrainingState
@@ -33,6 +42,8 @@ class Taken:
     learning_rate: float
     weights: dict[str, float]
     """Loss term -> its weight."""
+    watch: Watch | None
+    """What was seen of it, if it was watched."""
 
 
 def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Taken:
@@ -46,10 +57,9 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
     step = state.step + 1
     rate = learning_rate(step - 1, config.optim)
     set_learning_rate(state.optimizer, rate)
-    with runtime.autocast(batch.image1.device, config.precision):
-        prediction: Prediction = state.network(
-            batch.image1, batch.image2, config.num_updates, labels1=batch.labels1, labels2=batch.labels2
-        )
+    watch = Watch(device=batch.image1.device) if is_watched(config, step) else None
+    with watched_ranges(state.model, watch):
+        prediction = forward(state.network, batch, config)
     if "backward_flow" in needed_passes(config.loss):
         prediction.backward_flow = backward_flow(state.model, batch, prediction, config)
     add_passes(prediction, state.model, batch, config, step)
@@ -57,13 +67,20 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
     weights = step_weights(config.loss, step, config.optim.steps, rate_frac, state.measured)
     losses = objective(prediction, batch, config.loss, weights)
     measured = _measure(losses, state, config, step)
+    if watch is not None:
+        watch_losses(watch, losses, weights, state.model, config.loss, state.scaler.get_scale())
+        watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
+        watch_weights(watch, state.model)
     state.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(state.scaler.scale(losses.total + _nothing_of_heads(state.model)))
     state.scaler.unscale_(state.optimizer)
-    gradient_norm = _clip(state.model, config.optim.clip_norm)
+    gradient_norm = clip(state.model, config.optim.clip_norm)
     _refuse_non_finite(step, batch, losses, None if state.scaler.is_enabled() else gradient_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    if watch is not None:
+        watch_move(watch, state.model)
+        watch.values |= {"learning_rate": rate, "loss_scale": state.scaler.get_scale()}
     state.step, state.measured = step, measured
     state.add(losses, gradient_norm)
     return Taken(
@@ -72,7 +89,18 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
         gradient_norm=gradient_norm,
         learning_rate=rate,
         weights=weights,
+        watch=watch,
     )
+
+
+def forward(network: nn.Module, batch: FlowBatch, config: RunConfig) -> Prediction:
+    """What the network says of a batch, in the run's precision."""
+    assert config.precision != "auto"
+    with runtime.autocast(batch.image1.device, config.precision):
+        prediction: Prediction = network(
+            batch.image1, batch.image2, config.num_updates, labels1=batch.labels1, labels2=batch.labels2
+        )
+    return prediction
 
 
 def backward_flow(
@@ -112,7 +140,7 @@ def _measure(losses: Objective, state: TrainingState, config: RunConfig, step: i
         raise TrainingStopped(str(error)) from error
 
 
-def _clip(model: nn.Module, clip_norm: float) -> Float[Tensor, ""]:
+def clip(model: nn.Module, clip_norm: float) -> Float[Tensor, ""]:
     """Clips the gradient to `clip_norm` (0: not at all) and returns its norm before."""
     return torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else float("inf"))
 

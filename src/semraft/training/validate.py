@@ -10,13 +10,18 @@ import torch.distributed
 from jaxtyping import Float32
 
 from semraft import tracking
-from semraft.config import Precision, RunConfig
+from semraft.config import LossConfig, Precision, RunConfig
 from semraft.inference import estimate
+from semraft.losses.motion import motion_model_by_class
 from semraft.losses.reduction import process_count
-from semraft.metrics import endpoint_error, measure, pool
+from semraft.losses.sequence import trusted_pixels
+from semraft.losses.terms import TERMS, case_of
+from semraft.metrics import endpoint_error, measure, metric_name, pool
 from semraft.models.raft import RAFT
+from semraft.ops.classes import CLASSES
 from semraft.sample import Estimate, FlowBatch, FlowDataset, FlowSample, Prediction
 from semraft.training.evaluate import Evaluation, evaluate, write_per_sample
+from semraft.training.sources import to_device
 
 PADDED_BELOW = ("kitti", "kitti-2012")
 """Data sets whose published figures were made with all padding below the image."""
@@ -119,6 +124,22 @@ def training_metrics(prediction: Prediction, batch: FlowBatch) -> dict[str, floa
     epes = [math.fsum(px for _, sums in parts for px in sums[t]) / valid_pixels for t in range(len(before))]
     metrics = {name: pooled[name] for name in ("epe", "1px", "3px", "5px", "fl")}
     return metrics | {f"epe_iter_{t:03d}": epe for t, epe in enumerate((*epes, pooled["epe"]))}
+
+
+def motion_by_class(prediction: Prediction, batch: FlowBatch, config: LossConfig) -> dict[str, float]:
+    """`motion_model_loss_road`, ...: what its segments' motion leaves of the last flow, in pixels, where that
+    term is on; over all processes."""
+    values: dict[str, float] = {}
+    for chosen in config.terms:
+        if chosen.name == "motion-model":
+            flow = prediction.flow.detach()
+            seen = to_device(batch, flow.device)
+            trusted = trusted_pixels(seen.flow, seen.valid, config.max_flow_px)
+            case = case_of(chosen, prediction, seen, trusted)
+            found = motion_model_by_class(flow, case.segments1, case.acting, chosen.plane_model)
+            scalar = TERMS[chosen.name].scalar
+            values |= {metric_name(scalar, CLASSES[number].name): value for number, value in found.items()}
+    return values
 
 
 def _to_numpy(flow: torch.Tensor) -> Float32[np.ndarray, "B H W 2"]:

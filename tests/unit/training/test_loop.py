@@ -1,5 +1,6 @@
 """The loop itself, in this process: what the network is given, and what a resumed run takes up again."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -143,3 +144,16 @@ def test_the_network_is_trained_from_frame_1_to_frame_2(
         assert torch.equal(first, batch.image1)
         assert torch.equal(second, batch.image2)
         assert not torch.equal(first, second)
+
+
+def test_heads_change_nothing_that_variants_of_a_seed_share(tmp_path: Path) -> None:
+    """Red when: fingerprints of initial weights count heads, or heads draw from what the rest is drawn from:
+    runs with and without them could not be compared seed by seed."""
+    records = []
+    for name, heads, conditioning in (("without", (), "none"), ("with", ("occlusion", "decoder"), "decoder")):
+        model = replace(CONFIG.model, heads=heads, conditioning=conditioning)
+        config = replace(CONFIG, model=model, optim=replace(CONFIG.optim, steps=1))
+        loop.train(config, tmp_path / name)
+        records.append(json.loads((tmp_path / name / "environment.json").read_text())["fingerprints"])
+    assert records[0] == records[1]
+    assert set(records[0]) == {"initial_weights", "sample_order", "first_batches"}

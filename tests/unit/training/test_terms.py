@@ -103,3 +103,36 @@ def test_a_term_that_needs_a_head_is_refused_before_the_first_step(tmp_path: Pat
     ):
         loop.train(config_of("segmentation:1", steps=2), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_motion_model_is_told_by_class(tmp_path: Path) -> None:
+    """Red when: a run without the term pays for it, classes are told in which nothing is modelled, or their
+    values are not those the term has."""
+    loop.train(config_of("motion-model:1", steps=1), tmp_path / "with")
+    first, _ = lines(tmp_path / "with" / "metrics.jsonl")
+    told = {name: value for name, value in first.items() if name.startswith("motion_model_loss_")}
+    assert "motion_model_loss_road" in told
+    assert not {"motion_model_loss_vegetation", "motion_model_loss_sky"} & told.keys()
+    assert min(told.values()) <= first["motion_model_loss"] <= max(told.values())
+    loop.train(config_of("smoothness:1", steps=1), tmp_path / "without")
+    first, _ = lines(tmp_path / "without" / "metrics.jsonl")
+    assert not any(name.startswith("motion_model_loss") for name in first)
+
+
+def test_a_head_stands_still_until_its_term_weighs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weight is still being measured. Red when: a head that learns gets no gradient at all, for which
+    other processes would wait."""
+    seen: list[list[torch.Tensor | None]] = []
+    config = config_of("occlusion:share=0.3", steps=1)
+    config = replace(config, model=replace(config.model, heads=("occlusion", "decoder")))
+    clip = step.clip
+
+    def watched(model: Any, clip_norm: float) -> torch.Tensor:
+        heads = model.occlusion_head, model.decoder
+        seen.extend([parameter.grad for parameter in head.parameters()] for head in heads)
+        return clip(model, clip_norm)
+
+    monkeypatch.setattr(step, "clip", watched)
+    loop.train(config, tmp_path / "run")
+    assert all(gradient is not None and not gradient.any() for gradient in seen[0])
+    assert all(gradient is None for gradient in seen[1])
