@@ -18,12 +18,12 @@ MIRRORED_FRAC = (0.1, 0.5)
 
 
 def draw_view(frame: tuple[int, int], rng: np.random.Generator) -> View:
-    """A view of half a frame's sides, in multiples of 8: anywhere in the frame, but all of it inside.
+    """A view of a third of a frame's sides, in multiples of 8: anywhere in the frame, but all of it inside.
 
     Args:
         frame: Height and width in pixels, from 64 x 64.
     """
-    height, width = (max(SMALLEST_PX, 8 * round(side / 16)) for side in frame)
+    height, width = (max(SMALLEST_PX, 8 * round(side / 24)) for side in frame)
     # What is as large as the frame can't be smaller than it.
     fits = max((height - 1) / (frame[0] - 1), (width - 1) / (frame[1] - 1))
     scale = 2 ** rng.uniform(max(-LARGEST_LOG2_SCALE, math.log2(fits)), LARGEST_LOG2_SCALE)

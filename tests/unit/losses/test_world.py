@@ -4,13 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from semraft.config import LossConfig, parse_term
 from semraft.data.loader import collate
 from semraft.data.world import scene
+from semraft.losses.labels import label_warp
 from semraft.losses.objective import objective
-from semraft.losses.terms import TERMS
+from semraft.losses.terms import TERMS, there
+from semraft.ops.classes import CLASSES
+from semraft.ops.segments import boundary_distance
+from semraft.ops.warp import warp
 from semraft.sample import FlowBatch, Prediction
 
 
@@ -19,9 +25,24 @@ def batch() -> FlowBatch:
     return collate([scene(0, index, (96, 192), "val") for index in range(4)])
 
 
-def value(batch: FlowBatch, flow: Tensor, term: str) -> float:
-    """A term's value for one flow; the true flow is also what a perfect head would check it with."""
-    prediction = Prediction(flows=[flow], features1=flow, features2=flow, backward_flow=batch.backward_flow)
+def logits_of(labels: Tensor) -> Tensor:
+    """What a decoder says that is sure of its classes; of what is ignored it says road."""
+    classes = labels.where(labels < len(CLASSES), 0)
+    return 12.0 * torch.nn.functional.one_hot(classes, len(CLASSES)).movedim(-1, 1).float()
+
+
+def value(batch: FlowBatch, flow: Tensor, term: str, heads: FlowBatch | None = None) -> float:
+    """A term's value for one flow and the heads of a perfect network, or what `heads` makes of them."""
+    said = heads or batch
+    prediction = Prediction(
+        flows=[flow],
+        features1=flow,
+        features2=flow,
+        backward_flow=batch.backward_flow,
+        occlusion=None if said.occluded1 is None else torch.where(said.occluded1, 12.0, -12.0),
+        segmentation1=logits_of(there(said.labels1)),
+        segmentation2=logits_of(there(said.labels2)),
+    )
     chosen = parse_term(term)
     found = objective(prediction, batch, LossConfig(terms=(chosen,)))
     return float(found.values[TERMS[chosen.name].scalar])
@@ -39,6 +60,7 @@ def value(batch: FlowBatch, flow: Tensor, term: str) -> float:
         ("signed-distance:1,where=things,boundary=instance", 0.08),
         ("census:1", 0.25),
         ("census:1,where=things,mask=forward-backward", 0.25),
+        ("temporal-consistency:1", 0.03),
     ],
 )
 def test_the_truth_is_better_than_what_is_not(batch: FlowBatch, term: str, at_most: float) -> None:
@@ -86,3 +108,43 @@ def test_two_occlusion_masks_of_the_truth_agree(batch: FlowBatch) -> None:
     assert by_check == pytest.approx(by_data, abs=0.01)
     unmasked = value(replace(batch, occluded1=None), batch.flow, "label-warp:1,mask=none")
     assert unmasked > 2 * max(by_data, by_check)
+
+
+def test_heads_that_say_the_truth_lose_next_to_nothing(batch: FlowBatch) -> None:
+    """Red when: the frames' labels change places, occluded is 0, or what a head says is compared with
+    another pixel. The price on occlusion is paid for what is occluded."""
+    moved = replace(
+        batch,
+        labels1=there(batch.labels1).roll(3, 2),
+        labels2=there(batch.labels2).roll(3, 2),
+        occluded1=~there(batch.occluded1),
+    )
+    swapped = replace(batch, labels1=batch.labels2, labels2=batch.labels1)
+    assert value(batch, batch.flow, "segmentation:1") < 1e-3
+    assert value(batch, batch.flow, "occlusion:1,prior=0") < 1e-3
+    assert value(batch, batch.flow, "occlusion:1") < 0.05
+    for heads in (moved, swapped):
+        assert value(batch, batch.flow, "segmentation:1", heads) > 0.1
+    assert value(batch, batch.flow, "occlusion:1", moved) > 10
+
+
+def test_no_label_disagrees_inside(batch: FlowBatch) -> None:
+    """Where a visible pixel's target has one class around it, that is its own: `zero inside`. Red when: the
+    world's labels, flow and occlusion are of different moments, or a blend reaches further than a pixel."""
+    labels1, labels2 = there(batch.labels1), there(batch.labels2)
+    depth = [torch.from_numpy(boundary_distance(labels.byte().numpy())) for labels in labels2]
+    around, seen = warp(torch.stack(depth).clamp(max=99)[:, None], batch.flow)
+    inside = batch.valid & seen & ~there(batch.occluded1) & (around[:, 0] > 1.5)
+    assert inside.float().mean() > 0.4
+    assert label_warp([batch.flow], labels1, labels2, inside) < 1e-3
+    assert label_warp([batch.flow + 8], labels1, labels2, inside) > 0.02
+
+
+@pytest.mark.parametrize("term", ["label-warp:1", "label-distance:1", "signed-distance:1", "census:1"])
+@given(number=st.integers(0, 10_000), angle=st.floats(0, 6.28), length_px=st.floats(1.5, 6))
+@settings(max_examples=4, deadline=None, phases=(Phase.explicit, Phase.generate))
+def test_no_other_motion_suits_a_scene_better(term: str, number: int, angle: float, length_px: float) -> None:
+    """Any scene, moved anywhere. Red when: a term that looks into frame 2 has its least elsewhere."""
+    drawn = collate([scene(4, number, (96, 192), "val"), scene(4, number + 1, (96, 192), "val")])
+    step = length_px * torch.tensor([angle, angle - 1.5708]).cos().view(1, 2, 1, 1)
+    assert value(drawn, drawn.flow, term) < value(drawn, drawn.flow + step, term)

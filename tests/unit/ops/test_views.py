@@ -71,7 +71,7 @@ def test_drawn_views_lie_in_the_frame(frame: tuple[int, int]) -> None:
     for view in views:
         for own, side in zip(view.size, frame, strict=True):
             assert own % 8 == 0
-            assert 64 <= own <= max(64, side / 2 + 4)
+            assert 64 <= own <= max(64, side / 3 + 4)
         corners = [source(view, i, j) for i in (0, view.size[0] - 1) for j in (0, view.size[1] - 1)]
         for x, y in corners:
             assert -1e-9 <= x <= frame[1] - 1 + 1e-9
