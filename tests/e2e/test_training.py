@@ -120,8 +120,10 @@ def test_a_run_can_be_repeated_from_its_folder(undisturbed: Path, tmp_path: Path
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """The same global batch; red when each process divides by its own valid pixels."""
-    options = [*SMALL, "--optim.steps", "6", "--seed", "5", "--optim.batch", "4"]
+    """The same global batch. Red when: each process divides by its own valid pixels or draws a view of its
+    own, or a further pass upsets the averaging of gradients."""
+    terms = ("semantic-v1:0.5", "matching:0.5", "zero-forcing:0.2", "transform-consistency:0.2,where=things")
+    options = [*SMALL, "--optim.steps", "6", "--seed", "5", "--optim.batch", "4", "--loss.terms", *terms]
     runs = tmp_path / "one", tmp_path / "two"
     semraft("train", "world-semantic-v1", *options, "--output", str(runs[0]))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -135,7 +137,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for one, two in zip(lines(runs[0]), lines(runs[1]), strict=True):
         assert one.keys() == two.keys()
-        for name in ("flow_loss", "semantic_loss", "matching_loss", "epe", "1px", "epe_iter_000"):
+        of_terms = ("semantic_loss", "matching_loss", "zero_forcing_loss", "transform_consistency_loss")
+        for name in ("flow_loss", *of_terms, "epe", "1px", "epe_iter_000"):
             if name in one:
                 assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-5), (name, one["step"])
     first = [next(line for line in lines(run) if line["split"] == "train") for run in runs]

@@ -11,7 +11,7 @@ from semraft.ops.views import draw_view, view_image, view_labels
 from semraft.sample import FlowBatch, Prediction, Viewed
 
 UPDATES = 4
-"""Refinements at most: on a third of the sides a pass is then 6 % of a step of 12 (docs/experiments.md)."""
+"""Refinements at most: on a third of the sides a pass is then 8.5 % of a step of 12 (docs/experiments.md)."""
 _VIEWS = 4  # Tells these random numbers from those of the loader.
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semraft import raft_large
+from semraft import raft_large, raft_tiny
 from semraft.config import LossConfig, RunConfig, parse_term
 from semraft.losses.objective import Objective, objective
 from semraft.sample import FlowBatch, Prediction
@@ -142,6 +142,27 @@ def test_batch_norm_learns_nothing_and_all_else_does(recompute: Any) -> None:
     assert all(gradient.any() for gradient in gradients[0][:4])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max()) + 1e-8)
+
+
+def test_passes_run_in_the_precision_of_the_step() -> None:
+    """Red when: a pass is made without autocast, or a loss of it is taken in half precision."""
+    torch.manual_seed(0)
+    model, batch = raft_tiny().train(), ramps()
+    config = RunConfig(
+        loss=LossConfig(terms=(parse_term("zero-forcing:1"), parse_term("transform-consistency:1"))),
+        num_updates=1,
+    )
+    found: dict[str, tuple[Tensor, Objective]] = {}
+    for precision in ("float32", "bfloat16"):
+        prediction = model(batch.image1, batch.image2, 1)
+        add_passes(prediction, model, batch, replace(config, precision=precision), 1)
+        assert prediction.still is not None
+        found[precision] = prediction.still.flow.detach(), objective(prediction, batch, config.loss)
+    (flow, full), (rounded, half) = found.values()
+    assert 1e-6 < (flow - rounded).abs().max() / flow.abs().max() < 0.1
+    for name, value in full.values.items():
+        assert half.values[name].dtype == torch.float32
+        torch.testing.assert_close(half.values[name], value, rtol=0.1, atol=1e-3)
 
 
 def test_a_run_with_further_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
