@@ -19,7 +19,7 @@ from semraft.config import LossConfig, RunConfig, TermConfig
 from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
 from semraft.losses.sequence import trusted_pixels
-from semraft.losses.terms import TERMS, Case
+from semraft.losses.terms import TERMS, case_of
 from semraft.metrics import SPEED_EDGES_PX, SPEEDS, Record, measure, metric_name, pool
 from semraft.models.raft import RAFT
 from semraft.ops.classes import CLASSES
@@ -192,8 +192,8 @@ def floors(
         values[f"{name}_floor"], values[f"{name}_value"] = found
         for entry in CLASSES if by_class and batch.labels1 is not None else ():
             of_class = batch.labels1 == entry.id
-            if not (of_class & trusted).any():
-                continue
+            if not mean_over_processes((of_class & trusted).any().float()):
+                continue  # In no process: each asks the others for every value.
             if "where" not in TERMS[chosen.name].options:
                 values[f"{name}_floor_{entry.name}"] = _values(chosen, both, batch, trusted & of_class)[0]
             elif chosen.where in ("all", entry.name):
@@ -232,8 +232,7 @@ def watch_move(watch: Watch, model: nn.Module) -> None:
 def _values(
     chosen: TermConfig, prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
 ) -> list[float]:
-    case = Case(prediction=prediction, batch=batch, chosen=chosen, trusted=trusted)
-    values: list[float] = TERMS[chosen.name].values(case).tolist()
+    values: list[float] = TERMS[chosen.name].values(case_of(chosen, prediction, batch, trusted)).tolist()
     return values
 
 
