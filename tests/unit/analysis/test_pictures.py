@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import re
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from semraft.analysis.pictures import (
     pair_pictures,
     shrink,
 )
+from semraft.analysis.report import write_report
 from semraft.analysis.runs import SavedPair, load_run
 from semraft.analysis.summary import compare
 from tests.unit.analysis.fake_runs import IDS, SPLIT, make_environment, make_pair, make_run
@@ -138,6 +140,11 @@ def test_what_heads_say_stands_below_the_flow_of_their_run(tmp_path: Path) -> No
     assert decode(classes.uri)[3, 30].tolist() == [24, 24, 24]
     assert (decode(occlusion.uri)[..., 0] == np.where(occluded, 235, 45)).all()
     assert [name for name, _ in pair.classes] == ["road", "car", "ignored"]
+    write_report(paths, tmp_path / "report.html")
+    layers = re.findall(r'data-layer="([^"]*)"', (tmp_path / "report.html").read_text())
+    assert [layer for layer in layers if layer.startswith("world-base seed 1")][:4] == [
+        f"world-base seed 1: {name}" for name in ("flow", "error", "classes", "occlusion")
+    ]
 
 
 def test_labels_without_recorded_classes_are_still_told_apart(tmp_path: Path) -> None:

@@ -54,6 +54,25 @@ def test_flow_leads_where_the_frame_s_flow_leads(view: View, rng: np.random.Gene
         assert (seen[:, 1, i, j] * down).tolist() == pytest.approx(plain[:, 1, i, j].tolist())
 
 
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_a_view_of_a_mirrored_frame_is_a_mirrored_view(
+    view: View, axis: int, rng: np.random.Generator
+) -> None:
+    """Red when: a mirrored view starts elsewhere, or two mirrors do not cancel in the flow."""
+    frame = torch.from_numpy(rng.normal(0, 3, (2, 2, 11, 13)))
+    turn = torch.tensor([-1.0, 1.0] if axis == -1 else [1.0, -1.0]).view(1, 2, 1, 1)
+    start, own, side, flag = (
+        ("left_px", view.size[1], 13, "left_to_right")
+        if axis == -1
+        else ("top_px", view.size[0], 11, "upside_down")
+    )
+    other_start = side - 1 - getattr(view, start) - (own - 1) / view.scale
+    other = replace(view, **{start: other_start, flag: not getattr(view, flag)})
+    torch.testing.assert_close(view_flow(frame.flip(axis) * turn, view), view_flow(frame, other))
+    torch.testing.assert_close(view_image(frame.flip(axis), view), view_image(frame, other))
+
+
 def test_a_mask_holds_where_nothing_else_is_blended_in() -> None:
     """Red when: half a pixel is enough."""
     mask = torch.ones(1, 6, 8, dtype=torch.bool)
