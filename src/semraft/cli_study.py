@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from semraft.config import RunConfig
 from semraft.options import terms_as_text
+from semraft.studies.study import START, Study, load_study, override
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     options, overrides = tyro.cli(
         RunOptions, args=list(arguments), prog="semraft study run", return_unknown_args=True
     )
-    from semraft.studies import runner
     from semraft.studies.shipped import STUDIES
-    from semraft.studies.study import load_study, override
 
     found = STUDIES.get(options.study) or load_study(Path(options.study))
     study = override(
@@ -56,18 +55,26 @@ def run(arguments: Sequence[str]) -> int:
             registry=terms_as_text(),
         ),
     )
-    folder = Path(options.out or f"studies/{study.name}")
+    failed = _run(study, Path(options.out or f"studies/{study.name}"), options)
+    return 1 if failed else 0
+
+
+def _run(study: Study, folder: Path, options: RunOptions) -> dict[str, str]:
+    """Runs a study, what it starts from first; returns the runs that failed and what they said."""
+    from semraft.studies import runner
+
+    if study.start and (failed := _run(study.start, folder / START, options)):
+        return failed
     cells = runner.prepare(study, folder)
     launcher = shlex.split(options.launcher)
     engine = runner.engine(study, jobs=options.jobs, ray=options.ray, launcher=launcher)
-    count = len(study.variants)
-    failed: dict[str, str] = {}
-    for part in (cells[:count], cells) if options.first_seed else (cells,):
+    failed = {}
+    for part in (cells[: len(study.variants)], cells) if options.first_seed else (cells,):
         failed = runner.run_cells(part, study.base, engine)
         print(runner.report(folder, part, study.base))
     for name, why in failed.items():
         print(f"! {name} failed: {why} ({folder / 'cells' / name}.log)")
-    return 1 if failed else 0
+    return failed
 
 
 def status(

@@ -77,18 +77,14 @@ def _on_the_world(
 
 _RAMPED = "measure-after=50,ramp=150"
 """From scratch a term enters once flow is more than noise; the rate warms up over 25 of the 500 steps."""
-_OF_THINGS = "where=things,measure-after=50,ramp=150"
-SIGNED_DISTANCE = (f"signed-distance:share=1,{_OF_THINGS}", f"census:share=0.4,{_OF_THINGS}")
-"""Things stay as deep inside their class, and look the same: chosen on scenes of world seed 1 among shares of
-0.4 and 1, with and without census (docs/experiments.md)."""
-_BY_DECODER = "where=things,mask=forward-backward,labels=decoder,measure-after=150,ramp=100"
-DECODED_DISTANCE = (
-    "segmentation:0.5",
-    f"signed-distance:share=0.6,{_BY_DECODER}",
-    f"census:share=0.3,{_BY_DECODER}",
-)
-"""The same with what a network can know of itself: its decoder's classes, and no occlusion but where forward
-and backward flow disagree. It enters later, when both are worth something."""
+
+
+def _by_signed_distance(shares: tuple[float, float], options: str) -> tuple[str, ...]:
+    """Things stay as deep inside their class along the flow (signed distance), and look the same (census)."""
+    return tuple(
+        f"{name}:share={share},where=things,{options}"
+        for name, share in zip(("signed-distance", "census"), shares, strict=True)
+    )
 
 
 def _idea_recipes() -> dict[str, Recipe]:
@@ -112,7 +108,7 @@ def _idea_recipes() -> dict[str, Recipe]:
         ),
         "world-signed-distance": Recipe(
             "the demo's third run: things stay as deep inside their class along the flow, and look the same",
-            _on_the_world(*SIGNED_DISTANCE),
+            _on_the_world(*_by_signed_distance((0.4, 0.2), _RAMPED)),
         ),
         "world-occlusion": Recipe(
             "label warp where an occlusion head, learning from the exact occlusion, sees frame 2",
@@ -166,24 +162,39 @@ def _few_truths_recipes() -> dict[str, Recipe]:
     }
 
 
-def _without_truth_on_movers(config: RunConfig) -> RunConfig:
-    """As in KITTI 2012; on scenes of their own, that no weight was chosen on."""
-    world = replace(config.data.world, seed=2)
-    return replace(config, data=replace(config.data, truth="static", world=world))
-
-
 def _movers_recipes() -> dict[str, Recipe]:
+    """No flow truth on what moves, as in KITTI 2012: from scratch, then three ways on from there.
+
+    Shares were chosen on scenes of world seed 1 (docs/experiments.md); these are other scenes.
+    """
+
+    def unknown(config: RunConfig, world_seed: int) -> RunConfig:
+        world = replace(config.data.world, seed=world_seed)
+        return replace(config, data=replace(config.data, truth="static", world=world))
+
+    def go_on(config: RunConfig) -> RunConfig:
+        return replace(
+            unknown(config, 3),
+            optim=replace(config.optim, steps=250, learning_rate=8e-4),
+            validate_every=250,
+            validation_updates=config.num_updates,
+        )
+
     what = "no flow truth on what moves"
+    shares = (0.6, 0.3)
+    itself = "mask=forward-backward,labels=decoder,measure-after=80,ramp=40"
+    decoded = ("segmentation:0.5", *_by_signed_distance(shares, itself))
     return {
-        "world-movers-base": Recipe(
-            f"world-base with {what}, as in KITTI 2012", _without_truth_on_movers(WORLD)
-        ),
+        "world-movers-start": Recipe(f"world-base with {what}, as in KITTI 2012", unknown(WORLD, 2)),
+        "world-movers-base": Recipe(f"250 steps more, {what}; give --model.weights", go_on(WORLD)),
         "world-movers-signed-distance": Recipe(
-            f"world-signed-distance with {what}", _without_truth_on_movers(_on_the_world(*SIGNED_DISTANCE))
+            f"250 steps more, {what}: things are led by signed distance and census; give --model.weights",
+            go_on(_on_the_world(*_by_signed_distance(shares, "ramp=50"))),
         ),
         "world-movers-decoder": Recipe(
-            f"{what}: signed distance and census by the network's own decoder and forward-backward occlusion",
-            _without_truth_on_movers(_on_the_world(*DECODED_DISTANCE, heads=("decoder",))),
+            f"250 steps more, {what}: the same by the network's own decoder and forward-backward occlusion, "
+            f"without an exact label; give --model.weights",
+            go_on(_on_the_world(*decoded, heads=("decoder",))),
         ),
     }
 

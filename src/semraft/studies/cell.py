@@ -42,6 +42,8 @@ class Cell:
     variant: str
     seed: int
     steps: int
+    start: Path | None = None
+    """The checkpoint it starts from, where the study has a start."""
 
     @property
     def name(self) -> str:
@@ -127,7 +129,8 @@ def training_command(cell: Cell) -> list[str]:
     semraft = [sys.executable, "-m", "semraft.cli", "train"]
     if cell.last_checkpoint.exists():
         return [*semraft, "--resume", str(cell.run)]
-    return [*semraft, "--from", str(cell.config), "--output", str(cell.run)]
+    weights = ["--model.weights", str(cell.start)] if cell.start else []
+    return [*semraft, "--from", str(cell.config), "--output", str(cell.run), *weights]
 
 
 def run_cell(

@@ -10,7 +10,7 @@ from semraft.analysis.replicates import find_strangers, find_twins, without_fing
 from semraft.analysis.runs import Run, load_run
 from semraft.config import load_config
 from semraft.studies.cell import Cell
-from semraft.studies.study import differing_fields, flat
+from semraft.studies.study import START, differing_fields, flat
 from semraft.tracking import CONFIG, ENVIRONMENT
 
 SETTLED = ("precision", "model.batch_norm")
@@ -63,7 +63,8 @@ def _same_protocol(cell: Cell) -> None:
     wanted, found = load_config(cell.config), load_config(cell.run / CONFIG)
     for field in differing_fields(wanted, found):
         expected, value = flat(wanted)[field], flat(found)[field]
-        if not (field in SETTLED and expected == "auto"):
+        from_start = field == "model.weights" and expected == START
+        if not (from_start or (field in SETTLED and expected == "auto")):
             raise ValueError(
                 f"{cell.run} was run with {field} {value}, its study has {expected}: runs of different "
                 f"protocols are not compared; choose another --out"

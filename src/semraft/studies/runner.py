@@ -35,7 +35,7 @@ from semraft.studies.cell import (
     run_cell,
 )
 from semraft.studies.proof import begun, prove
-from semraft.studies.study import CELLS, Study, read_study, settle
+from semraft.studies.study import CELLS, START, Study, read_study, settle
 from semraft.tracking import write_text
 
 WATCH_S = 1.0
@@ -44,10 +44,24 @@ WATCH_S = 1.0
 def cells_of(study: Study, folder: Path) -> list[Cell]:
     """Every cell, all variants of the first seed first, so that pairs to compare come early."""
     return [
-        Cell(study=folder.resolve(), variant=variant, seed=seed, steps=config.optim.steps)
+        Cell(
+            study=folder.resolve(),
+            variant=variant,
+            seed=seed,
+            steps=config.optim.steps,
+            start=_start(study, folder, seed),
+        )
         for seed in study.seeds
         for variant, config in study.variants.items()
     ]
+
+
+def _start(study: Study, folder: Path, seed: int) -> Path | None:
+    """The last checkpoint of the run that the runs of a seed start from."""
+    if study.start is None:
+        return None
+    starts = cells_of(study.start, folder / START)
+    return next(cell.last_checkpoint for cell in starts if cell.seed == seed)
 
 
 def prepare(study: Study, folder: Path) -> list[Cell]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from semraft.config import RunConfig
 from semraft.recipes import RECIPES
-from semraft.studies.study import Study
+from semraft.studies.study import START, Study
 
 SMOKE = "smoke"
 """The study that shows whether everything works, in minutes."""
@@ -36,10 +36,13 @@ def _smoke(config: RunConfig) -> RunConfig:
 
 _WORLD = _recipes(base="world-base", **{"semantic-v1": "world-semantic-v1"})
 _MOVERS = {
-    "base": RECIPES["world-movers-base"].config,
-    "signed-distance": RECIPES["world-movers-signed-distance"].config,
-    "decoder": RECIPES["world-movers-decoder"].config,
+    variant: replace(config, model=replace(config.model, weights=START))
+    for variant, config in _recipes(
+        base="world-movers-base",
+        **{"signed-distance": "world-movers-signed-distance", "decoder": "world-movers-decoder"},
+    ).items()
 }
+_FIVE = (0, 1, 2, 3, 4)
 _IDEAS = (
     "semantic-v1",
     "v1-instance",
@@ -85,10 +88,17 @@ STUDIES = {
         Study(
             name="movers",
             about="can labels stand in for flow truth on movers? base, signed distance with census, and the "
-            "same by the network's own decoder; five seeds, two to three hours on two cores",
+            "same by the network's own decoder, from one start a seed; five seeds, an hour on two cores",
             variants=_MOVERS,
             base="base",
-            seeds=(0, 1, 2, 3, 4),
+            seeds=_FIVE,
+            start=Study(
+                name="movers-start",
+                about="base without flow truth on movers, from scratch: what the movers study starts from",
+                variants=_recipes(base="world-movers-start"),
+                base="base",
+                seeds=_FIVE,
+            ),
         ),
         Study(
             name="ideas",

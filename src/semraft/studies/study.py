@@ -16,6 +16,8 @@ from semraft.tracking import write_text
 STUDY = "study.json"
 RUNS = "runs"
 CELLS = "cells"
+START = "start"
+"""In a folder: the study that another one starts from. As `model.weights`: its run of the same seed."""
 NAMES = ("recipe", "seed", "output")
 """Fields that tell runs apart and change nothing else, but for the seed, which is the cell's."""
 PLACES = ("data.root", "data.workers", "tracker")
@@ -45,6 +47,9 @@ class Study:
     """Fields or groups of fields that variants may differ in, as options of the command line name them."""
     against: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Variant -> what it is compared with, where that is another one than `base`."""
+    start: "Study | None" = None
+    """A study of one variant that is run first. Each run starts from its last checkpoint of the same seed, so
+    that variants differ by what they do and not by where chance led them before: `model.weights` is START."""
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.variants):
@@ -54,6 +59,12 @@ class Study:
             raise ValueError(f"study {self.name}: base {self.base!r} is none of {', '.join(self.variants)}")
         if unknown := [name for pair in self.against.items() for name in pair if name not in self.variants]:
             raise ValueError(f"study {self.name}: `against` names {unknown[0]!r}, which is no variant of it")
+        if self.start and (len(self.start.variants) > 1 or not set(self.seeds) <= set(self.start.seeds)):
+            raise ValueError(f"study {self.name}: its start must be one variant with all of its seeds")
+        if any((config.model.weights == START) != bool(self.start) for config in self.variants.values()):
+            raise ValueError(
+                f"study {self.name}: model.weights is {START!r} if there is a start, and only then"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"study {self.name}: seeds {self.seeds}: expected one or more, each once")
         for one, two in combinations(self.variants, 2):
@@ -84,6 +95,7 @@ class Study:
             "about": self.about,
             "base": self.base,
             "against": dict(self.against),
+            **({"start": self.start.to_json()} if self.start else {}),
             "protocol": {name: values[0] for name, values in left.items() if name in shared},
             "variants": list(self.variants),
             "seeds": list(self.seeds),
@@ -124,7 +136,7 @@ def override(study: Study, change: Callable[[RunConfig], RunConfig]) -> Study:
         for field in NAMES:
             if getattr(config, field) != getattr(variants[variant], field):
                 raise ValueError(f"--{field} is set by the study for each run: take it out")
-    return replace(study, variants=variants)
+    return replace(study, variants=variants, start=study.start and override(study.start, change))
 
 
 def load_study(path: Path) -> Study:

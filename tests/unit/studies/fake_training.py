@@ -17,6 +17,9 @@ def main() -> None:
     resume = arguments[0] == "--resume"
     run = Path(arguments[1] if resume else arguments[arguments.index("--output") + 1])
     config = json.loads((run / "config.json" if resume else Path(arguments[1])).read_text())
+    if "--model.weights" in arguments:
+        config["model"]["weights"] = arguments[arguments.index("--model.weights") + 1]
+        assert Path(config["model"]["weights"]).is_file()
     seed, steps = config["seed"], config["optim"]["steps"]
     if wrong.get("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

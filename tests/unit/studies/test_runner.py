@@ -220,6 +220,40 @@ def test_the_first_seed_is_reported_before_the_rest(tmp_path: Path, monkeypatch:
     assert reported == [first, ["base-seed0", "base-seed1", "semantic-v1-seed0"]]
 
 
+def test_runs_start_from_the_run_of_their_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line. Red when: a run starts before what it starts from is done, or from another seed;
+    or a finished study that was moved is taken for another protocol."""
+    monkeypatch.setattr(runner, "report", lambda *arguments: "")
+    mine = tmp_path / "mine.py"
+    mine.write_text("""
+from dataclasses import replace
+from semraft.config import LossConfig, ModelConfig, OptimConfig, RunConfig
+from semraft.studies import Study
+base = RunConfig(optim=OptimConfig(steps=6))
+later = replace(base, model=ModelConfig(weights="start"), optim=OptimConfig(steps=4))
+study = Study(
+    name="tried", about="", variants={"base": later, "other": replace(later, loss=LossConfig(gamma=0.9))},
+    base="base", seeds=(0, 1),
+    start=Study(name="before", about="", variants={"only": base}, base="only", seeds=(0, 1)),
+)
+""")
+    arguments = ["study", "run", str(mine), "--launcher", shlex.join(FAKE), "--jobs", "2", "--out"]
+    assert cli.run([*arguments, str(tmp_path / "out")]) == 0
+    for seed in (0, 1):
+        weights = {
+            json.loads((tmp_path / "out" / "runs" / f"{name}-seed{seed}" / "config.json").read_text())[
+                "model"
+            ]["weights"]
+            for name in ("base", "other")
+        }
+        begun = tmp_path / "out" / "start" / "runs" / f"only-seed{seed}" / "checkpoints" / "last.pt"
+        assert weights == {str(begun)}
+        assert begun.read_text() == "6"
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert cli.run([*arguments, str(tmp_path / "moved")]) == 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_compared_with_a_base_that_is_not_there(tmp_path: Path) -> None:
     """Red when: a failed base hides the failure behind an error of the report."""
     cells = runner.prepare(STUDY, tmp_path)

@@ -43,6 +43,9 @@ def test_variants_differ_in_what_the_study_is_about() -> None:
         ({"seeds": ()}, "one or more"),
         ({"name": "../elsewhere"}, "in a name"),
         ({"variants": {"base": BASE, "v/1": V1}}, "in a name"),
+        ({"start": replace(STUDY, variants={"base": BASE})}, "if there is a start, and only then"),
+        ({"start": STUDY}, "one variant with all of its seeds"),
+        ({"start": replace(STUDY, variants={"base": BASE}, seeds=(0,))}, "one variant with all of its seeds"),
     ],
 )
 def test_what_is_no_study(change: dict[str, object], says: str) -> None:
