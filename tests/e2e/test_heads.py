@@ -1,11 +1,15 @@
 """Networks with heads as a person uses them: trained on the world, scored, and at work."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.e2e.test_training import SMALL, lines, semraft
+from semraft.data.pictures import write_image
+from tests.e2e.test_training import ONE_THREAD, SMALL, lines, semraft, weights
 
 TERMS = (
     "segmentation:1",
@@ -44,3 +48,49 @@ def test_heads_are_trained_and_scored(run: Path, tmp_path: Path) -> None:
     printed = semraft("evaluate", checkpoint, *world, "--json", str(tmp_path / "scores.json")).stdout
     assert all(f"{name} " in printed.partition("heads of ")[2] for name in SCORES - {"iou_pct_road"})
     assert json.loads((tmp_path / "scores.json").read_text())["metrics"].keys() >= SCORES
+
+
+def test_two_processes_train_heads_as_one(tmp_path: Path) -> None:
+    """The occlusion head has weight 0 until its share is known, the decoder is read and never taught. Red
+    when: processes wait for a gradient that does not come, or a head's first steps depend on their number."""
+    options = [*SMALL, "--optim.steps", "10", "--seed", "5", "--validate-every", "10"]
+    # At a low rate: what rounding makes of a first step, whose length does not depend on the gradient's.
+    options += ["--optim.learning-rate", "1e-4"]
+    options += ["--model.heads", "occlusion", "decoder", "--model.conditioning", "decoder"]
+    options += ["--loss.terms", "occlusion:share=0.3", "temporal-consistency:0.1,gradient=flow"]
+    runs = tmp_path / "one", tmp_path / "two"
+    semraft("train", "world-base", *options, "--output", str(runs[0]))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "semraft.cli", "train", "world-base", *options, "--output", str(runs[1])],
+        env=ONE_THREAD,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    shares = [json.loads((run / "weights.jsonl").read_text()) for run in runs]
+    assert shares[1]["weight"] == pytest.approx(shares[0]["weight"], rel=0.02)
+    expected, found = weights(runs[0]), weights(runs[1])
+    for part in ("", "occlusion_head."):
+        names = [name for name in expected if name.startswith(part)]
+        moved = sum(float((found[name] - expected[name]).square().sum()) for name in names)
+        assert moved < 1e-6 * sum(float(expected[name].square().sum()) for name in names)
+
+
+def test_a_network_conditioned_on_labels(tmp_path: Path) -> None:
+    """Red when: labels do not reach training, validation or scoring, or their lack is found late."""
+    run, options = tmp_path / "run", ("--model.conditioning", "truth", "--optim.steps", "6")
+    semraft("train", "world-base", *SMALL, *options, "--output", str(run))
+    *_, validated = [line for line in lines(run) if line["split"] == "world-val"]
+    checkpoint, scores = str(run / "checkpoints" / "last.pt"), tmp_path / "scores.json"
+    assert weights(run)["label_conditioning.layers.truth.weight"].any()
+    world = ("--dataset", "world", "--size", "64", "96", "--pairs", "3")
+    semraft("evaluate", checkpoint, *world, "--json", str(scores))
+    assert json.loads(scores.read_text())["metrics"]["epe"] == pytest.approx(validated["epe"], rel=1e-6)
+    for path in (tmp_path / "a.png", tmp_path / "b.png"):
+        write_image(path, np.zeros((64, 72, 3), dtype=np.uint8))
+    images = str(tmp_path / "a.png"), str(tmp_path / "b.png")
+    refused = semraft("predict", checkpoint, *images, "--out", str(tmp_path / "flow"), check=False)
+    assert (refused.returncode, refused.stderr.count("Traceback")) == (2, 0)
+    assert "conditioned on true labels" in refused.stderr

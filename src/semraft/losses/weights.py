@@ -82,7 +82,7 @@ def measure_shares(
     """What is measured after this step: gradients are taken, none is kept, and the graph stays.
 
     The weight is share x sum |flow gradient| / sum |term gradient| over MEASURED_STEPS batches, norms over
-    the parameters that both act on, the mean over processes.
+    the parameters that both act on, of the gradients of the whole batch whatever processes share it.
 
     Args:
         loss_scale: What a gradient scaler multiplies losses with, so that half-precision gradients of a term
@@ -101,7 +101,7 @@ def measure_shares(
             loss_scale * refinement_sum(losses.values[TERMS[chosen.name].scalar], config.gamma),
             parameters,
         )
-        norms = mean_over_processes(norms).cpu().double()
+        norms = norms.cpu().double()
         if norms.isfinite().all():
             known = known + torch.cat([norms, torch.tensor([1.0, 0.0], dtype=torch.float64)])
         if not is_measured(chosen, step + 1):
@@ -136,7 +136,10 @@ def _gradient_norms(
     """Gradient norms of both losses over the parameters that both depend on."""
     pairs = zip(*(_gradients(loss, parameters) for loss in (flow_loss, term_loss)), strict=True)
     shared = [(flow, term) for flow, term in pairs if flow is not None and term is not None]
-    squares = [torch.stack([flow.square().sum(), term.square().sum()]) for flow, term in shared]
+    # Each process has the gradient of its part: the mean of those is the batch's, the mean of norms is not.
+    squares = [
+        torch.stack([mean_over_processes(gradient).square().sum() for gradient in pair]) for pair in shared
+    ]
     return torch.stack(squares).sum(0).sqrt() if squares else flow_loss.new_zeros(2)
 
 
