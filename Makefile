@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	rm -rf $(DEMO)/study.json $(DEMO)/cells $(DEMO)/runs
 	$(BIN)/semraft evaluate zero constant farneback dis --dataset world --pairs 200
-	$(BIN)/semraft study run world --out $(DEMO)
+	$(BIN)/semraft study run world --out $(DEMO) --jobs 3
 
 test: setup
 	$(BIN)/python -m pytest

@@ -181,7 +181,7 @@ def _movers_recipes() -> dict[str, Recipe]:
         )
 
     what = "no flow truth on what moves"
-    shares = (0.6, 0.3)
+    shares = (0.6, 0.6)
     itself = "mask=forward-backward,labels=decoder,measure-after=80,ramp=40"
     decoded = ("segmentation:0.5", *_by_signed_distance(shares, itself))
     return {

@@ -6,6 +6,7 @@ from semraft.config import RunConfig
 from semraft.recipes import RECIPES
 from semraft.studies.study import START, Study
 
+DEMO_STEPS = 330
 SMOKE = "smoke"
 """The study that shows whether everything works, in minutes."""
 
@@ -34,7 +35,13 @@ def _smoke(config: RunConfig) -> RunConfig:
     )
 
 
+def _demo(config: RunConfig) -> RunConfig:
+    """As many steps as three runs have in six minutes of two cores."""
+    return replace(config, optim=replace(config.optim, steps=DEMO_STEPS), validate_every=DEMO_STEPS)
+
+
 _WORLD = _recipes(base="world-base", **{"semantic-v1": "world-semantic-v1"})
+_DEMO = _WORLD | _recipes(**{"signed-distance": "world-signed-distance"})
 _MOVERS = {
     variant: replace(config, model=replace(config.model, weights=START))
     for variant, config in _recipes(
@@ -80,8 +87,9 @@ STUDIES = {
         ),
         Study(
             name="world",
-            about="the demo's: base and V1 on the procedural world, one seed each, minutes on two cores",
-            variants=_WORLD,
+            about="the demo's: base, V1 and signed distance on the procedural world, one seed each, minutes "
+            "on two cores",
+            variants={variant: _demo(config) for variant, config in _DEMO.items()},
             base="base",
             seeds=(0,),
         ),
