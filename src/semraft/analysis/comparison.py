@@ -26,6 +26,7 @@ SAME_VARIANT_FIELDS = frozenset(
         "log_every",
         "validate_every",
         "checkpoint_every",
+        "health_every",
         "data.root",
         "data.workers",
     }
@@ -102,7 +103,10 @@ def _folder_name(run: Run) -> str | None:
 
 
 def _variant_key(run: Run) -> dict[str, Any]:
-    return {field: value for field, value in run.config.items() if field not in SAME_VARIANT_FIELDS}
+    key = {field: value for field, value in run.config.items() if field not in SAME_VARIANT_FIELDS}
+    # Runs of several seeds may each start from the run of their own seed.
+    key["model.weights"] = re.sub(rf"-seed{run.seed}\b", "-seedN", str(key.get("model.weights", "")))
+    return key
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:

@@ -84,10 +84,11 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         """What study.json holds: the protocol all runs share, and what each variant has of its own."""
         tables = {variant: flat(config) for variant, config in self.variants.items()}
+        left_out = (*NAMES, *PLACES, *(["model.weights"] if self.start else []))
         left = {
             name: [table.get(name) for table in tables.values()]
             for name in dict.fromkeys(name for table in tables.values() for name in table)
-            if name not in (*NAMES, *PLACES)
+            if name not in left_out
         }
         shared = {name for name, values in left.items() if all(value == values[0] for value in values)}
         return {

@@ -14,10 +14,10 @@ from semraft.analysis.comparison import (
     short_setting,
     variants,
 )
-from semraft.analysis.runs import load_run
+from semraft.analysis.runs import Run, load_run
 from semraft.analysis.summary import compare
 from semraft.analysis.tables import tables
-from semraft.config import OptimConfig
+from semraft.config import ModelConfig, OptimConfig
 from tests.unit.analysis.fake_runs import SPLIT, make_config, make_environment, make_run, rewrite
 
 
@@ -60,6 +60,19 @@ def test_runs_of_one_recipe_with_other_settings_are_other_variants(tmp_path: Pat
     }
     assert differences(runs)["optim.learning_rate"] == [1e-4, 3e-4, 1e-4]
     assert "optim.steps" not in differences(runs)
+
+
+def test_seeds_that_start_from_the_run_of_their_seed_are_one_variant(tmp_path: Path) -> None:
+    """Red when: a path for each seed makes each seed a variant, or another seed's start is no difference."""
+
+    def started(name: str, seed: int, start: str) -> Run:
+        weights = ModelConfig(weights=f"study/start/runs/{start}/checkpoints/last.pt")
+        return load_run(make_run(tmp_path / name, config=make_config(seed=seed, model=weights)))
+
+    own = [started("a-seed1", 1, "base-seed1"), started("a-seed12", 12, "base-seed12")]
+    assert [len(group) for group in variants(own).values()] == [2]
+    foreign = started("b", 2, "base-seed12")
+    assert [len(group) for group in variants([*own, foreign]).values()] == [2, 1]
 
 
 def test_how_numbers_are_written() -> None:

@@ -66,6 +66,14 @@ def test_the_protocol_is_what_the_variants_share() -> None:
     assert (config.seed, config.loss) == (42, V1.loss)
 
 
+def test_what_a_seed_starts_from_is_no_protocol() -> None:
+    """Red when: `start` is held against runs, whose `model.weights` are a path for each seed."""
+    contents = STUDIES["movers"].to_json()
+    assert "model.weights" not in contents["protocol"] | contents["differences"]["base"]
+    assert contents["start"]["protocol"]["model.weights"] == ""
+    assert STUDIES["movers"].cell_config("base", 3).model.weights == "start"
+
+
 def test_a_folder_takes_more_seeds_and_variants_of_its_protocol_only(tmp_path: Path) -> None:
     """Red when: another budget, a changed variant or a seed that vanished is accepted."""
     prepare(STUDY, tmp_path)
