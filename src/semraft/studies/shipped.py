@@ -6,7 +6,7 @@ from semraft.config import RunConfig
 from semraft.recipes import RECIPES
 from semraft.studies.study import START, Study
 
-DEMO_STEPS = 220
+DEMO_STEPS = 250
 SMOKE = "smoke"
 """The study that shows whether everything works, in minutes."""
 
