@@ -183,7 +183,6 @@ def predict(
     tensors = read_tensors(checkpoint)
     model = inference.load(tensors).to(where)
     updates = num_updates or trained_updates(tensors)
-    out.mkdir(parents=True, exist_ok=True)
     for pair in tqdm(pairs, total=count, unit="pair"):
         images = pair.image1, pair.image2
         found = inference.estimate(model, *images, updates, precision=chosen, keep="last")

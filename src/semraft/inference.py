@@ -193,6 +193,7 @@ def write_prediction(out: Path, name: str, found: Estimate, formats: Sequence[st
     Of heads: the classes of frame 1 (NAME_labels.png, ids with a palette), what is occluded
     (NAME_occlusion.png, 255 where it is).
     """
+    out.mkdir(parents=True, exist_ok=True)
     flow = found.flows[-1]
     if "flo" in formats:
         write_flow(out / f"{name}.flo", flow)

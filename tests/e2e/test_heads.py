@@ -1,15 +1,13 @@
 """Networks with heads as a person uses them: trained on the world, scored, and at work."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from semraft.data.pictures import write_image
-from tests.e2e.test_training import ONE_THREAD, SMALL, lines, semraft, weights
+from tests.e2e.test_training import SMALL, lines, on_two_processes, semraft, weights
 
 TERMS = (
     "segmentation:1",
@@ -60,15 +58,7 @@ def test_two_processes_train_heads_as_one(tmp_path: Path) -> None:
     options += ["--loss.terms", "occlusion:share=0.3", "temporal-consistency:0.1,gradient=flow"]
     runs = tmp_path / "one", tmp_path / "two"
     semraft("train", "world-base", *options, "--output", str(runs[0]))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", "semraft.cli", "train", "world-base", *options, "--output", str(runs[1])],
-        env=ONE_THREAD,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    on_two_processes("train", "world-base", *options, "--output", str(runs[1]))
     shares = [json.loads((run / "weights.jsonl").read_text()) for run in runs]
     assert shares[1]["weight"] == pytest.approx(shares[0]["weight"], rel=0.02)
     expected, found = weights(runs[0]), weights(runs[1])
@@ -94,3 +84,4 @@ def test_a_network_conditioned_on_labels(tmp_path: Path) -> None:
     refused = semraft("predict", checkpoint, *images, "--out", str(tmp_path / "flow"), check=False)
     assert (refused.returncode, refused.stderr.count("Traceback")) == (2, 0)
     assert "conditioned on true labels" in refused.stderr
+    assert not (tmp_path / "flow").exists()

@@ -31,7 +31,15 @@ UNDISTURBED = [*SMALL, "--optim.steps", "18", "--seed", "3"]
 
 
 def semraft(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "semraft.cli", *arguments]
+    return called([sys.executable, "-m", "semraft.cli", *arguments], check)
+
+
+def on_two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return called([*launcher, "-m", "semraft.cli", *arguments], check=True)
+
+
+def called(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
     if check:
         assert done.returncode == 0, done.stderr
@@ -126,15 +134,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     options = [*SMALL, "--optim.steps", "6", "--seed", "5", "--optim.batch", "4", "--loss.terms", *terms]
     runs = tmp_path / "one", tmp_path / "two"
     semraft("train", "world-semantic-v1", *options, "--output", str(runs[0]))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", "semraft.cli", "train", "world-semantic-v1", *options, "--output", str(runs[1])],
-        env=ONE_THREAD,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    on_two_processes("train", "world-semantic-v1", *options, "--output", str(runs[1]))
     for one, two in zip(lines(runs[0]), lines(runs[1]), strict=True):
         assert one.keys() == two.keys()
         of_terms = ("semantic_loss", "matching_loss", "zero_forcing_loss", "transform_consistency_loss")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -89,7 +89,7 @@ def there(field: Field | None) -> Field:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
-    """An auxiliary term. `values` gives one value per refinement, or a single one if it acts once."""
+    """An auxiliary term. `values` gives one value per refinement of what it judges, or a single one."""
 
     values: Callable[[Case], Float[Tensor, " T"]]
     scalar: str
@@ -105,6 +105,8 @@ class Term:
     """The fields of TermConfig it listens to, beside those that every term has."""
     mask: str = "none"
     """What `mask=auto` means."""
+    judges: Literal["flow", "features", "heads", "further pass"] = "flow"
+    """What its values are of: only those of the flow have one on the true flow, and for each refinement."""
 
 
 def mask_name(chosen: TermConfig) -> str:
@@ -326,6 +328,7 @@ TERMS = {
         scalar="matching_loss",
         about="cross-entropy of the correlation against the true target cell: features learn sooner",
         source="GMFlow, Xu et al., CVPR 2022, as an auxiliary loss",
+        judges="features",
     ),
     "segmentation": Term(
         values=_segmentation,
@@ -334,6 +337,7 @@ TERMS = {
         source="the study's notes",
         needs=_FRAMES,
         heads=DECODED,
+        judges="heads",
     ),
     "temporal-consistency": Term(
         values=_temporal_consistency,
@@ -352,6 +356,7 @@ TERMS = {
         heads=("occlusion",),
         options=(*_PLACE, "prior"),
         mask="exact",
+        judges="heads",
     ),
     "zero-forcing": Term(
         values=_zero_forcing,
@@ -359,6 +364,7 @@ TERMS = {
         about="a frame and itself have no flow and, of a network that says, no occlusion",
         source="Jeong et al., CVPR 2022",
         heads=("still",),
+        judges="further pass",
     ),
     "transform-consistency": Term(
         values=_transform_consistency,
@@ -367,6 +373,7 @@ TERMS = {
         source="Jeong et al., CVPR 2022",
         heads=("viewed",),
         options=_PLACE,
+        judges="further pass",
     ),
 }
 """Every auxiliary term by name."""

@@ -134,7 +134,7 @@ def _gradient_norms(
     flow_loss: Float[Tensor, ""], term_loss: Float[Tensor, ""], parameters: Sequence[nn.Parameter]
 ) -> Float[Tensor, "2"]:
     """Gradient norms of both losses over the parameters that both depend on."""
-    pairs = zip(*(_gradients(loss, parameters) for loss in (flow_loss, term_loss)), strict=True)
+    pairs = zip(*(gradients_of(loss, parameters) for loss in (flow_loss, term_loss)), strict=True)
     shared = [(flow, term) for flow, term in pairs if flow is not None and term is not None]
     # Each process has the gradient of its part: the mean of those is the batch's, the mean of norms is not.
     squares = [
@@ -143,7 +143,8 @@ def _gradient_norms(
     return torch.stack(squares).sum(0).sqrt() if squares else flow_loss.new_zeros(2)
 
 
-def _gradients(loss: Float[Tensor, ""], parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
+def gradients_of(loss: Float[Tensor, ""], parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
+    """The gradient of a loss in each parameter, None where it does not depend on it. The graph stays."""
     if not loss.requires_grad:
         return [None] * len(parameters)
     return torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)

@@ -5,14 +5,16 @@ Asked as soon as runs have begun, so that days are not spent on what will not co
 
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 from semraft.analysis.replicates import find_strangers, find_twins, without_fingerprints
 from semraft.analysis.runs import Run, load_run
 from semraft.config import load_config
 from semraft.studies.cell import Cell
-from semraft.studies.study import START, differing_fields, flat
+from semraft.studies.study import differing_fields, flat
 from semraft.tracking import CONFIG, ENVIRONMENT
 
+_WITHIN_STUDY = 5  # start/runs/VARIANT-seedK/checkpoints/last.pt
 SETTLED = ("precision", "model.batch_norm")
 """Fields whose `auto` a run replaces by what it means on its machine."""
 
@@ -63,12 +65,18 @@ def _same_protocol(cell: Cell) -> None:
     wanted, found = load_config(cell.config), load_config(cell.run / CONFIG)
     for field in differing_fields(wanted, found):
         expected, value = flat(wanted)[field], flat(found)[field]
-        from_start = field == "model.weights" and expected == START
-        if not (from_start or (field in SETTLED and expected == "auto")):
+        if not (_is_own_start(cell, field, value) or (field in SETTLED and expected == "auto")):
             raise ValueError(
                 f"{cell.run} was run with {field} {value}, its study has {expected}: runs of different "
                 f"protocols are not compared; choose another --out"
             )
+
+
+def _is_own_start(cell: Cell, field: str, value: object) -> bool:
+    """Whether a run's weights are those of its study's start, wherever the study lay when it began."""
+    if field != "model.weights" or cell.start is None:
+        return False
+    return Path(str(value)).parts[-_WITHIN_STUDY:] == cell.start.parts[-_WITHIN_STUDY:]
 
 
 def _settled_alike(field: str, runs: Sequence[Run]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from semraft.config import RunConfig, load_config, to_json
@@ -153,10 +154,18 @@ def load_study(path: Path) -> Study:
     # Their code, run: it may raise anything, a SyntaxError as well as what a library of theirs throws, and no
     # narrower class is true of it. What is no Exception passes: Ctrl-C, and their own sys.exit("why not").
     except Exception as error:
-        raise ValueError(f"{path} can't be read: {type(error).__name__}: {error}") from error
+        where = f"{path}{_line_of(error, path)}"
+        raise ValueError(f"{where} can't be read: {type(error).__name__}: {error}") from error
     if not isinstance(found, Study):
         raise ValueError(f"{path} defines no `study = Study(...)` (from semraft.studies import Study)")
     return found
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """The last line of a file that an error passed, as ":7"; empty where it passed none."""
+    passed = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lineno = error.lineno if isinstance(error, SyntaxError) else passed[-1] if passed else None
+    return f":{lineno}" if lineno else ""
 
 
 def settle(folder: Path, study: Study) -> None:

@@ -237,16 +237,24 @@ def best_constant(samples: Iterable[FlowSample]) -> Float32[np.ndarray, " 2"]:
 
 def sample_masks(sample: FlowSample) -> dict[str, Bool[np.ndarray, "H W"]]:
     """The strata that a sample's own fields tell, as masks named as in `semraft.metrics.STRATA`."""
-    masks: dict[str, Bool[np.ndarray, "H W"]] = {}
-    if sample.labels1 is not None:
-        masks["boundary"] = boundary_distance(sample.labels1) <= BOUNDARY_PX
-    if sample.moving1 is not None:
-        masks["moving"] = sample.moving1
+    masks = place_masks(sample.labels1, sample.moving1)
     occluded = derive_occlusion(sample) if sample.occluded1 is None else sample.occluded1
     if occluded is not None:
         masks["occluded"] = occluded
     if sample.valid_noc is not None:
         masks["noc"] = sample.valid_noc
+    return masks
+
+
+def place_masks(
+    labels1: UInt8[np.ndarray, "H W"] | None, moving1: Bool[np.ndarray, "H W"] | None
+) -> dict[str, Bool[np.ndarray, "H W"]]:
+    """Near boundaries between labels, and on what moves, where it is known."""
+    masks: dict[str, Bool[np.ndarray, "H W"]] = {}
+    if labels1 is not None:
+        masks["boundary"] = boundary_distance(labels1) <= BOUNDARY_PX
+    if moving1 is not None:
+        masks["moving"] = moving1
     return masks
 
 

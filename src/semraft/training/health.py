@@ -1,8 +1,9 @@
 """What a training watches of itself, every so many steps: gradients, flow, activations, moves; health.jsonl.
 
-Every number is a fact of one batch (of this process's part of it, averaged over processes); what to make of
-them is `analysis.health`'s business. A watched step costs a backward pass for each loss, so that the distance
-between two of them grows with the number of terms: below 3 per cent of the time in all (docs/performance.md).
+Every number is a fact of one batch: of losses and their gradients the mean over the processes that share it,
+of all else the part of the process that writes. What to conclude is not said here. A watched step costs a
+backward pass for each loss, so that the distance between two of them grows with the number of terms: below
+3 per cent of the time in all (docs/performance.md).
 """
 
 import time
@@ -10,9 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from semraft.config import LossConfig, RunConfig, TermConfig
@@ -20,12 +20,12 @@ from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS, case_of
+from semraft.losses.weights import gradients_of
 from semraft.metrics import SPEED_EDGES_PX, SPEEDS, Record, measure, metric_name, pool
 from semraft.models.raft import RAFT
 from semraft.ops.classes import CLASSES
-from semraft.ops.segments import boundary_distance
 from semraft.sample import FlowBatch, Prediction
-from semraft.training.evaluate import BOUNDARY_PX
+from semraft.training.evaluate import place_masks
 
 STEPS_PER_LOSS = 30
 """Steps between two watched ones, for each loss whose gradient is taken: a backward pass is 0.6 of a step."""
@@ -116,7 +116,7 @@ def watch_losses(
         value = refinement_sum(losses.values[TERMS[chosen.name].scalar], config.gamma)
         if weights[chosen.name] and value.requires_grad:
             scaled[chosen.name] = loss_scale * weights[chosen.name] * value
-    gradients = {name: _gradients(loss, parameters) for name, loss in scaled.items()}
+    gradients = {name: gradients_of(loss, parameters) for name, loss in scaled.items()}
     norms = {
         name: _norm([g for g in found if g is not None]) / loss_scale for name, found in gradients.items()
     }
@@ -174,7 +174,7 @@ def watch_flow(
 def floors(
     prediction: Prediction, batch: FlowBatch, config: LossConfig, by_class: bool = False
 ) -> dict[str, float]:
-    """The value of every auxiliary term on the true flow: what is left of it when there is nothing to learn.
+    """The value of every term that judges the flow on the true one: what is left with nothing to learn.
 
     Where the truth is not known the prediction's last refinement stands in for it. `TERM_floor` stands beside
     `TERM_value`, the term on the last refinement's flow; a floor above the value pulls away from the truth.
@@ -186,10 +186,9 @@ def floors(
     values: dict[str, float] = {}
     for chosen in config.terms:
         name = TERMS[chosen.name].scalar.removesuffix("_loss")
-        found = _values(chosen, both, batch, trusted)
-        if len(found) < 2:
-            continue  # It acts once, and not on the flow.
-        values[f"{name}_floor"], values[f"{name}_value"] = found
+        if TERMS[chosen.name].judges != "flow":
+            continue
+        values[f"{name}_floor"], values[f"{name}_value"] = _values(chosen, both, batch, trusted)
         for entry in CLASSES if by_class and batch.labels1 is not None else ():
             of_class = batch.labels1 == entry.id
             if not mean_over_processes((of_class & trusted).any().float()):
@@ -242,19 +241,16 @@ def _measured(prediction: Prediction, batch: FlowBatch, trusted: Tensor, number:
         tensor[number].detach().float().permute(1, 2, 0).cpu().numpy()
         for tensor in (prediction.flow, batch.flow)
     )
-    masks: dict[str, np.ndarray] = {}
-    labels = None
-    if batch.labels1 is not None:
-        labels = batch.labels1[number].byte().cpu().numpy()
-        masks["boundary"] = boundary_distance(labels) <= BOUNDARY_PX
-    if batch.moving1 is not None:
-        masks["moving"] = batch.moving1[number].cpu().numpy()
-    names = tuple(entry.name for entry in CLASSES)
-    return measure(flow, truth, trusted[number].cpu().numpy(), masks=masks, labels=labels, class_names=names)
-
-
-def _gradients(loss: Float[Tensor, ""], parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
+    labels = None if batch.labels1 is None else batch.labels1[number].byte().cpu().numpy()
+    moving = None if batch.moving1 is None else batch.moving1[number].cpu().numpy()
+    return measure(
+        flow,
+        truth,
+        trusted[number].cpu().numpy(),
+        masks=place_masks(labels, moving),
+        labels=labels,
+        class_names=tuple(entry.name for entry in CLASSES),
+    )
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

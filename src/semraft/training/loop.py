@@ -20,14 +20,12 @@ from semraft import runtime, tracking
 from semraft.clearml_session import ClearMLSession
 from semraft.config import RunConfig, to_json
 from semraft.data.loader import training_batches
-from semraft.losses.objective import check_terms
 from semraft.losses.weights import changing_weights, settled
-from semraft.models.build import settle_batch_norm
-from semraft.models.heads import given_by, is_of_head
+from semraft.models.heads import is_of_head
 from semraft.training import sources
 from semraft.training.checkpoint import link_checkpoint
 from semraft.training.fingerprints import fingerprints
-from semraft.training.state import TrainingState, initial_state
+from semraft.training.state import TrainingState, initial_state, settled_config
 from semraft.training.step import TrainingStopped, take_step
 from semraft.training.validate import motion_by_class, training_metrics, validate
 
@@ -48,21 +46,17 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     device = runtime.choose_device(config.device)
     runtime.keep_freed_memory()
     processes = runtime.join_processes(device)
-    precision = runtime.choose_precision(config.precision, device)
-    config = replace(config, precision=precision, model=settle_batch_norm(config.model))
-    training, weights = sources.training_data(config.data)
-    provides = {dataset.name: dataset.provides for dataset in training}
-    check_terms(config.loss, provides, given_by(config.model.heads))
+    config = settled_config(config, device)
+    training, weights = sources.checked_training_data(config)
     validation, left_out = sources.validation_data(config.data)
-    judged = (dataset for dataset, _ in validation.values())
-    sources.require_labels(config.model.conditioning, (*training, *judged))
+    sources.require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config, model=replace(config.model, weights="")) if resume else config
     state = initial_state(start, device)
     if resume:
         state.restore(run, device, processes.leads)
     elif processes.leads:
-        record = runtime.environment_record(device, precision, processes)
+        record = runtime.environment_record(device, config.precision, processes)
         # Without heads: variants of one seed with and without them share the rest.
         shared = {name: value for name, value in state.model.state_dict().items() if not is_of_head(name)}
         record["fingerprints"] = fingerprints(config, shared, training, weights)

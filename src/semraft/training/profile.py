@@ -17,18 +17,16 @@ from torch import Tensor, nn
 from semraft import runtime
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
-from semraft.losses.objective import check_terms, needed_passes
+from semraft.losses.objective import needed_passes
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.sequence import sequence_values, trusted_pixels
 from semraft.losses.terms import TERMS, case_of
-from semraft.models.build import settle_batch_norm
-from semraft.models.heads import given_by
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
 from semraft.training import sources
 from semraft.training.optim import learning_rate, set_learning_rate
 from semraft.training.passes import add_passes
-from semraft.training.state import TrainingState, initial_state
+from semraft.training.state import TrainingState, initial_state, settled_config
 from semraft.training.step import backward_flow, clip, forward
 
 WARM_UP_STEPS = 2
@@ -123,13 +121,8 @@ def profile(config: RunConfig) -> Profile:
     """
     device = runtime.choose_device(config.device)
     runtime.keep_freed_memory()
-    precision = runtime.choose_precision(config.precision, device)
-    optim = replace(config.optim, steps=WARM_UP_STEPS + STEPS)
-    config = replace(config, precision=precision, model=settle_batch_norm(config.model), optim=optim)
-    training, weights = sources.training_data(config.data)
-    provides = {dataset.name: dataset.provides for dataset in training}
-    check_terms(config.loss, provides, given_by(config.model.heads))
-    sources.require_labels(config.model.conditioning, training)
+    config = replace(settled_config(config, device), optim=replace(config.optim, steps=WARM_UP_STEPS + STEPS))
+    training, weights = sources.checked_training_data(config)
     state = initial_state(config, device)
     state.model.train()
     taken = []

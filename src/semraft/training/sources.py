@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from semraft.config import Conditioning, DataConfig
+from semraft.config import Conditioning, DataConfig, RunConfig
 from semraft.data import open_dataset
 from semraft.data.loader import (
     keep_in_memory,
@@ -18,6 +18,8 @@ from semraft.data.loader import (
 )
 from semraft.data.taxonomy import CLASSES
 from semraft.data.truth import hide_truth
+from semraft.losses.objective import check_terms
+from semraft.models.heads import given_by
 from semraft.sample import DamagedFile, FlowBatch, FlowDataset
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
@@ -45,6 +47,19 @@ def training_data(config: DataConfig) -> tuple[list[FlowDataset], list[float]]:
             dataset = keep_in_memory(dataset, WORLD_MEMORY_MB)
         datasets.append(hide_truth(dataset, config.truth, config.truth_frac, config.draw_seed))
     return datasets, [weight for _, weight in mixture]
+
+
+def checked_training_data(config: RunConfig) -> tuple[list[FlowDataset], list[float]]:
+    """As `training_data`, of sets that have all that the run's losses and network read.
+
+    Raises:
+        ValueError: As there; or a loss term or the network needs what a set or a head does not give.
+    """
+    training, weights = training_data(config.data)
+    provides = {dataset.name: dataset.provides for dataset in training}
+    check_terms(config.loss, provides, given_by(config.model.heads))
+    require_labels(config.model.conditioning, training)
+    return training, weights
 
 
 def validation_data(config: DataConfig) -> tuple[dict[str, tuple[FlowDataset, tuple[int, ...]]], list[str]]:

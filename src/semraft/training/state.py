@@ -1,20 +1,20 @@
 """What of a run changes from step to step: what a checkpoint keeps, and a resumed run takes up again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from semraft import tracking
+from semraft import runtime, tracking
 from semraft.config import RunConfig
 from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, process_count, refinement_sum
 from semraft.losses.terms import taught_heads
 from semraft.losses.weights import Measured
-from semraft.models.build import build_model
+from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
 from semraft.training.checkpoint import load_checkpoint, save_checkpoint
 from semraft.training.optim import make_optimizer
@@ -88,6 +88,16 @@ class TrainingState:
         self.measured = _on_cpu(saved.get("measured", {}))
         for name in RECORDS if leads else ():
             tracking.forget_after(run / name, self.step)
+
+
+def settled_config(config: RunConfig, device: torch.device) -> RunConfig:
+    """The configuration with every `auto` replaced by what it means on this device.
+
+    Raises:
+        ValueError: A precision that the device does not have.
+    """
+    precision = runtime.choose_precision(config.precision, device)
+    return replace(config, precision=precision, model=settle_batch_norm(config.model))
 
 
 def initial_state(config: RunConfig, device: torch.device) -> TrainingState:

@@ -36,9 +36,6 @@ class Taken:
     """A step that was taken."""
 
     prediction: Prediction
-    losses: Objective
-    gradient_norm: Float[Tensor, ""]
-    """Before it was clipped."""
     learning_rate: float
     weights: dict[str, float]
     """Loss term -> its weight."""
@@ -83,14 +80,7 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
         watch.values |= {"learning_rate": rate, "loss_scale": state.scaler.get_scale()}
     state.step, state.measured = step, measured
     state.add(losses, gradient_norm)
-    return Taken(
-        prediction=prediction,
-        losses=losses,
-        gradient_norm=gradient_norm,
-        learning_rate=rate,
-        weights=weights,
-        watch=watch,
-    )
+    return Taken(prediction=prediction, learning_rate=rate, weights=weights, watch=watch)
 
 
 def forward(network: nn.Module, batch: FlowBatch, config: RunConfig) -> Prediction:

@@ -12,6 +12,7 @@ from semraft.config import DataConfig, LossConfig, ModelConfig, RunConfig, to_js
 from semraft.studies.cell import Cell
 from semraft.studies.proof import StudyStopped, prove
 from semraft.studies.shipped import STUDIES
+from semraft.studies.study import START
 
 BASE = RunConfig()
 OTHER = replace(BASE, loss=LossConfig(gamma=0.9))
@@ -165,3 +166,20 @@ def test_different_data_under_one_name_are_refused(good: Sequence[Cell], tmp_pat
 def test_a_run_without_fingerprints_proves_nothing(good: Sequence[Cell], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="base-seed4: no fingerprints"):
         prove([*good, begin(tmp_path, "base", 4, fingerprints={})], "base")
+
+
+def test_a_run_starts_from_the_start_of_its_own_seed(tmp_path: Path) -> None:
+    """Red when: any weights will do for a run that has a start, or a study may not be moved."""
+    wanted = replace(BASE, model=ModelConfig(weights=START))
+    inside = "start/runs/base-seed{}/checkpoints/last.pt"
+
+    def begun(variant: str, weights: str) -> Cell:
+        model = replace(settled(wanted).model, weights=weights)
+        cell = begin(tmp_path, variant, 0, wanted, ran=replace(settled(wanted), model=model))
+        return replace(cell, start=tmp_path / inside.format(0))
+
+    prove([begun("moved", f"/elsewhere/study/{inside.format(0)}")], "moved")
+    with pytest.raises(ValueError, match=r"run with model\.weights .*base-seed1"):
+        prove([begun("stranger", str(tmp_path / inside.format(1)))], "stranger")
+    with pytest.raises(ValueError, match=r"run with model\.weights"):
+        prove([replace(begun("untold", str(tmp_path / inside.format(0))), start=None)], "untold")

@@ -118,18 +118,20 @@ def test_a_study_of_ones_own_is_a_python_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "line", "says"),
     [
-        ("study = 1 / 0", "ZeroDivisionError: division by zero"),
-        ("study = (", r"SyntaxError: '\(' was never closed"),
-        ("class Ours(Exception): pass\nraise Ours('no such scene')", "Ours: no such scene"),
+        ("study = 1 / 0", 1, "ZeroDivisionError: division by zero"),
+        ("study = (", 1, r"SyntaxError: '\(' was never closed"),
+        ("class Ours(Exception): pass\nraise Ours('no such scene')", 2, "Ours: no such scene"),
     ],
 )
-def test_a_file_of_ones_own_that_fails_is_named_with_its_error(code: str, says: str, tmp_path: Path) -> None:
-    """Red when: only some kinds of error are caught, and the user is shown our traceback."""
+def test_a_file_of_ones_own_that_fails_is_named_with_its_error(
+    code: str, line: int, says: str, tmp_path: Path
+) -> None:
+    """Red when: only some kinds of error are caught, or where it happened is not said."""
     file = tmp_path / "mine.py"
     file.write_text(code)
-    with pytest.raises(ValueError, match=rf"mine\.py can't be read: {says}"):
+    with pytest.raises(ValueError, match=rf"mine\.py:{line} can't be read: {says}"):
         load_study(file)
 
 

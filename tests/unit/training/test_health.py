@@ -10,11 +10,15 @@ from semraft.data import open_dataset
 from semraft.data.loader import collate
 from semraft.losses.objective import Objective, objective
 from semraft.losses.reduction import refinement_sum
+from semraft.losses.terms import TERMS
 from semraft.models.build import build_model
 from semraft.models.raft import RAFT
+from semraft.recipes import RECIPES
 from semraft.sample import FlowBatch, Prediction
 from semraft.training import health
 from semraft.training.health import Watch
+from semraft.training.state import initial_state
+from semraft.training.step import take_step
 
 LOSS = LossConfig(terms=(parse_term("semantic-v1:0.5"), parse_term("signed-distance:3,where=things")))
 CPU = torch.device("cpu")
@@ -121,6 +125,27 @@ def test_floors_are_the_terms_on_the_true_flow(batch: FlowBatch) -> None:
     assert found["semantic_floor_road"] == pytest.approx(float(of_road[-1]), rel=1e-5)
     assert found["semantic_floor_road"] != found["semantic_floor"]
     assert not any(name.startswith("signed_distance_floor_road") for name in found)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("world-")])
+def test_every_recipe_takes_a_watched_step(name: str, batch: FlowBatch) -> None:
+    """Red when: a recipe's losses can't be watched, or a term that is not of the flow has a floor."""
+    recipe = RECIPES[name].config
+    config = replace(recipe, data=replace(recipe.data, crop=(64, 104)), num_updates=3, precision="float32")
+    state = initial_state(config, CPU)
+    state.model.train()
+    taken = take_step(state, batch, config)
+    assert taken.watch is not None
+    floors = {key.removesuffix("_floor") for key in taken.watch.values if key.endswith("_floor")}
+    of_flow = {chosen.name for chosen in config.loss.terms} - {
+        "matching",
+        "segmentation",
+        "occlusion",
+        "zero-forcing",
+        "transform-consistency",
+    }
+    assert floors == {TERMS[term].scalar.removesuffix("_loss") for term in of_flow}
+    assert state.step == 1
 
 
 def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
