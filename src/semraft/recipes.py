@@ -222,6 +222,8 @@ def _fault_recipes() -> dict[str, Recipe]:
     recipes = {}
     for fault in FAULTS:
         config = replace(sound, fault=FaultConfig(kind=fault, step=sound.optim.steps // 2 + 1))
+        if fault.startswith("v1-"):
+            config = replace(config, loss=replace(config.loss, terms=(MATCHING, replace(V1, weight=0.1))))
         if fault == "batch-norm":  # No other network has it; its steps take longer.
             model = replace(sound.model, arch="large", batch_norm="freeze")
             optim = replace(sound.optim, steps=60, batch=2, learning_rate=2e-4)

@@ -76,15 +76,13 @@ def batch_norm(record: Record) -> Iterator[Sign]:
 
 def normalization(record: Record) -> Iterator[Sign]:
     """The flow loss is not the mean distance over the pixels that it should be the mean of."""
-    steps, loss = record.pulse.known("flow_loss")
-    _, distance = record.pulse.known("distance_px")
-    _, trusted = record.pulse.known("trusted_frac")
+    steps, loss, distance, trusted = record.pulse.finite("flow_loss", "distance_px", "trusted_frac")
     over = {"valid": np.ones_like(trusted), "all": trusted}
     asked = record.config.loss.normalize
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = loss / distance
-        off = np.abs(np.log(found / over[asked])) > NORMALIZATION_FRAC
-    place = again(off & np.isfinite(found))
+    found = loss / np.maximum(distance, 1e-9)
+    place = again(
+        np.abs(np.log(np.maximum(found, 1e-9) / np.maximum(over[asked], 1e-9))) > NORMALIZATION_FRAC
+    )
     if place is not None:
         other = next(name for name in over if name != asked)
         fits = abs(np.log(found[place] / over[other][place])) < NORMALIZATION_FRAC
@@ -170,16 +168,11 @@ def heavy_term(record: Record) -> Iterator[Sign]:
     HEAVY_SHARE_PCT of the gradient it rules; above BIASED_SHARE_PCT it bends what is learnt, the more the
     less is left to learn.
     """
-    for chosen in record.config.loss.terms + tuple(_unasked(record)):
-        term = chosen if isinstance(chosen, str) else chosen.name
-        steps, share = record.health.known(f"share_pct_{term}")
+    for term in (chosen.name for chosen in record.config.loss.terms):
         scalar = SCALARS.get(term, term.replace("-", "_"))
-        _, floor = record.health.known(f"{scalar}_floor")
-        _, value = record.health.known(f"{scalar}_value")
-        count = min(len(share), len(floor), len(value))
-        if not count:
-            continue
-        steps, share, floor, value = steps[-count:], share[-count:], floor[-count:], value[-count:]
+        steps, share, floor, value = record.health.known(
+            f"share_pct_{term}", f"{scalar}_floor", f"{scalar}_value"
+        )
         pulls = (floor > value) & (share > BIASED_SHARE_PCT) & (steps > 1)
         if not pulls.any():
             continue
@@ -199,13 +192,6 @@ SCALARS = {"semantic-v1": "semantic"}
 """Terms whose value has another name than their own."""
 
 
-def _unasked(record: Record) -> list[str]:
-    """Terms that act without being in the configuration."""
-    asked = {chosen.name for chosen in record.config.loss.terms}
-    names = [name.removeprefix("weight_") for name in record.pulse.values if name.startswith("weight_")]
-    return [name for name in names if name not in asked]
-
-
 def _weight_since(record: Record, term: str, seen: int) -> int:
     """The step since which a term has had the weight it has at `seen`, if it jumped there; else `seen`."""
     steps, weight = record.pulse.known(f"weight_{term}")
@@ -214,9 +200,7 @@ def _weight_since(record: Record, term: str, seen: int) -> int:
     if not len(weight):
         return seen
     jumps = np.flatnonzero(weight[1:] > 2 * weight[:-1])
-    if len(jumps):
-        return int(steps[jumps[-1] + 1])
-    return int(steps[0]) if steps[0] > record.pulse.steps[0] else seen
+    return int(steps[jumps[-1] + 1]) if len(jumps) else seen
 
 
 CONTRADICTIONS: tuple[Detector, ...] = (
@@ -234,5 +218,5 @@ CONTRADICTIONS: tuple[Detector, ...] = (
 )
 
 
-def _sign(name: str, step: float, evidence: str) -> Sign:
+def _sign(name: str, step: int | np.int64, evidence: str) -> Sign:
     return Sign(name=name, first_step=int(step), confidence=0.99, evidence=evidence)
