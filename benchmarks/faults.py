@@ -115,11 +115,11 @@ def judged(run: Path, fault: Fault) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     kinds: list[tuple[Fault, int]] = [("none", options.sound), *((fault, options.each) for fault in FAULTS)]
-    tasks = [
+    tasks = sorted(
         (number, options.draws, fault, options.out / f"{fault}-{number:02d}")
         for fault, count in kinds
         for number in range(count)
-    ]
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=spawned) as pool:

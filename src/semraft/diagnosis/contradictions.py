@@ -8,14 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from semraft.diagnosis.record import Record
+from semraft.diagnosis.record import Record, Values
 from semraft.diagnosis.signs import Detector, Sign, again
 
 RATE_RATIO = 1.5
-SWAPPED_TWICE = 2
-"""One sample may fit better with u and v exchanged by chance."""
-SCALED_FRAC = 0.01
-"""Of sound samples fewer than this fit better at another length."""
+SWAPPED_FRACS = (1e-4, 0.01)
+"""Samples that fit better with u and v exchanged: of a sound run (1 in 10 000 measured), of one to be named."""
+SCALED_FRACS = (0.01, 0.12)
+"""Samples that fit better at another length of flow: of a sound run (up to 0.011), of one to be named."""
+SWAPPED_ALARM, SCALED_ALARM = 5.0, 12.0
+"""How much likelier, in nats, the second rate must be."""
 FALSE_STILL_FRAC = 0.002
 BETWEEN_FRAC = 0.06
 """Sound labels have up to 0.023 of their borders' pixels between both classes by chance, blended ones 0.1."""
@@ -96,25 +98,27 @@ def normalization(record: Record) -> Iterator[Sign]:
 
 def swapped_flow(record: Record) -> Iterator[Sign]:
     """Samples whose pictures fit with u and v exchanged, and not as given."""
-    steps, count = record.pulse.known("swapped_samples")
-    if count.sum() >= SWAPPED_TWICE:
+    steps, hits, seen = record.pulse.finite("swapped_samples", "seen_samples")
+    start = alarm(hits, seen, SWAPPED_FRACS, SWAPPED_ALARM)
+    if start is not None:
         yield _sign(
             "swapped-flow",
-            steps[int((count > 0).argmax())],
-            f"{count.sum():.0f} samples fit their pictures with u and v exchanged, and not as they are",
+            steps[start],
+            f"{hits[start:].sum():.0f} of {seen[start:].sum():.0f} samples fit their pictures with u and v "
+            f"exchanged, and not as they are",
         )
 
 
 def flow_scale(record: Record) -> Iterator[Sign]:
     """More samples than chance would have fit their pictures at another length of flow."""
-    steps, count = record.pulse.known("scaled_samples")
-    found = again(count > 0)
-    if found is not None:
+    steps, hits, seen = record.pulse.finite("scaled_samples", "seen_samples")
+    start = alarm(hits, seen, SCALED_FRACS, SCALED_ALARM)
+    if start is not None:
         yield _sign(
             "flow-scale",
-            steps[found],
-            f"{count[found : found + 5].sum():.0f} samples of five lines fit their pictures better with "
-            f"their flow shorter or longer: resized without it?",
+            steps[start],
+            f"{hits[start:].sum():.0f} of {seen[start:].sum():.0f} samples fit their pictures better with "
+            f"their flow longer or shorter: resized, and their flow not?",
         )
 
 
@@ -157,30 +161,34 @@ def half_overflow(record: Record) -> Iterator[Sign]:
         )
 
 
-HEAVY_SHARE_PCT = 45.0
-BIASED_SHARE_PCT = 12.0
+PULLING_SHARE_PCT = 12.0
+PULL = 1.25
+"""A floor so many times the value is more than the difference that noise makes."""
+RULED = 0.12
+"""A value below this part of the floor: the flow is what the term wants."""
 
 
 def heavy_term(record: Record) -> Iterator[Sign]:
     """A term that would rather have another flow than the true one, with a large part of the gradient.
 
-    Its value on the truth (the floor) is above that on the prediction: it pulls away from the truth. Above
-    HEAVY_SHARE_PCT of the gradient it rules; above BIASED_SHARE_PCT it bends what is learnt, the more the
-    less is left to learn.
+    Its value on the truth (the floor) is above that on the prediction: it pulls away from the truth. With
+    PULLING_SHARE_PCT of the gradient it bends what is learnt, the more the less is left to learn; where its
+    value has all but vanished it rules.
     """
     for term in (chosen.name for chosen in record.config.loss.terms):
         scalar = SCALARS.get(term, term.replace("-", "_"))
-        steps, share, floor, value = record.health.known(
+        steps, share, floor, value = record.health.finite(
             f"share_pct_{term}", f"{scalar}_floor", f"{scalar}_value"
         )
-        pulls = (floor > value) & (share > BIASED_SHARE_PCT) & (steps > 1)
+        pulls = (floor > PULL * value) & (share > PULLING_SHARE_PCT) & (steps > 1)
         if not pulls.any():
             continue
         place = int(pulls.argmax())
-        heavy = share[pulls].max() > HEAVY_SHARE_PCT
+        ruled = (value < RULED * floor) & pulls
+        place = int(ruled.argmax()) if ruled.any() else place
         yield Sign(
-            name="term-too-heavy" if heavy else "term-biased",
-            first_step=_weight_since(record, term, int(steps[place])),
+            name="term-too-heavy" if ruled.any() else "term-biased",
+            first_step=_weight_since(record, term, int(steps[pulls.argmax()])),
             confidence=0.9,
             evidence=f"{term} has {share[place]:.0f} % of the gradient and pulls away from the truth: it is "
             f"{floor[place]:.3g} there and {value[place]:.3g} on the prediction",
@@ -216,6 +224,28 @@ CONTRADICTIONS: tuple[Detector, ...] = (
     normalization,
     heavy_term,
 )
+
+
+def alarm(hits: Values, seen: Values, fracs: tuple[float, float], height: float) -> int | None:
+    """The line at which hits became as frequent as the second of `fracs`, by a cumulative sum (Page 1954).
+
+    Args:
+        hits: Of each line.
+        seen: How many there could have been.
+        fracs: Usual and alarming rates.
+        height: Log likelihood ratio of an alarm.
+    """
+    usual, alarming = fracs
+    gains = hits * np.log(alarming / usual) + (seen - hits) * np.log((1 - alarming) / (1 - usual))
+    total, start = 0.0, 0
+    for place, gain in enumerate(gains):
+        if total + gain <= 0:
+            total, start = 0.0, place + 1
+            continue
+        total += gain
+        if total > height:
+            return start
+    return None
 
 
 def _sign(name: str, step: int | np.int64, evidence: str) -> Sign:

@@ -34,6 +34,7 @@ def sound(seed: int = 0, config: RunConfig = CONFIG, count: int = STEPS) -> Reco
         "trusted_frac": 0.7 * ones,
         "swapped_samples": 0 * ones,
         "scaled_samples": 0 * ones,
+        "seen_samples": 4 * ones,
         "false_still_frac": 0 * ones,
         "between_classes_frac": 0.015 * ones,
         "rate_ratio": ones,
@@ -170,14 +171,17 @@ def test_false_alarms_of_a_change_point_are_as_rare_as_said() -> None:
         ("invalid-zeros", "false_still_frac", set_from(120, 0.02)),
         ("label-resize", "between_classes_frac", set_from(120, 0.2)),
         ("half-overflow", "correlation_abs_max", set_from(120, np.inf)),
-        ("term-too-heavy", "share_pct_semantic-v1", set_from(120, 60.0)),
-        ("term-biased", "share_pct_semantic-v1", set_from(120, 25.0)),
+        ("term-biased", "share_pct_semantic-v1", set_from(120, 60.0)),
+        ("term-too-heavy", "semantic_value", set_from(120, 0.01)),
     ],
 )
 def test_a_contradiction_names_its_cause(cause: str, name: str, change: Callable[..., np.ndarray]) -> None:
     """Red when: a fault is not seen, called something else, or placed more than a line off."""
     config = replace(CONFIG, model=ModelConfig(batch_norm="freeze"))
-    verdict = judge(changed(sound(7, config), name, change))
+    record = sound(7, config)
+    if cause == "term-too-heavy":
+        record = changed(record, "share_pct_semantic-v1", set_from(120, 30.0))
+    verdict = judge(changed(record, name, change))
     assert [found.name for found in verdict.causes] == [cause]
     assert verdict.first_step == 120
     assert verdict.state == "worse"
