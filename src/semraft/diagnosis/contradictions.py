@@ -13,7 +13,7 @@ from semraft.diagnosis.signs import Detector, Sign, again
 
 RATE_RATIO = 1.5
 SWAPPED_FRACS = (1e-4, 0.01)
-"""Samples that fit better with u and v exchanged: of a sound run (1 in 10 000 measured), of one to be named."""
+"""Samples that fit better with u and v exchanged: of a sound run (1 in 10 000), of one to be named."""
 SCALED_FRACS = (0.01, 0.12)
 """Samples that fit better at another length of flow: of a sound run (up to 0.011), of one to be named."""
 SWAPPED_ALARM, SCALED_ALARM = 5.0, 12.0

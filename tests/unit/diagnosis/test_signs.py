@@ -215,3 +215,19 @@ def test_states() -> None:
     assert (verdict.state, verdict.first_step) == ("diverged", 199)
     assert [sign.name for sign in verdict.signs] == ["non-finite"]
     assert judge(sound(), stopped=True).state == "stopped"
+
+
+def test_an_alarm_is_rare_and_near() -> None:
+    """Rates of 1 % for 300 lines of 4 samples, then 15 %. Red when: chance alarms, or the start drifts."""
+    rng = np.random.default_rng(4)
+    seen = np.full(300, 4.0)
+    usual = [rng.binomial(4, 0.01, 300).astype(float) for _ in range(1000)]
+    false = sum(contradictions.alarm(hits, seen, (0.01, 0.12), 12.0) is not None for hits in usual)
+    assert false <= 10
+    starts = []
+    for hits in usual[:200]:
+        hits[200:] = rng.binomial(4, 0.15, 100)
+        starts.append(contradictions.alarm(hits, seen, (0.01, 0.12), 12.0))
+    found = [start for start in starts if start is not None]
+    assert len(found) >= 198
+    assert sum(abs(start - 200) <= 20 for start in found) >= 180
