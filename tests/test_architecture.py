@@ -11,6 +11,7 @@ import semraft
 
 SOURCE = Path(semraft.__file__).parent
 FLOORS = [
+    ["data_config"],
     ["config", "sample"],
     ["ops"],
     ["data", "models", "losses", "metrics"],
