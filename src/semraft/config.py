@@ -16,6 +16,7 @@ from semraft.data_config import AugmentConfig as AugmentConfig
 from semraft.data_config import DataConfig as DataConfig
 from semraft.data_config import WorldConfig as WorldConfig
 from semraft.data_config import require
+from semraft.faults import FaultConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -268,6 +269,11 @@ class RunConfig:
     """Steps between lines of health.jsonl; 0: as often as 3 per cent of the time allows."""
     checkpoint_every: int = 1000
     """Steps between updates of checkpoints/last.pt."""
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    """A fault planted on purpose, to see that it is found."""
+    when_worse: Literal["go-on", "stop", "lower-rate", "drop-term"] = "go-on"
+    """When a run goes wrong: say so and go on, stop, or go back to the last sound checkpoint and on from
+    there with half the learning rate, or without the term that is guilty (if none is: half the rate)."""
     saved_pairs: int = 8
     """Validation pairs whose pictures and flow the last validation keeps for the report."""
 

@@ -41,6 +41,10 @@ class Colour(NamedTuple):
     hue_turns: float
 
 
+Resize = Callable[[FlowSample, tuple[int, int], AugmentConfig], FlowSample]
+"""Every array of a sample to height and width of a crop: `resize`, or one with a planted fault."""
+
+
 def augment(
     sample: FlowSample, config: AugmentConfig, crop: tuple[int, int], rng: np.random.Generator
 ) -> FlowSample:
@@ -70,9 +74,10 @@ def augment_part(
     config: AugmentConfig,
     crop: tuple[int, int],
     rng: np.random.Generator,
+    resized: Resize | None = None,
 ) -> FlowSample:
     """`augment` once the window is drawn: `part` is that window of a pair of height and width `frame`."""
-    result = _hide_outside(resize(part, crop, config))
+    result = _hide_outside((resized or resize)(part, crop, config))
     if not config.enabled:
         return result
     result = _recolour_pair(result, config, rng)

@@ -1,7 +1,7 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped, tensors only, written atomically."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ def save_checkpoint(
     scaler: torch.amp.GradScaler,
     window: dict[str, Tensor],
     measured: Mapping[str, Tensor],
+    pulses: Sequence[Mapping[str, Tensor]],
     best: float,
 ) -> None:
     """Writes a checkpoint whole or not at all.
 
-    `window` holds the sums of the current logging window, `measured` the shares of loss terms so far.
+    `window` holds the sums of the current logging window, `measured` the shares of loss terms so far,
+    `pulses` what the steps since the last line of pulse.jsonl told of themselves.
     """
     state = {
         "semraft": FORMAT,
@@ -41,6 +43,7 @@ def save_checkpoint(
         "scaler": scaler.state_dict(),
         "window": window,
         "measured": dict(measured),
+        "pulses": [dict(pulse) for pulse in pulses],
         "best": best,
     }
     with whole_file(path) as file:

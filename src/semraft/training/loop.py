@@ -6,7 +6,6 @@ No plotting, no argument parsing, no data set names, no metric definitions: thos
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -20,6 +19,7 @@ from semraft import runtime, tracking
 from semraft.clearml_session import ClearMLSession
 from semraft.config import RunConfig, to_json
 from semraft.data.loader import training_batches
+from semraft.diagnosis.remedy import read_rollbacks, remedied
 from semraft.losses.weights import changing_weights, settled
 from semraft.models.heads import is_of_head
 from semraft.training import sources
@@ -28,10 +28,11 @@ from semraft.training.fingerprints import fingerprints
 from semraft.training.state import TrainingState, initial_state, settled_config
 from semraft.training.step import TrainingStopped, take_step
 from semraft.training.validate import motion_by_class, training_metrics, validate
+from semraft.training.watcher import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
 
 
 def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
-    """Trains one run to its end and returns its folder.
+    """Trains one run to its end and returns its folder; back to a sound checkpoint if `config` wants that.
 
     Args:
         config: The whole run; with `resume`, what is in its config.json.
@@ -41,12 +42,27 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     Raises:
         ValueError: The configuration, data or folder do not fit together (nothing was trained).
         DamagedFile: A training pair is damaged and `data.damaged` is "refuse".
-        TrainingStopped: Loss or gradient became non-finite, or the process was asked to stop.
+        TrainingStopped: Loss or gradient became non-finite, the process was asked to stop, or the run went
+            wrong and `config.when_worse` says so.
+    """
+    while True:
+        try:
+            return _train(config, run, resume)
+        except RolledBack as back:
+            print(f"! {run} {back}", file=sys.stderr)
+            resume = True
+
+
+def _train(config: RunConfig, run: Path, resume: bool) -> Path:
+    """As `train`, up to where it must go back.
+
+    Raises:
+        RolledBack: The run's last checkpoint is a sound one now, and it is to be resumed.
     """
     device = runtime.choose_device(config.device)
     runtime.keep_freed_memory()
     processes = runtime.join_processes(device)
-    config = settled_config(config, device)
+    config = settled_config(remedied(config, read_rollbacks(run)), device)
     training, weights = sources.checked_training_data(config)
     validation, left_out = sources.validation_data(config.data)
     sources.require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
@@ -63,24 +79,39 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         _begin(run, config, record | sources.data_record(training, validation, left_out))
     tracker = _open_tracker(run, config, state.step + 1) if processes.leads else None
     batches = training_batches(
-        training, weights, config.data, config.seed, config.optim, state.step, processes.rank, processes.count
+        training,
+        weights,
+        config.data,
+        config.seed,
+        config.optim,
+        state.step,
+        processes.rank,
+        processes.count,
+        config.fault,
     )
     progress = tqdm(total=config.optim.steps, initial=state.step, unit="step", disable=not processes.leads)
-    started, watched_s = time.perf_counter(), 0.0
+    watcher = Watcher(run=run, config=config, tracker=tracker) if tracker is not None else None
+    if processes.leads and not resume:
+        keep_start(state, run, config)
     state.model.train()
     with progress, _asked_to_stop() as asked_to_stop, tracker or nullcontext():
         for batch, skipped in batches:
             measured = state.measured
-            taken = take_step(state, sources.to_device(batch, device), config)
+            try:
+                taken = take_step(state, sources.to_device(batch, device), config)
+            except TrainingStopped:
+                if watcher is not None:
+                    watcher.broke(state)
+                raise
             step, last = state.step, state.step == config.optim.steps
+            if watcher is not None:
+                watcher.see(state, taken)
+            if config.when_worse != "go-on" and is_judged(step, config):
+                act(watcher, state, processes.count > 1)
             for problem in skipped:  # Every process writes its own.
                 tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
-            if tracker is not None:
+            if watcher is not None:
                 _record_weights(run, step, settled(measured, state.measured))
-                if taken.watch is not None:
-                    watched_s += taken.watch.spent_s
-                    share = {"watching_pct": 100 * watched_s / (time.perf_counter() - started)}
-                    tracker.log_health(step, taken.watch.values | share)
             if step % config.log_every == 0 or last:  # Every process: means are taken over all.
                 values = state.close_window(config.loss.gamma) | training_metrics(taken.prediction, batch)
                 values |= motion_by_class(taken.prediction, batch, config.loss)
@@ -96,12 +127,12 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                 state.model.train()
             elif processes.leads and (step % config.checkpoint_every == 0 or asked_to_stop()):
                 state.save(run / tracking.CHECKPOINTS / "last.pt", config)
+                keep_sound(run, step, config)
             progress.update()
             if asked_to_stop():
                 raise TrainingStopped(f"stopped after step {step}: go on with `semraft train --resume {run}`")
-    if processes.leads:
-        part = watched_s / (time.perf_counter() - started)
-        print(f"watching itself took {part:.1%} of the time: {run / tracking.HEALTH}", file=sys.stderr)
+    if watcher is not None:
+        watcher.end()
     runtime.leave_processes()
     return run
 

@@ -18,8 +18,9 @@ from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
 from semraft.training.checkpoint import load_checkpoint, save_checkpoint
 from semraft.training.optim import make_optimizer
+from semraft.training.pulse import Pulse, line_of
 
-RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.SKIPPED, tracking.WEIGHTS)
+RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.PULSE, tracking.SKIPPED, tracking.WEIGHTS)
 """The files of a run that a resumed one takes back to its checkpoint's step."""
 
 
@@ -38,6 +39,8 @@ class TrainingState:
     """Shares of loss terms so far."""
     window: dict[str, Tensor] = field(default_factory=dict)
     """Sums of the current logging window, on the device, and the number of its `steps`."""
+    pulses: list[Pulse] = field(default_factory=list)
+    """What steps told of themselves since the last line of pulse.jsonl."""
     best: float = float("inf")
     """The lowest EPE of a validation so far, in pixels."""
 
@@ -63,6 +66,12 @@ class TrainingState:
         self.window.clear()
         return means
 
+    def close_pulses(self) -> dict[str, float]:
+        """A line of pulse.jsonl; new ones."""
+        line = line_of(self.pulses)
+        self.pulses.clear()
+        return line
+
     def save(self, path: Path, config: RunConfig) -> None:
         """Writes a checkpoint, whole or not at all."""
         save_checkpoint(
@@ -75,6 +84,7 @@ class TrainingState:
             scaler=self.scaler,
             window=self.window,
             measured=self.measured,
+            pulses=self.pulses,
             best=self.best,
         )
 
@@ -85,7 +95,7 @@ class TrainingState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         self.step, self.window, self.best = saved["step"], saved["window"], saved["best"]
-        self.measured = _on_cpu(saved.get("measured", {}))
+        self.measured, self.pulses = _on_cpu(saved.get("measured", {})), saved.get("pulses", [])
         for name in RECORDS if leads else ():
             tracking.forget_after(run / name, self.step)
 
