@@ -270,6 +270,7 @@ def training_batches(
         ValueError: A batch that the processes can't share evenly, an empty data set, or a weight too small.
         DamagedFile: As in `training_sample`; the same one whether workers load or not.
     """
+    seed = config.drawn_by(seed)
     if optim.batch % processes:
         raise ValueError(
             f"batch {optim.batch} can't be shared by {processes} processes: take a multiple of it"

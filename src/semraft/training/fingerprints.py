@@ -36,7 +36,8 @@ def fingerprints(
         DamagedFile: One of the first samples, as in training itself.
     """
     lengths = [len(dataset) for dataset in datasets]
-    order = [sample_address(number, config.seed, lengths, shares) for number in range(ADDRESSES)]
+    seed = config.data.drawn_by(config.seed)
+    order = [sample_address(number, seed, lengths, shares) for number in range(ADDRESSES)]
     first = training_batches(
         datasets,
         shares,
