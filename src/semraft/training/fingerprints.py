@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from semraft.config import RunConfig
-from semraft.data.loader import sample_address, training_batches
+from semraft.data.loader import training_batches
+from semraft.data.mixture import sample_address
 from semraft.sample import FlowDataset
 
 ADDRESSES = 1000
