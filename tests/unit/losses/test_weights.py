@@ -26,7 +26,7 @@ def test_schedules_are_functions_of_the_step() -> None:
     """Red when: a ramp starts at 1, never ends, or decay and learning rate are not multiplied with it."""
 
     def fractions(text: str, steps: tuple[int, ...]) -> list[float]:
-        return [scheduled_frac(parse_term(text), step, 100, 0.25) for step in steps]
+        return [scheduled_frac(parse_term(text), step, 100, 0.25, 0.6) for step in steps]
 
     assert fractions("label-warp:3", (1, 100)) == [1, 1]
     assert fractions("label-warp:3,ramp=20", (1, 10, 20, 100)) == [0.05, 0.5, 1, 1]
