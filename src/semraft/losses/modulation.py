@@ -35,7 +35,7 @@ def initial_log_variances(config: LossConfig) -> dict[str, nn.Parameter]:
 def modulated(weights: Mapping[str, float], log_variances: LogVariances) -> dict[str, float]:
     """Weights times exp(-s)."""
     return {
-        name: weight * math.exp(-float(log_variances[name])) if name in log_variances else weight
+        name: weight * math.exp(-log_variances[name].item()) if name in log_variances else weight
         for name, weight in weights.items()
     }
 
@@ -52,5 +52,5 @@ def learn_log_variances(
         if weights[name] == 0:
             continue
         value = mean_over_processes(refinement_sum(losses.values[TERMS[name].scalar], config.gamma))
-        slope = weights[name] * (math.exp(float(log_variance)) / 2 - float(value))
+        slope = weights[name] * (math.exp(log_variance.item()) / 2 - float(value))
         log_variance.grad = torch.full_like(log_variance, slope)

@@ -27,7 +27,7 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 def make_optimizer(
     model: nn.Module, config: OptimConfig, besides: Collection[nn.Parameter] = ()
 ) -> torch.optim.AdamW:
-    """AdamW over the weights that train (frozen batch norm has none), without decay of what else is learnt."""
+    """AdamW over the weights that train (frozen batch norm has none), no decay of what else is learnt."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=learning_rate(0, config), weight_decay=config.weight_decay, eps=config.epsilon

@@ -125,7 +125,7 @@ def _learn(
     """
     device = losses.total.device
     told = {
-        f"{TERMS[name].scalar}_log_variance": torch.tensor(float(value), device=device)
+        f"{TERMS[name].scalar}_log_variance": torch.tensor(value.item(), device=device)
         for name, value in state.log_variances.items()
     }
     if is_plain_sum(config.loss):
