@@ -155,7 +155,7 @@ def test_terms_are_held_alike_on_two_processes(tmp_path: Path) -> None:
         kept = f"{name}_kept_frac"
         assert [line[kept] for line in two] == pytest.approx([line[kept] for line in one], rel=1e-2)
     name = "semantic_loss_log_variance"
-    assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-2)
+    assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-4)
     assert apart(*runs) < 1e-3
 
 
