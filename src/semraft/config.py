@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from semraft.faults import FaultConfig
+
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -76,8 +78,7 @@ class DataConfig:
     truth: Literal["all", "static"] = "all"
     """The flow truth that is trained on: `static` hides that of objects that move: KITTI 2012 has none."""
     truth_frac: float = 1.0
-    """The part of the training pairs of each set, drawn by `draw_seed`, that have flow truth; the others have
-    pictures and labels alone."""
+    """The part of each set's training pairs, drawn by `draw_seed`, that have flow truth; others have none."""
     validation: tuple[str, ...] = ("world",)
     """Data sets to validate on; one without a root is left out, and the run says so."""
     validation_pairs: int = 200
@@ -279,10 +280,9 @@ class LossConfig:
     terms: tuple[TermConfig, ...] = ()
     """Auxiliary terms, for example `semantic-v1:0.5 signed-distance:share=0.4,where=things,ramp=200`."""
     combine: Literal["sum", "gate", "project"] = "sum"
-    """What counts of a term's gradient that goes against the flow loss's, on parameters that both reach: all,
-    nothing (gate, Du et al. 2018), or what is at right angles to it (project, after Yu et al. 2020)."""
+    """What stays of a term's gradient against the flow loss's: all, nothing, or what is at right angles."""
     share_cap: float = 0.0
-    """Largest norm of a term's gradient there, at any step, in parts of the flow loss's; 0: no limit."""
+    """Largest norm of a term's gradient, at any step, in parts of the flow loss's; 0: no limit."""
 
     def __post_init__(self) -> None:
         _require(0 < self.gamma <= 1, "loss.gamma", self.gamma, "above 0, at most 1")
@@ -351,6 +351,11 @@ class RunConfig:
     """Steps between lines of health.jsonl; 0: as often as 3 per cent of the time allows."""
     checkpoint_every: int = 1000
     """Steps between updates of checkpoints/last.pt."""
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    """A fault planted on purpose, to see that it is found."""
+    when_worse: Literal["go-on", "stop", "lower-rate", "drop-term"] = "go-on"
+    """When a run goes wrong: say so and go on, stop, or go back to the last sound checkpoint and on from
+    there with half the learning rate, or without the term that is guilty (if none is: half the rate)."""
     saved_pairs: int = 8
     """Validation pairs whose pictures and flow the last validation keeps for the report."""
 

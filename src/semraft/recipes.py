@@ -18,6 +18,7 @@ from semraft.config import (
     WorldConfig,
     parse_term,
 )
+from semraft.faults import ABOUT, FAULTS, FaultConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,36 @@ def _movers_recipes() -> dict[str, Recipe]:
     }
 
 
+def _fault_recipes() -> dict[str, Recipe]:
+    """Each fault planted half-way through a run of a minute: small frames, no flow truth on what moves."""
+    sound = replace(
+        WORLD,
+        data=replace(
+            WORLD.data,
+            crop=(64, 104),
+            truth="static",
+            validation_pairs=16,
+            world=WorldConfig(size=(96, 160), scenes=80, seed=6),
+        ),
+        optim=replace(WORLD.optim, steps=200),
+        num_updates=3,
+        validation_updates=3,
+        log_every=20,
+        validate_every=40,
+        checkpoint_every=20,
+        health_every=30,
+    )
+    recipes = {}
+    for fault in FAULTS:
+        config = replace(sound, fault=FaultConfig(kind=fault, step=sound.optim.steps // 2 + 1))
+        if fault == "batch-norm":  # No other network has it; its steps take longer.
+            model = replace(sound.model, arch="large", batch_norm="freeze")
+            optim = replace(sound.optim, steps=60, batch=2, learning_rate=2e-4)
+            config = replace(config, model=model, optim=optim, fault=FaultConfig(kind=fault, step=31))
+        recipes[f"fault-{fault}"] = Recipe(f"from half-way on {ABOUT[fault]}: is it found?", config)
+    return recipes
+
+
 def _overfit(config: RunConfig) -> RunConfig:
     return replace(
         config,
@@ -284,6 +315,7 @@ def _make() -> dict[str, Recipe]:
         **_idea_recipes(),
         **_movers_recipes(),
         **_few_truths_recipes(),
+        **_fault_recipes(),
         **_study_recipes(),
     }
     return {

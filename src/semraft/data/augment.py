@@ -36,6 +36,10 @@ class Colour(NamedTuple):
     hue_turns: float
 
 
+Resize = Callable[[FlowSample, tuple[int, int]], FlowSample]
+"""Every array of a sample to height and width of a crop: `resize`, or one with a planted fault."""
+
+
 def augment(
     sample: FlowSample, config: AugmentConfig, crop: tuple[int, int], rng: np.random.Generator
 ) -> FlowSample:
@@ -65,9 +69,10 @@ def augment_part(
     config: AugmentConfig,
     crop: tuple[int, int],
     rng: np.random.Generator,
+    resized: Resize | None = None,
 ) -> FlowSample:
     """`augment` once the window is drawn: `part` is that window of a pair of height and width `frame`."""
-    result = _hide_outside(resize(part, crop))
+    result = _hide_outside((resized or resize)(part, crop))
     if not config.enabled:
         return result
     result = _recolour_pair(result, config, rng)

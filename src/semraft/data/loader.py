@@ -19,7 +19,9 @@ from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
 from semraft.config import DataConfig, OptimConfig
-from semraft.data.augment import augment_part, draw_window
+from semraft.data.augment import Resize, augment_part, draw_window, resize
+from semraft.data.spoiled import spoiled, spoiled_resize
+from semraft.faults import SOUND, FaultConfig
 from semraft.sample import OPTIONAL_FIELDS, DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window
 
 BLOCK = 100
@@ -159,7 +161,12 @@ def _pair_order(seed: int, dataset: int, epoch: int, length: int) -> Int64[np.nd
 
 
 def training_sample(
-    number: int, seed: int, datasets: Sequence[FlowDataset], weights: Sequence[float], config: DataConfig
+    number: int,
+    seed: int,
+    datasets: Sequence[FlowDataset],
+    weights: Sequence[float],
+    config: DataConfig,
+    resized: Resize = resize,
 ) -> TrainingSample:
     """Training sample `number` of a run with `seed`, read and augmented.
 
@@ -174,7 +181,8 @@ def training_sample(
     skipped: list[Skipped] = []
     while True:
         try:
-            sample = _augmented(dataset, dataset.pairs[pair], config, np.random.default_rng([seed, number]))
+            generator = np.random.default_rng([seed, number])
+            sample = _augmented(dataset, dataset.pairs[pair], config, generator, resized)
         except DamagedFile as error:
             if config.damaged == "refuse" or len(skipped) == ATTEMPTS - 1:
                 raise
@@ -195,7 +203,7 @@ def training_sample(
 
 
 def _augmented(
-    dataset: FlowDataset, pair: Pair, config: DataConfig, generator: np.random.Generator
+    dataset: FlowDataset, pair: Pair, config: DataConfig, generator: np.random.Generator, resized: Resize
 ) -> FlowSample:
     """`augment` of the pair, of which only what becomes the crop is read."""
     drawn: list[Window] = []
@@ -205,7 +213,7 @@ def _augmented(
         return drawn[-1]
 
     part, frame = dataset.read_part(pair, choose)
-    return augment_part(part, frame, drawn[-1], config.augment, config.crop, generator)
+    return augment_part(part, frame, drawn[-1], config.augment, config.crop, generator, resized)
 
 
 def collate(samples: Sequence[FlowSample]) -> FlowBatch:
@@ -249,12 +257,14 @@ def training_batches(
     first_step: int = 0,
     rank: int = 0,
     processes: int = 1,
+    fault: FaultConfig = SOUND,
 ) -> Iterator[TrainingBatch]:
     """The batches of steps `first_step` ... `optim.steps` - 1, loaded ahead by `config.workers` processes.
 
     Args:
         first_step: 0, or the number of steps that a resumed run has done.
         rank: This process of `processes`, which gets its contiguous part of every batch of `optim.batch`.
+        fault: Planted on purpose.
 
     Raises:
         ValueError: A batch that the processes can't share evenly, an empty data set, or a weight too small.
@@ -269,7 +279,7 @@ def training_batches(
             raise ValueError(f"{dataset.name}: no usable pair in split {dataset.split!r}; check --data.root")
     block_shares(tuple(weights))
     loader = DataLoader(
-        _Steps(datasets, weights, config, seed, optim.batch, rank, processes),
+        _Steps(datasets, weights, config, seed, optim.batch, rank, processes, fault),
         batch_size=None,
         sampler=range(first_step, optim.steps),
         num_workers=config.workers,
@@ -313,19 +323,25 @@ class _Steps(Dataset[_Loaded | DamagedFile]):
         batch: int,
         rank: int,
         processes: int,
+        fault: FaultConfig,
     ) -> None:
-        self.sources = seed, datasets, weights, config
+        self.sources, self.fault = (seed, datasets, weights, config), fault
         self.batch, self.rank, self.part = batch, rank, batch // processes
 
     def __getitem__(self, step: int) -> _Loaded | DamagedFile:
         first = step * self.batch + self.rank * self.part
+        numbers, resized = range(first, first + self.part), spoiled_resize(self.fault, step + 1)
         try:
-            loaded = [training_sample(number, *self.sources) for number in range(first, first + self.part)]
+            loaded = [training_sample(number, *self.sources, resized) for number in numbers]
         except DamagedFile as error:
             # As a value: DataLoader would raise another exception, with a traceback for a message.
             return error
         skipped = [entry for _, skipped in loaded for entry in skipped]
-        return _Loaded([sample for sample, _ in loaded], skipped)
+        samples = [
+            spoiled(sample, self.fault, step + 1, number, self.batch)
+            for number, (sample, _) in zip(numbers, loaded, strict=True)
+        ]
+        return _Loaded(samples, skipped)
 
 
 def _unpacked(loader: Iterable[_Loaded | DamagedFile]) -> Iterator[TrainingBatch]:

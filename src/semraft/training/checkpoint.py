@@ -1,7 +1,7 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped, tensors only, written atomically."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ def save_checkpoint(
     measured: Mapping[str, Tensor],
     flow_level: Tensor,
     log_variances: Mapping[str, Tensor],
+    pulses: Sequence[Mapping[str, Tensor]],
     best: float,
 ) -> None:
     """Writes a checkpoint whole or not at all.
 
     `window` holds the sums of the current logging window; `measured`, `flow_level` and `log_variances` what
-    the weights of loss terms go by.
+    the weights of loss terms go by; `pulses` what the steps since the last line of pulse.jsonl told of
+    themselves.
     """
     state = {
         "semraft": FORMAT,
@@ -46,6 +48,7 @@ def save_checkpoint(
         "measured": dict(measured),
         "flow_level": flow_level,
         "log_variances": {name: value.detach() for name, value in log_variances.items()},
+        "pulses": [dict(pulse) for pulse in pulses],
         "best": best,
     }
     with whole_file(path) as file:

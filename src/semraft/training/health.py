@@ -63,11 +63,8 @@ def is_watched(config: RunConfig, step: int) -> bool:
 
 
 @contextmanager
-def watched_ranges(model: RAFT, watch: Watch | None) -> Iterator[None]:
-    """Inside, the largest hidden state and correlation of all refinements are seen, if there is a watch."""
-    if watch is None:
-        yield
-        return
+def ranges_of(model: RAFT) -> Iterator[dict[str, Tensor]]:
+    """Inside, the largest hidden state and correlation of all refinements are seen, on their device."""
     largest: dict[str, Tensor] = {}
 
     def see(name: str, value: Tensor) -> None:
@@ -83,11 +80,10 @@ def watched_ranges(model: RAFT, watch: Watch | None) -> Iterator[None]:
         ),
     ]
     try:
-        yield
+        yield largest
     finally:
         for hook in hooks:
             hook.remove()
-    watch.values |= {name: float(value) for name, value in largest.items()}
 
 
 def watch_losses(

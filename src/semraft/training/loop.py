@@ -6,7 +6,6 @@ No plotting, no argument parsing, no data set names, no metric definitions: thos
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -28,6 +27,7 @@ from semraft.training.fingerprints import fingerprints
 from semraft.training.state import TrainingState, initial_state, settled_config
 from semraft.training.step import TrainingStopped, take_step
 from semraft.training.validate import motion_by_class, training_metrics, validate
+from semraft.training.watcher import Watcher
 
 
 def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
@@ -63,24 +63,33 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
         _begin(run, config, record | sources.data_record(training, validation, left_out))
     tracker = _open_tracker(run, config, state.step + 1) if processes.leads else None
     batches = training_batches(
-        training, weights, config.data, config.seed, config.optim, state.step, processes.rank, processes.count
+        training,
+        weights,
+        config.data,
+        config.seed,
+        config.optim,
+        state.step,
+        processes.rank,
+        processes.count,
+        config.fault,
     )
     progress = tqdm(total=config.optim.steps, initial=state.step, unit="step", disable=not processes.leads)
-    started, watched_s = time.perf_counter(), 0.0
+    watcher = Watcher(run=run, config=config, tracker=tracker) if tracker is not None else None
     state.model.train()
     with progress, _asked_to_stop() as asked_to_stop, tracker or nullcontext():
         for batch, skipped in batches:
             measured = state.measured
-            taken = take_step(state, sources.to_device(batch, device), config)
+            try:
+                taken = take_step(state, sources.to_device(batch, device), config)
+            except TrainingStopped:
+                if watcher is not None:
+                    watcher.broke(state)
+                raise
             step, last = state.step, state.step == config.optim.steps
             for problem in skipped:  # Every process writes its own.
                 tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
-            if tracker is not None:
+            if watcher is not None:
                 _record_weights(run, step, settled(measured, state.measured))
-                if taken.watch is not None:
-                    watched_s += taken.watch.spent_s
-                    share = {"watching_pct": 100 * watched_s / (time.perf_counter() - started)}
-                    tracker.log_health(step, taken.watch.values | share)
             if step % config.log_every == 0 or last:  # Every process: means are taken over all.
                 values = state.close_window(config.loss.gamma) | training_metrics(taken.prediction, batch)
                 values |= motion_by_class(taken.prediction, batch, config.loss)
@@ -96,12 +105,16 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                 state.model.train()
             elif processes.leads and (step % config.checkpoint_every == 0 or asked_to_stop()):
                 state.save(run / tracking.CHECKPOINTS / "last.pt", config)
+            if watcher is not None:
+                watcher.see(state, taken)
             progress.update()
             if asked_to_stop():
                 raise TrainingStopped(f"stopped after step {step}: go on with `semraft train --resume {run}`")
-    if processes.leads:
-        part = watched_s / (time.perf_counter() - started)
-        print(f"watching itself took {part:.1%} of the time: {run / tracking.HEALTH}", file=sys.stderr)
+    if watcher is not None:
+        print(
+            f"watching itself took {watcher.share_pct:.1f} % of the time: {run / tracking.HEALTH}",
+            file=sys.stderr,
+        )
     runtime.leave_processes()
     return run
 

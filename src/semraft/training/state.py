@@ -19,8 +19,9 @@ from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
 from semraft.training.checkpoint import load_checkpoint, save_checkpoint
 from semraft.training.optim import make_optimizer
+from semraft.training.pulse import Pulse, line_of
 
-RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.SKIPPED, tracking.WEIGHTS)
+RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.PULSE, tracking.SKIPPED, tracking.WEIGHTS)
 """The files of a run that a resumed one takes back to its checkpoint's step."""
 
 
@@ -43,6 +44,8 @@ class TrainingState:
     """Those of the terms that are modulated."""
     window: dict[str, Tensor] = field(default_factory=dict)
     """Sums of the current logging window, on the device, and the number of its `steps`."""
+    pulses: list[Pulse] = field(default_factory=list)
+    """What steps told of themselves since the last line of pulse.jsonl."""
     best: float = float("inf")
     """The lowest EPE of a validation so far, in pixels."""
 
@@ -68,6 +71,12 @@ class TrainingState:
         self.window.clear()
         return means
 
+    def close_pulses(self) -> dict[str, float]:
+        """A line of pulse.jsonl; new ones."""
+        line = line_of(self.pulses)
+        self.pulses.clear()
+        return line
+
     def save(self, path: Path, config: RunConfig) -> None:
         """Writes a checkpoint, whole or not at all."""
         save_checkpoint(
@@ -82,6 +91,7 @@ class TrainingState:
             measured=self.measured,
             flow_level=self.flow_level,
             log_variances=self.log_variances,
+            pulses=self.pulses,
             best=self.best,
         )
 
@@ -92,7 +102,7 @@ class TrainingState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         self.step, self.window, self.best = saved["step"], saved["window"], saved["best"]
-        self.measured = _on_cpu(saved.get("measured", {}))
+        self.measured, self.pulses = _on_cpu(saved.get("measured", {})), saved.get("pulses", [])
         self.flow_level = saved.get("flow_level", self.flow_level).cpu()
         with torch.no_grad():
             for term, log_variance in self.log_variances.items():

@@ -1,5 +1,6 @@
 """One step: a batch in, the weights moved, and what there is to tell of it."""
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -19,14 +20,16 @@ from semraft.sample import FlowBatch, Prediction
 from semraft.training.health import (
     Watch,
     is_watched,
+    ranges_of,
     watch_flow,
     watch_losses,
     watch_move,
     watch_weights,
-    watched_ranges,
 )
 from semraft.training.optim import learning_rate, set_learning_rate
 from semraft.training.passes import add_passes
+from semraft.training.planting import planted
+from semraft.training.pulse import batch_pulse, flow_pulse, move_pulse
 from semraft.training.state import TrainingState
 
 
@@ -45,21 +48,25 @@ class Taken:
     """Loss term -> its weight."""
     watch: Watch | None
     """What was seen of it, if it was watched."""
+    watched_s: float
+    """Seconds that seeing took."""
 
 
-def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Taken:
+def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken:
     """Trains on one batch: forward, losses, backward, one move of the weights.
+
+    Args:
+        asked: The run's configuration; a fault planted in it acts here.
 
     Raises:
         TrainingStopped: Loss or gradient is not finite: the weights were not moved. Or a share can't be
             measured.
     """
-    assert config.precision != "auto"
-    step = state.step + 1
+    config, step = planted(asked, state), state.step + 1
     rate = learning_rate(step - 1, config.optim)
     set_learning_rate(state.optimizer, rate)
     watch = Watch(device=batch.image1.device) if is_watched(config, step) else None
-    with watched_ranges(state.model, watch):
+    with ranges_of(state.model) as largest:
         prediction = forward(state.network, batch, config)
     if "backward_flow" in needed_passes(config.loss):
         prediction.backward_flow = backward_flow(state.model, batch, prediction, config)
@@ -71,7 +78,12 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
     weights = modulated(scheduled, state.log_variances)
     losses = objective(prediction, batch, config.loss, weights)
     measured = _measure(losses, state, config, step)
+    started = time.perf_counter()
+    pulse = largest | batch_pulse(batch, asked) | flow_pulse(prediction, batch, losses, weights, asked)
+    state.pulses.append(pulse)
+    watched_s = time.perf_counter() - started
     if watch is not None:
+        watch.values |= {name: float(value) for name, value in largest.items()}
         watch_losses(watch, losses, weights, state.model, config.loss, state.scaler.get_scale())
         watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
         watch_weights(watch, state.model)
@@ -83,13 +95,23 @@ def take_step(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Take
     learn_log_variances(losses, weights, config.loss, state.log_variances)
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    started = time.perf_counter()
+    pulse |= move_pulse(state.model, state.optimizer, gradient_norm, asked, step)
+    watched_s += time.perf_counter() - started
     if watch is not None:
         watch_move(watch, state.model)
         watch.values |= {"learning_rate": rate, "loss_scale": state.scaler.get_scale()}
     state.step, state.measured = step, measured
     state.flow_level = next_flow_level(losses, config.loss, state.flow_level)
     state.add(losses, gradient_norm, told)
-    return Taken(prediction=prediction.detached(), learning_rate=rate, weights=weights, watch=watch)
+    watched_s += watch.spent_s if watch is not None else 0.0
+    return Taken(
+        prediction=prediction.detached(),
+        learning_rate=rate,
+        weights=weights,
+        watch=watch,
+        watched_s=watched_s,
+    )
 
 
 def forward(network: nn.Module, batch: FlowBatch, config: RunConfig) -> Prediction:
