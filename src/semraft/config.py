@@ -84,9 +84,11 @@ class TermConfig:
     """A later step after which it is measured once more; 0: never."""
     ramp: int = 0
     """Steps over which the weight rises from 0, once it is known."""
-    schedule: Literal["constant", "decay", "learning-rate"] = "constant"
-    """What becomes of the weight: it stays, falls linearly to 0 at the last step, or follows the learning
-    rate, whose peak is the weight itself."""
+    schedule: Literal["constant", "decay", "learning-rate", "flow-loss"] = "constant"
+    """What becomes of the weight: it stays, falls linearly to 0 at the last step, follows the learning rate,
+    whose peak is the weight itself, or falls with the flow loss, whose start is the weight itself."""
+    modulation: Literal["none", "uncertainty"] = "none"
+    """`uncertainty`: the weight is divided by a learnt variance, 1 at first (Kendall et al. 2018)."""
     where: str = "all"
     """The pixels it acts on: all, things, static, unsupervised (no flow truth), or classes: car+person."""
     mask: Literal["auto", "none", "exact", "forward-backward", "predicted", "same-label"] = "auto"
@@ -124,9 +126,9 @@ class TermConfig:
     def __post_init__(self) -> None:
         option = f"loss.terms {self.name}"
         require(self.share is None or self.share > 0, f"{option} share", self.share, "above 0")
-        require(
-            self.share is None or self.weight == 1, f"{option} weight", self.weight, "none beside a share"
-        )
+        for name, default in (("weight", 1), ("modulation", "none")):
+            value = getattr(self, name)
+            require(self.share is None or value == default, f"{option} {name}", value, "none beside a share")
         for name in ("measure_after", "measure_again", "ramp"):
             value = getattr(self, name)
             require(value >= 0, f"{option} {name.replace('_', '-')}", value, "0 or more")
@@ -202,9 +204,14 @@ class LossConfig:
     """Ground truth at least so long is not trained on."""
     terms: tuple[TermConfig, ...] = ()
     """Auxiliary terms, for example `semantic-v1:0.5 signed-distance:share=0.4,where=things,ramp=200`."""
+    combine: Literal["sum", "gate", "project"] = "sum"
+    """What stays of a term's gradient against the flow loss's: all, nothing, or what is at right angles."""
+    share_cap: float = 0.0
+    """Largest norm of a term's gradient, at any step, in parts of the flow loss's; 0: no limit."""
 
     def __post_init__(self) -> None:
         require(0 < self.gamma <= 1, "loss.gamma", self.gamma, "above 0, at most 1")
+        require(self.share_cap >= 0, "loss.share-cap", self.share_cap, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
