@@ -7,6 +7,7 @@ compares two things that must agree, found on different ways.
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from semraft.diagnosis.record import Record, Values
 from semraft.diagnosis.signs import Detector, Sign, again
@@ -23,6 +24,8 @@ BETWEEN_FRAC = 0.06
 """Sound labels have up to 0.023 of their borders' pixels between both classes by chance, blended ones 0.1."""
 NORMALIZATION_FRAC = 0.07
 HALF_RANGE = 65504.0
+SKIPPED_LINES, SKIPPED_FRAC = 20, 0.5
+"""A scaler looks for its scale by skipping: a few steps at the start, one in 2000 later."""
 
 
 def learning_rate(record: Record) -> Iterator[Sign]:
@@ -37,15 +40,32 @@ def learning_rate(record: Record) -> Iterator[Sign]:
 
 
 def optimizer_restart(record: Record) -> Iterator[Sign]:
-    """AdamW's moments know of fewer steps than were taken."""
-    steps, missing = record.pulse.known("optimizer_steps_missing")
-    wrong = missing > 0.5
-    if wrong.any():
-        place = int(wrong.argmax())
+    """AdamW's moments know of fewer steps than they did before."""
+    steps, missing = record.pulse.finite("optimizer_steps_missing")
+    known = steps - missing
+    lost = np.diff(known) < 0
+    if lost.any():
+        place = int(lost.argmax()) + 1
         yield _sign(
             "optimizer-restart",
             steps[place],
-            f"the optimiser's moments do not know of {missing[place]:.0f} steps that were taken",
+            f"the optimiser's moments know of {known[place]:.0f} steps, and of {known[place - 1]:.0f} before",
+        )
+
+
+def skipped_steps(record: Record) -> Iterator[Sign]:
+    """A gradient scaler that skips steps and does not find a scale to go on with."""
+    steps, missing = record.pulse.finite("optimizer_steps_missing")
+    skipped = np.clip(np.diff(missing), 0, np.diff(steps)) / np.maximum(np.diff(steps), 1)
+    if len(skipped) < SKIPPED_LINES:
+        return
+    often = sliding_window_view(skipped, SKIPPED_LINES).mean(axis=1)
+    if (often > SKIPPED_FRAC).any():
+        place = int((often > SKIPPED_FRAC).argmax())
+        yield _sign(
+            "skipped-steps",
+            steps[place + 1],
+            f"{often[place]:.0%} of the steps were skipped: gradients leave float16's range at every scale",
         )
 
 
@@ -207,7 +227,7 @@ def _weight_since(record: Record, term: str, seen: int) -> int:
     steps, weight = steps[before], weight[before]
     if not len(weight):
         return seen
-    jumps = np.flatnonzero(weight[1:] > 2 * weight[:-1])
+    jumps = np.flatnonzero((weight[1:] > 2 * weight[:-1]) & (weight[:-1] > 0))  # Not where it begins.
     return int(steps[jumps[-1] + 1]) if len(jumps) else seen
 
 
@@ -215,6 +235,7 @@ CONTRADICTIONS: tuple[Detector, ...] = (
     half_overflow,
     learning_rate,
     optimizer_restart,
+    skipped_steps,
     no_clipping,
     batch_norm,
     invalid_zeros,

@@ -50,7 +50,7 @@ def judge(record: Record, stopped: bool = False) -> Verdict:
     Without a contradiction the signs themselves are the causes that can be named.
     """
     signs = tuple(sorted((sign for see in DETECTORS for sign in see(record)), key=_by_step))
-    found = tuple(sorted((cause for see in CONTRADICTIONS for cause in see(record)), key=_by_step))
+    found = tuple(sorted((cause for see in CONTRADICTIONS for cause in see(record)), key=_likeliest))
     causes = found or signs
     first = causes[0].first_step if causes else None
     if any(sign.name == "non-finite" for sign in signs):
@@ -74,3 +74,7 @@ def write_verdict(run: Path, verdict: Verdict, rollbacks: Sequence[str] = ()) ->
 
 def _by_step(sign: Sign) -> int:
     return sign.first_step
+
+
+def _likeliest(cause: Sign) -> tuple[float, int]:
+    return -cause.confidence, cause.first_step
