@@ -30,6 +30,8 @@ class Readings(NamedTuple):
     scaled: Float[Tensor, " B"]
     """The smallest of flow times each of FACTORS."""
     still: Float[Tensor, " B"]
+    false_still: Int64[Tensor, " B"]
+    """Trusted points whose flow is exactly 0 where the pictures differ by CUT / 2 or more."""
 
 
 def read(
@@ -39,20 +41,29 @@ def read(
     trusted: Bool[Tensor, "B H W"],
 ) -> Readings:
     """How well frame 2 fits frame 1 along the flow as given, with u and v exchanged, longer, shorter, and not
-    at all. Pictures are 0..255 and compared by their green, so that its mean is 0 and its variance 1. Where a
+    at all. Pictures are 0..255 and compared by their green, of mean 0 and variance 1 over the grid. Where a
     reading leaves the frame it misses by as much as no motion does."""
-    before, after = (_normal(image[:, 1]) for image in (image1, image2))
-    given = at_points(flow)
+    given, seen = at_points(flow), at_points(trusted)
     moved = torch.stack(
         [given, given.flip(1), torch.zeros_like(given), *(factor * given for factor in FACTORS)], dim=1
     )
-    found, inside = _look_up(after, moved)
-    missed = (found - at_points(before)[:, None]).abs().clamp(max=CUT)
+    before = _normal(at_points(image1[:, 1]), at_points(image1[:, 1]))
+    found, inside = _look_up(image2[:, 1], moved)
+    found = _normal(found.flatten(1, 2), at_points(image2[:, 1])).view_as(found)
+    missed = (found - before[:, None]).abs().clamp(max=CUT)
     missed = torch.where(inside, missed, missed[:, 2:3])
-    moving = at_points(trusted) & inside[:, 0] & (given.square().sum(dim=1) >= 1)
+    moving = seen & inside[:, 0] & (given.square().sum(dim=1) >= 1)
     points = moving.sum(dim=(1, 2))
     misfit = torch.where(moving[:, None], missed, 0).sum(dim=(2, 3)) / points.clamp(min=1)[:, None]
-    return Readings(points, misfit[:, 0], misfit[:, 1], misfit[:, 3:].amin(dim=1), misfit[:, 2])
+    standing = seen & (given == 0).all(dim=1) & (missed[:, 2] > CUT / 2)
+    return Readings(
+        points=points,
+        as_given=misfit[:, 0],
+        swapped=misfit[:, 1],
+        scaled=misfit[:, 3:].amin(dim=1),
+        still=misfit[:, 2],
+        false_still=standing.sum(dim=(1, 2)),
+    )
 
 
 def at_points(values: Tensor) -> Tensor:
@@ -60,9 +71,10 @@ def at_points(values: Tensor) -> Tensor:
     return values[..., STRIDE_PX // 2 :: STRIDE_PX, STRIDE_PX // 2 :: STRIDE_PX]
 
 
-def _normal(picture: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-    mean, deviation = picture.mean(dim=(1, 2), keepdim=True), picture.std(dim=(1, 2), keepdim=True)
-    return (picture - mean) / deviation.clamp(min=1)
+def _normal(values: Float[Tensor, "B h w"], like: Float[Tensor, "B k l"]) -> Float[Tensor, "B h w"]:
+    """Values as deviations from the mean of others, in their standard deviations, a grey level at least."""
+    mean, deviation = like.mean(dim=(1, 2), keepdim=True), like.std(dim=(1, 2), keepdim=True)
+    return (values - mean) / deviation.clamp(min=1)
 
 
 def _look_up(
@@ -77,19 +89,6 @@ def _look_up(
     grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], dim=-1)
     found = F.grid_sample(picture[:, None], grid.flatten(1, 2), align_corners=True)
     return found.view(x.shape), inside
-
-
-def still_frac(
-    image1: Float[Tensor, "B 3 H W"],
-    image2: Float[Tensor, "B 3 H W"],
-    flow: Float[Tensor, "B 2 H W"],
-    trusted: Bool[Tensor, "B H W"],
-) -> Float[Tensor, ""]:
-    """The part of the trusted points whose flow is exactly 0 where the pictures differ by CUT / 2 or more."""
-    before, after = (at_points(_normal(image[:, 1])) for image in (image1, image2))
-    seen = at_points(trusted)
-    zero = (at_points(flow) == 0).all(dim=1) & ((before - after).abs() > CUT / 2)
-    return (zero & seen).sum() / seen.sum().clamp(min=1)
 
 
 def between_frac(labels: Int64[Tensor, "B H W"]) -> Float[Tensor, ""]:

@@ -14,7 +14,7 @@ from semraft.config import RunConfig
 from semraft.losses.objective import Objective
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS
-from semraft.ops.readings import at_points, between_frac, read, still_frac
+from semraft.ops.readings import at_points, between_frac, read
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.optim import learning_rate
 
@@ -42,13 +42,14 @@ def batch_pulse(batch: FlowBatch, config: RunConfig) -> Pulse:
     trusted = trusted_pixels(batch.flow, batch.valid, config.loss.max_flow_px)
     visible = trusted if batch.occluded1 is None else trusted & ~batch.occluded1
     readings = read(batch.image1, batch.image2, batch.flow, visible)
+    points = at_points(visible).sum().clamp(min=1)
     enough, limit = readings.points >= MIN_POINTS, CLEARLY_LESS * readings.as_given
     found = {
         "trusted_frac": trusted.float().mean(),
         "seen_samples": torch.tensor(float(len(batch.ids))),
         "swapped_samples": (enough & (readings.swapped < limit)).sum().float(),
         "scaled_samples": (enough & (readings.scaled < limit)).sum().float(),
-        "false_still_frac": still_frac(batch.image1, batch.image2, batch.flow, trusted),
+        "false_still_frac": readings.false_still.sum() / points,
     }
     if batch.labels1 is not None:
         found["between_classes_frac"] = between_frac(batch.labels1)
@@ -70,7 +71,7 @@ def flow_pulse(
     truth = at_points(batch.flow)
     trusted = trusted_pixels(truth, at_points(batch.valid), config.loss.max_flow_px)
     first, last = (at_points(flow.float()) for flow in (prediction.flows[0], prediction.flow))
-    lengths = torch.stack([first - truth, last - truth, last, truth]).norm(dim=2)
+    lengths = torch.stack([first - truth, last - truth, last, truth]).square().sum(dim=2).sqrt()
     every = torch.cat([lengths, (last - truth).abs().sum(dim=1)[None]])
     means = torch.where(trusted, every, 0).sum(dim=(1, 2, 3)) / trusted.sum().clamp(min=1)
     names = ("first_epe_px", "epe_px", "length_px", "true_length_px", "distance_px")
