@@ -119,9 +119,13 @@ class Tracker:
     def log_health(self, step: int, values: Mapping[str, float]) -> None:
         """Writes what a training saw of itself at one step."""
         append_line(self._health, {"step": step, **values})
+        self.draw(step, "health", values)
+
+    def draw(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Gives numbers to the trackers as GROUP-NAME, without a line of their own in a file."""
         for name, value in values.items():
             for writer in self._writers:
-                writer.add_scalar(f"health-{name}", value, step)
+                writer.add_scalar(f"{group}-{name}", value, step)
 
     def __enter__(self) -> "Tracker":
         return self

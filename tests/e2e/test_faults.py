@@ -45,6 +45,17 @@ def test_an_overflow_ends_the_run_with_its_cause(tmp_path: Path) -> None:
     assert (verdict(run)["state"], verdict(run)["causes"][0]["name"]) == ("diverged", "half-overflow")
 
 
+def test_what_helps_nothing_ends(tmp_path: Path) -> None:
+    """It breaks again after each of three rollbacks. Red when: it goes back for ever, or never."""
+    run = tmp_path / "run"
+    options = [*SHORT, "--optim.steps", "30", "--fault.step", "12", "--when-worse", "lower-rate"]
+    done = semraft("train", "fault-half-overflow", *options, "--output", str(run), check=False)
+    assert done.returncode == 1
+    assert "after 3 rollbacks" in done.stderr
+    rollbacks = [json.loads(line) for line in (run / "rollbacks.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["rate_frac"]) for line in rollbacks] == [(10, 0.5)] * 3
+
+
 def test_it_stops_where_it_should(tmp_path: Path) -> None:
     """Red when: `--when-worse stop` trains on, or does not say why."""
     run = tmp_path / "run"

@@ -22,11 +22,12 @@ from semraft.data.loader import training_batches
 from semraft.diagnosis.remedy import read_rollbacks, remedied
 from semraft.losses.weights import changing_weights, settled
 from semraft.models.heads import is_of_head
+from semraft.sample import FlowBatch
 from semraft.training import sources
 from semraft.training.checkpoint import link_checkpoint
 from semraft.training.fingerprints import fingerprints
 from semraft.training.state import TrainingState, initial_state, settled_config
-from semraft.training.step import TrainingStopped, take_step
+from semraft.training.step import Taken, TrainingStopped, take_step
 from semraft.training.validate import motion_by_class, training_metrics, validate
 from semraft.training.watcher import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
 
@@ -102,6 +103,8 @@ def _train(config: RunConfig, run: Path, resume: bool) -> Path:
             except TrainingStopped:
                 if watcher is not None:
                     watcher.broke(state)
+                if config.when_worse != "go-on" and processes.count == 1:
+                    act(watcher, state, several=False)
                 raise
             step, last = state.step, state.step == config.optim.steps
             if watcher is not None:
@@ -113,10 +116,7 @@ def _train(config: RunConfig, run: Path, resume: bool) -> Path:
             if watcher is not None:
                 _record_weights(run, step, settled(measured, state.measured))
             if step % config.log_every == 0 or last:  # Every process: means are taken over all.
-                values = state.close_window(config.loss.gamma) | training_metrics(taken.prediction, batch)
-                values |= motion_by_class(taken.prediction, batch, config.loss)
-                values |= {"learning_rate": taken.learning_rate}
-                values |= changing_weights(config.loss, taken.weights)
+                values = _window_metrics(state, taken, batch, config)
                 if tracker is not None:
                     tracker.log(step, "train", values)
                     progress.set_postfix(loss=f"{values['total_loss']:.3f}", epe=f"{values['epe']:.2f}")
@@ -135,6 +135,16 @@ def _train(config: RunConfig, run: Path, resume: bool) -> Path:
         watcher.end()
     runtime.leave_processes()
     return run
+
+
+def _window_metrics(
+    state: TrainingState, taken: Taken, batch: FlowBatch, config: RunConfig
+) -> dict[str, float]:
+    """The line of metrics.jsonl of the steps since the last one."""
+    values = state.close_window(config.loss.gamma) | training_metrics(taken.prediction, batch)
+    values |= motion_by_class(taken.prediction, batch, config.loss)
+    values |= {"learning_rate": taken.learning_rate}
+    return values | changing_weights(config.loss, taken.weights)
 
 
 def _begin(run: Path, config: RunConfig, record: dict[str, Any]) -> None:

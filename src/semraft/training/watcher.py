@@ -94,8 +94,11 @@ class Watcher:
         self.judge(stopped=True)
 
     def _write_pulse(self, state: TrainingState, step: int) -> None:
-        self.pulses.append({"step": step, **state.close_pulses()})
+        pulse = state.close_pulses()
+        self.pulses.append({"step": step, **pulse})
         tracking.append_line(self.run / tracking.PULSE, self.pulses[-1])
+        if is_judged(step, self.config):
+            self.tracker.draw(step, "pulse", pulse)
 
 
 def act(watcher: Watcher | None, state: TrainingState, several: bool) -> None:
@@ -105,7 +108,7 @@ def act(watcher: Watcher | None, state: TrainingState, several: bool) -> None:
         TrainingStopped: It is to stop, or can't go back.
         RolledBack: It has gone back.
     """
-    wrong = watcher is not None and watcher.verdict is not None and watcher.verdict.state != "healthy"
+    wrong = watcher is not None and watcher.verdict is not None and bool(watcher.verdict.causes)
     if not mean_over_processes(torch.tensor(float(wrong), device=next(state.model.parameters()).device)):
         return
     if watcher is None or watcher.verdict is None:
@@ -121,9 +124,11 @@ def act(watcher: Watcher | None, state: TrainingState, several: bool) -> None:
         watcher.judge(stopped=True)
         why = f"after {MAX_ROLLBACKS} rollbacks" if rollback else "and no checkpoint is from before that"
         raise TrainingStopped(f"stopped at step {state.step}, {why}: {what}")
-    for step, path in checkpoints.items():
-        if step > rollback.step:
-            path.unlink()
+    best = run / tracking.CHECKPOINTS / "best.pt"
+    for path in (path for step, path in checkpoints.items() if step > rollback.step):
+        if best.exists() and best.samefile(path):
+            best.unlink()
+        path.unlink()
     link_checkpoint(checkpoints[rollback.step], "last.pt")
     tracking.append_line(run / tracking.ROLLBACKS, line_of(rollback))
     if several:
