@@ -1,4 +1,4 @@
-"""What speaks against each contradiction: the numbers that it would show in, where they are as they must be."""
+"""What speaks against each contradiction: the numbers it would show in, where they are sound."""
 
 from collections.abc import Callable
 

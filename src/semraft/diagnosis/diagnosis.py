@@ -100,8 +100,8 @@ def _read(run: Path) -> tuple[Record, tuple[str, ...]]:
         lines = [line for line in read_lines(run / METRICS) if line.get("split") == "train"]
         record = dataclasses.replace(record, pulse=pulse_of_metrics(lines))
         lacks.append(
-            f"no {PULSE}: it is judged by the {len(lines)} training lines of {METRICS}, and what its batches, "
-            f"its rate and its optimiser were like is not known"
+            f"no {PULSE}: it is judged by the {len(lines)} training lines of {METRICS}, and what its "
+            "batches, its rate and its optimiser were like is not known"
         )
     if not len(record.health.steps):
         lacks.append(f"no {HEALTH}: what terms have of the gradient and how far steps move is not known")

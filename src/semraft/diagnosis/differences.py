@@ -27,6 +27,9 @@ OF_DATA = ("true_length_px", "trusted_frac", "false_still_frac", "between_classe
 FACTORS = ("rate_ratio", "optimizer_steps_missing", "clipped_ratio_max", "weight_")
 """What is fixed by settings, so that any difference of it counts."""
 
+OF_STEPS = ("share_pct_", "moved_", "shrinkage_", "gradient_norm_")
+"""What of a watched step is set beside the other run's."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parting:
@@ -75,7 +78,7 @@ def compare_records(record: Record, other: Record, name: str) -> Comparison:
         shared_lines=same,
         other_batches_from=other_batches,
         parted=parted,
-        earlier=tuple(sorted(_earlier(record, other, until), key=lambda found: found.step)),
+        earlier=tuple(sorted(_earlier(record, other, until, other_batches), key=lambda found: found.step)),
     )
 
 
@@ -93,8 +96,8 @@ def parting(record: Record, other: Record, paired: bool) -> Parting | None:
     """The first step from which the run's error is above the other's and stays there.
 
     The logarithms of both errors, over their batches' motion: by t over windows of MIN_LINES lines, at
-    FALSE_ALARM each, of their differences where batches are the same (motion and all cancel), by Welch's t else.
-    It counts where all that follows is above by PARTED_FRAC as well.
+    FALSE_ALARM each, of their differences where batches are the same (motion and all cancel), else by
+    Welch's t. It counts where all that follows is above by PARTED_FRAC as well.
     """
     steps, own, others = _shared(relative(record), relative(other))
     if len(steps) < MIN_LINES:
@@ -105,10 +108,8 @@ def parting(record: Record, other: Record, paired: bool) -> Parting | None:
     if paired:
         error, freedom = windows.std(axis=1, ddof=1) / MIN_LINES**0.5, np.full(len(windows), MIN_LINES - 1.0)
     else:
-        spreads = np.stack(
-            [sliding_window_view(part, MIN_LINES).var(axis=1, ddof=1) for part in (own, others)]
-        )
-        spreads = np.maximum(spreads / MIN_LINES, 1e-18)
+        both = sliding_window_view(np.stack([own, others]), MIN_LINES, axis=1)
+        spreads = np.maximum(both.var(axis=2, ddof=1) / MIN_LINES, 1e-18)
         error = np.sqrt(spreads.sum(axis=0))
         freedom = spreads.sum(axis=0) ** 2 / (spreads**2 / (MIN_LINES - 1)).sum(axis=0)
     p = stdtr(freedom, -windows.mean(axis=1) / np.maximum(error, 1e-9))
@@ -134,24 +135,25 @@ def _batches(record: Record, other: Record) -> tuple[int, int | None]:
     return count, (min(first) if first else None) if count else 1
 
 
-def _earlier(record: Record, other: Record, until: int) -> Iterator[Difference]:
-    """Quantities that differ at a step up to `until`: of the data and of settings by any amount, of watched
-    steps by APART_FRAC, but for norms and errors of single batches where those are others."""
-    for name in record.pulse.values:
-        if name.startswith((*OF_DATA, *FACTORS)) or name.endswith("_samples"):
+def _earlier(record: Record, other: Record, until: int, other_batches: int | None) -> Iterator[Difference]:
+    """Quantities that differ at a step up to `until`: of settings and data by any amount, of watched steps by
+    APART_FRAC, these where both saw the same batch."""
+    if other_batches != 1:
+        seen = [name for name in record.pulse.values if name in OF_DATA or name.endswith("_samples")]
+        for name in seen:
             yield from _first(record.pulse, other.pulse, name, until, SAME_BATCH)
-    for name in record.health.values:
-        if name.startswith(("share_pct_", "moved_", "shrinkage_", "gradient_norm_")) or name.endswith(
-            "_floor"
-        ):
-            yield from _first(record.health, other.health, name, until, APART_FRAC)
-    missing = [name for name in record.pulse.values if name not in other.pulse.values]
-    for name in missing:
-        steps, values = record.pulse.known(name)
-        if name.startswith("weight_") and len(steps) and steps[0] <= until:
-            yield Difference(
-                quantity=name, step=int(steps[0]), own=float(values[0]), other=0.0, of_a_term=True
-            )
+        shared = until if other_batches is None else min(until, other_batches - 1)
+        for name in record.health.values:
+            if name.startswith(OF_STEPS) or name.endswith("_floor"):
+                yield from _first(record.health, other.health, name, shared, APART_FRAC)
+    for name in record.pulse.values:
+        if name.startswith(FACTORS):
+            yield from _first(record.pulse, other.pulse, name, until, SAME_BATCH)
+        if name.startswith("weight_") and name not in other.pulse.values:
+            steps, values = record.pulse.known(name)
+            if len(steps) and steps[0] <= until:
+                first, own = int(steps[0]), float(values[0])
+                yield Difference(quantity=name, step=first, own=own, other=0.0, of_a_term=True)
 
 
 def _first(own: Series, other: Series, name: str, until: int, apart_frac: float) -> Iterator[Difference]:

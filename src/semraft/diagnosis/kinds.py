@@ -24,8 +24,7 @@ class Kind:
     """Beginnings of names of pulse.jsonl and health.jsonl that it shows in."""
 
 
-RATE_ASKED = "the learning rate acts as it is configured, or the code that sets it is at fault"
-DATA = ("data.",)
+DATA = ("data.train", "data.root", "data.truth", "data.crop", "data.augment", "data.world")
 
 
 def _rate(record: Record, run: Path, term: str) -> str:
@@ -193,14 +192,14 @@ OVERFITTING = Kind(
 VALIDATION = Kind(
     means="What is validated on differs from what is trained on, and the network leaves it behind.",
     experiment=_held_out,
-    settles="If the last checkpoint is the better one on held-out pairs of the training data, the sets differ.",
+    settles="If the last checkpoint is the better one on held-out pairs of its own data, the sets differ.",
     settings=("data.train", "data.validation"),
 )
 BATCHES = Kind(
     means="A spell of hard batches: the run is well, and what it was given was harder than usual.",
     experiment=_other_order,
     settles="In another order the spell moves to another step, or does not come; if it stays, it is the run.",
-    settings=("seed", "data."),
+    settings=("seed",),
     quantities=("true_length_px",),
 )
 PRECISION = Kind(

@@ -1,7 +1,7 @@
 """Who may be guilty of a run's state: every suspect with what speaks for it and against it.
 
-A contradiction (`diagnosis.contradictions`) brings the confidence it was found with. Anything else is weighed by
-counting facts, n of which support it and m refute it: n / (n + m + 1), which orders suspects and is no
+A contradiction (`diagnosis.contradictions`) brings the confidence it was found with. Anything else is weighed
+by counting facts, n of which support it and m refute it: n / (n + m + 1), which orders suspects and is no
 probability.
 """
 
@@ -234,12 +234,12 @@ def _beside(kind: Kind, against: Comparison, term: str) -> Iterator[Fact]:
     for field, (own, other) in against.settings.items():
         if field.startswith(kind.settings or ("-",)):
             yield Fact(text=f"{field} is {own}, and {other} in {against.name}", supports=True)
-    for earlier in against.earlier:
-        if earlier.quantity.startswith(kind.quantities or ("-",)) and (
-            not term or not earlier.of_a_term or term in earlier.quantity
-        ):
-            yield Fact(
-                text=f"{earlier.quantity} is other than in {against.name} from step {earlier.step}"
-                + (f", before errors part at {against.parted.step}" if against.parted else ""),
-                supports=True,
-            )
+    found = [
+        f"{earlier.quantity} (step {earlier.step})"
+        for earlier in against.earlier
+        if earlier.quantity.startswith(kind.quantities or ("-",))
+        and (not term or not earlier.of_a_term or term in earlier.quantity)
+    ]
+    if found:
+        when = f" before errors part at step {against.parted.step}" if against.parted else ""
+        yield Fact(text=f"other than in {against.name}{when}: {', '.join(found)}", supports=True)

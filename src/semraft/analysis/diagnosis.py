@@ -1,0 +1,195 @@
+"""A diagnosis for people: a page of the terminal, and one of HTML with the curves it goes by."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from semraft.analysis.figures import Chart, Curve, make_chart
+from semraft.analysis.page import write_html
+from semraft.diagnosis.cleared import CLEARED
+from semraft.diagnosis.diagnosis import Diagnosis
+from semraft.diagnosis.differences import Comparison
+from semraft.diagnosis.record import Record, Series, Values
+from semraft.diagnosis.suspects import Suspect
+
+SCRIPTS, STYLES = ("report.js", "charts.js"), ("report.css", "charts.css", "diagnosis.css")
+WIDTH = 96
+"""Characters of a line of the terminal's page; commands are never broken."""
+OWN, OTHER, THIRD = 0, 1, 2
+"""Colours: this run, the one beside it, and the first of what only this run has."""
+MOST_DIFFERENCES = 8
+"""Of quantities that differed before errors parted, so many are listed."""
+
+
+def as_text(diagnosis: Diagnosis) -> str:
+    """The page of the terminal: what is wrong, the likeliest cause, what would settle it, everyone else."""
+    blocks = [_head(diagnosis), *(_suspect(suspect) for suspect in diagnosis.suspected)]
+    if diagnosis.against:
+        title, *lines = beside(diagnosis.against)
+        blocks.append("\n".join([title, *(_wrapped(line, "  ") for line in lines)]))
+    cleared = [f"{s.title}: {'; '.join(s.evidence_against)}" for s in diagnosis.cleared]
+    if cleared:
+        blocks.append("\n".join(["Cleared", *(_wrapped(line, "  ") for line in cleared)]))
+    if diagnosis.unknown:
+        names = ", ".join(suspect.title for suspect in diagnosis.unknown)
+        blocks.append(_wrapped(f"Can't be judged from what it wrote: {names}", ""))
+    return "\n\n".join(blocks)
+
+
+def state_of(diagnosis: Diagnosis) -> str:
+    """The run's state in one sentence."""
+    record, verdict = diagnosis.record, diagnosis.verdict
+    since = f" since step {verdict.first_step}" if verdict.first_step is not None else ""
+    return f"{verdict.state}{since} (step {record.last_step} of {record.config.optim.steps})"
+
+
+def beside(against: Comparison) -> Iterator[str]:
+    """What sets the run apart from the one that went well, a sentence each."""
+    yield f"Beside {against.name}"
+    if not against.shared_lines:
+        yield "no line of pulse.jsonl of both is of the same step: nothing to compare"
+    elif against.other_batches_from is None:
+        yield f"the same batches at all {against.shared_lines} lines of both: steps are compared in pairs"
+    else:
+        yield f"other batches from step {against.other_batches_from} on"
+    for field, (own, other) in against.settings.items():
+        yield f"{field}: {own}, there {other}"
+    if against.parted:
+        yield (
+            f"errors part at step {against.parted.step} (p {against.parted.p:.1g}) and are "
+            f"{against.parted.rise_frac:+.0%} from there"
+        )
+    else:
+        yield "its errors do not credibly rise above the other's"
+    for found in against.earlier[:MOST_DIFFERENCES]:
+        yield f"{found.quantity} differs from step {found.step}: {found.own:.3g}, there {found.other:.3g}"
+    if (more := len(against.earlier) - MOST_DIFFERENCES) > 0:
+        yield f"and {more} more"
+
+
+def _head(diagnosis: Diagnosis) -> str:
+    lines = [f"{diagnosis.run.resolve().name}: {state_of(diagnosis)}"]
+    lines += [_wrapped(f"! {text}", "") for text in diagnosis.lacks]
+    if sign := diagnosis.first_sign:
+        text = f"{sign.name.replace('-', ' ')} at step {sign.first_step}: {sign.evidence}"
+        lines.append(_wrapped(f"First sign    {text}", ""))
+    if diagnosis.suspected:
+        likeliest = diagnosis.suspected[0]
+        text = f"{likeliest.title}, {likeliest.weight}: {likeliest.evidence_for[0]}"
+        lines.append(_wrapped(f"Likely cause  {text}", ""))
+        lines.append(f"To settle it  {likeliest.experiment}")
+        lines.append(_wrapped(f"              {likeliest.settles}", ""))
+    elif diagnosis.verdict.state == "healthy":
+        lines.append("Nothing speaks against it so far.")
+    return "\n".join(lines)
+
+
+def _suspect(suspect: Suspect) -> str:
+    lines = [f"{suspect.title} - {suspect.weight}", _wrapped(suspect.means, "  ")]
+    lines += [_wrapped(f"+ {text}", "  ") for text in suspect.evidence_for]
+    lines += [_wrapped(f"- {text}", "  ") for text in suspect.evidence_against]
+    return "\n".join([*lines, f"  $ {suspect.experiment}"])
+
+
+def _wrapped(text: str, indent: str) -> str:
+    further = indent + "  " if text[:1] in "+-!" or indent else " " * 14
+    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=further)
+
+
+def write_page(diagnosis: Diagnosis, out: Path) -> None:
+    """Writes the page of HTML."""
+    other = [diagnosis.against.name] if diagnosis.against else []
+    name = diagnosis.run.resolve().name
+    values = {
+        "title": f"diagnosis of {name}",
+        "name": name,
+        "state": state_of(diagnosis),
+        "diagnosis": diagnosis,
+        "names": [name, *other],
+        "charts": list(charts(diagnosis)),
+        "beside": list(beside(diagnosis.against)) if diagnosis.against else [],
+    }
+    write_html(out, "diagnosis.html.jinja", SCRIPTS, STYLES, values)
+
+
+def charts(diagnosis: Diagnosis) -> Iterator[Chart]:
+    """The curves that the diagnosis goes by, with the first sign marked in each."""
+    record, other = diagnosis.record, diagnosis.other
+    names = [diagnosis.run.resolve().name, *([diagnosis.against.name] if diagnosis.against else [])]
+    records = [record, *([other] if other else [])]
+    series = [found.pulse for found in records]
+    likeliest = next(iter(diagnosis.suspected), None)
+    quantity = CLEARED[likeliest.name][0] if likeliest and likeliest.name in CLEARED else ""
+    modules = [part for part in record.health.values if part.startswith("moved_")]
+    shares = [part for part in record.health.values if part.startswith("share_pct_")]
+    wanted = [
+        (quantity.replace("_", " "), "", "", _by_run(names, series, quantity)),
+        ("error on training batches", "epe", "", _by_run(names, series, "epe_px")),
+        ("length of flow over the truth's", "", "1 is right", _lengths(names, records)),
+        ("error by refinement", "epe", "", _refinements(record)),
+        ("part of the gradient", "", "per cent", _of_health(record.health, shares, "share_pct_")),
+        ("length of a step over the weights'", "", "", _of_health(record.health, modules, "moved_")),
+        *(
+            (f"validation on {split}", "epe", "", _validation(names, records, split))
+            for split in record.validation
+        ),
+    ]
+    for title, metric, unit, curves in wanted:
+        if chart := make_chart(title, "step", metric, curves, _marks(diagnosis)):
+            yield replace(chart, unit=unit or chart.unit)
+
+
+def _marks(diagnosis: Diagnosis) -> list[tuple[float, str, int]]:
+    """The first sign; of a cause that no sign shows, where it begins."""
+    if sign := diagnosis.first_sign:
+        return [(float(sign.first_step), f"first sign: {sign.name.replace('-', ' ')}", OWN)]
+    first = diagnosis.verdict.first_step
+    return [] if first is None else [(float(first), diagnosis.verdict.causes[0].name, OWN)]
+
+
+def _curve(label: str, color: int, steps: np.ndarray, values: Values) -> Curve:
+    return Curve(
+        label=label,
+        color=color,
+        kind="variant",
+        x=steps.astype(np.float64),
+        y=values,
+        spread=np.zeros_like(values),
+    )
+
+
+def _by_run(names: Sequence[str], series: Sequence[Series], quantity: str) -> list[Curve]:
+    pairs = zip(names, series, strict=True)
+    return [_curve(name, color, *part.known(quantity)) for color, (name, part) in enumerate(pairs)]
+
+
+def _lengths(names: Sequence[str], records: Sequence[Record]) -> list[Curve]:
+    curves = []
+    for color, (name, record) in enumerate(zip(names, records, strict=True)):
+        found, true = (record.pulse.get(part) for part in ("length_px", "true_length_px"))
+        known = np.isfinite(found) & np.isfinite(true) & ~((found == 1) & (true == 1))
+        ratio = found[known] / np.maximum(true[known], 1e-6)
+        curves.append(_curve(name, color, record.pulse.steps[known], ratio))
+    return curves
+
+
+def _refinements(record: Record) -> list[Curve]:
+    return [
+        _curve("the first", THIRD, *record.pulse.known("first_epe_px")),
+        _curve("the last", OWN, *record.pulse.known("epe_px")),
+    ]
+
+
+def _of_health(health: Series, names: Sequence[str], prefix: str) -> list[Curve]:
+    return [
+        _curve(name.removeprefix(prefix), THIRD + number, *health.known(name))
+        for number, name in enumerate(names)
+    ]
+
+
+def _validation(names: Sequence[str], records: Sequence[Record], split: str) -> list[Curve]:
+    empty = Series(steps=np.empty(0, np.int64), values={})
+    return _by_run(names, [record.validation.get(split, empty) for record in records], "epe")
