@@ -20,6 +20,7 @@ WIDTH = 96
 """Characters of a line of the terminal's page; commands are never broken."""
 OWN, OTHER, THIRD = 0, 1, 2
 """Colours: this run, the one beside it, and the first of what only this run has."""
+NOTHING = Series(steps=np.empty(0, np.int64), values={})
 MOST_DIFFERENCES = 8
 """Of quantities that differed before errors parted, so many are listed."""
 
@@ -128,8 +129,8 @@ def charts(diagnosis: Diagnosis) -> Iterator[Chart]:
     wanted = [
         (quantity.replace("_", " "), "", "", _by_run(names, series, quantity)),
         ("error on training batches", "epe", "", _by_run(names, series, "epe_px")),
-        ("length of flow over the truth's", "", "1 is right", _lengths(names, records)),
-        ("error by refinement", "epe", "", _refinements(record)),
+        ("length of flow over the truth's", "", "1 is right", _lengths(names, series)),
+        ("last refinement's error over the first's", "", "below 1 is better", _refined(names, series)),
         ("part of the gradient", "", "per cent", _of_health(record.health, shares, "share_pct_")),
         ("length of a step over the weights'", "", "", _of_health(record.health, modules, "moved_")),
         *(
@@ -138,7 +139,8 @@ def charts(diagnosis: Diagnosis) -> Iterator[Chart]:
         ),
     ]
     for title, metric, unit, curves in wanted:
-        if chart := make_chart(title, "step", metric, curves, _marks(diagnosis)):
+        drawn = [curve for curve in curves if curve.x.size]
+        if chart := make_chart(title, "step", metric, drawn, _marks(diagnosis)) if drawn else None:
             yield replace(chart, unit=unit or chart.unit)
 
 
@@ -166,21 +168,24 @@ def _by_run(names: Sequence[str], series: Sequence[Series], quantity: str) -> li
     return [_curve(name, color, *part.known(quantity)) for color, (name, part) in enumerate(pairs)]
 
 
-def _lengths(names: Sequence[str], records: Sequence[Record]) -> list[Curve]:
+def _lengths(names: Sequence[str], series: Sequence[Series]) -> list[Curve]:
+    # Without pulse.jsonl both lengths stand in as 1: nothing to draw.
+    known = [part if (part.get("length_px") != 1).any() else NOTHING for part in series]
+    return _quotients(names, known, "length_px", "true_length_px")
+
+
+def _refined(names: Sequence[str], series: Sequence[Series]) -> list[Curve]:
+    return _quotients(names, series, "epe_px", "first_epe_px")
+
+
+def _quotients(names: Sequence[str], series: Sequence[Series], over: str, under: str) -> list[Curve]:
+    """One quantity over another, for each run."""
     curves = []
-    for color, (name, record) in enumerate(zip(names, records, strict=True)):
-        found, true = (record.pulse.get(part) for part in ("length_px", "true_length_px"))
-        known = np.isfinite(found) & np.isfinite(true) & ~((found == 1) & (true == 1))
-        ratio = found[known] / np.maximum(true[known], 1e-6)
-        curves.append(_curve(name, color, record.pulse.steps[known], ratio))
+    for color, (name, part) in enumerate(zip(names, series, strict=True)):
+        above, below = part.get(over), part.get(under)
+        known = np.isfinite(above) & np.isfinite(below) & (below > 0)
+        curves.append(_curve(name, color, part.steps[known], above[known] / below[known]))
     return curves
-
-
-def _refinements(record: Record) -> list[Curve]:
-    return [
-        _curve("the first", THIRD, *record.pulse.known("first_epe_px")),
-        _curve("the last", OWN, *record.pulse.known("epe_px")),
-    ]
 
 
 def _of_health(health: Series, names: Sequence[str], prefix: str) -> list[Curve]:
@@ -191,5 +196,4 @@ def _of_health(health: Series, names: Sequence[str], prefix: str) -> list[Curve]
 
 
 def _validation(names: Sequence[str], records: Sequence[Record], split: str) -> list[Curve]:
-    empty = Series(steps=np.empty(0, np.int64), values={})
-    return _by_run(names, [record.validation.get(split, empty) for record in records], "epe")
+    return _by_run(names, [record.validation.get(split, NOTHING) for record in records], "epe")
