@@ -11,7 +11,7 @@ from scipy.special import stdtr
 
 from semraft.config import RunConfig, TermConfig, term_text
 from semraft.diagnosis.facts import relative
-from semraft.diagnosis.record import Record, Series, Values
+from semraft.diagnosis.record import Record, Series
 from semraft.diagnosis.signs import FALSE_ALARM, MIN_LINES
 
 NOT_COMPARED = ("recipe", "output", "fault.", "device", "tracker", "saved_pairs")
@@ -171,9 +171,11 @@ def _first(own: Series, other: Series, name: str, until: int, apart_frac: float)
         )
 
 
-def _shared(
-    own: tuple[np.ndarray, Values], other: tuple[np.ndarray, Values]
-) -> tuple[np.ndarray, Values, Values]:
+Found = tuple[np.ndarray, np.ndarray]
+"""Steps and values of one quantity; of two runs they are of different lengths."""
+
+
+def _shared(own: Found, other: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps that both have, and the values of each there."""
     steps, mine, theirs = np.intersect1d(own[0], other[0], return_indices=True)
     return steps, own[1][mine], other[1][theirs]
