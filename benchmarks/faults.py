@@ -54,12 +54,12 @@ def drawn(number: int, draws: str, fault: Fault) -> RunConfig:
     rng = np.random.default_rng([number, draws == "judging", ("none", *FAULTS).index(fault)])
     base = RECIPES[f"fault-{fault if fault != 'none' else 'learning-rate'}"].config
     large = fault == "batch-norm" or (fault == "none" and number % 15 == 14)
-    steps = int(rng.integers(50, 70)) if large else int(rng.integers(150, 230))
+    steps = int(rng.integers(50, 70)) if large else int(rng.integers(120, 180))
     batch = 2 if large else 4 if fault == "swapped-flow" else int(rng.integers(2, 6))
     height, width = int(rng.choice([64, 72, 80])), int(rng.choice([96, 104, 128]))
     terms = () if large else TERMS[int(rng.integers(len(TERMS)))]
     if fault in ("v1-weight", "v1-constant"):
-        terms = TERMS[0]
+        terms = (*TERMS[0], "semantic-v1:0.1")
     truth: Literal["all", "static"] = "static" if fault in NEED_INVALID or rng.random() < 0.5 else "all"
     world = replace(base.data.world, size=(height + 32, width + 56), seed=int(rng.integers(100, 10_000)))
     rate = float(np.exp(rng.uniform(np.log(1e-3), np.log(4e-3)))) * (0.1 if large else 1)
@@ -115,11 +115,11 @@ def judged(run: Path, fault: Fault) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     kinds: list[tuple[Fault, int]] = [("none", options.sound), *((fault, options.each) for fault in FAULTS)]
-    tasks = [
+    tasks = sorted(
         (number, options.draws, fault, options.out / f"{fault}-{number:02d}")
         for fault, count in kinds
         for number in range(count)
-    ]
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=spawned) as pool:

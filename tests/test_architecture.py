@@ -11,7 +11,7 @@ import semraft
 
 SOURCE = Path(semraft.__file__).parent
 FLOORS = [
-    ["faults"],
+    ["data_config", "faults"],
     ["config", "sample"],
     ["ops"],
     ["data", "models", "losses", "metrics"],

@@ -12,97 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from semraft.data_config import AugmentConfig as AugmentConfig
+from semraft.data_config import DataConfig as DataConfig
+from semraft.data_config import WorldConfig as WorldConfig
+from semraft.data_config import require
 from semraft.faults import FaultConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentConfig:
-    """Random geometry and colour of a training pair; the defaults are the study's."""
-
-    enabled: bool = True
-    """Off: a random crop only."""
-    scale_probability: float = 0.8
-    """How often a pair is resized at all."""
-    min_log2_scale: float = -0.5
-    """Smallest resize, as a power of two. A crop that would not fit raises it for that pair."""
-    max_log2_scale: float = 0.2
-    """Largest resize, as a power of two."""
-    stretch_probability: float = 0.8
-    """How often a resize differs between width and height."""
-    max_log2_stretch: float = 0.2
-    """Largest difference, as a power of two, in either direction."""
-    horizontal_flip_probability: float = 0.5
-    """How often left and right change places."""
-    vertical_flip_probability: float = 0.1
-    """How often up and down change places."""
-    brightness: float = 0.4
-    """Largest relative change of brightness."""
-    contrast: float = 0.4
-    """Largest relative change of contrast."""
-    saturation: float = 0.4
-    """Largest relative change of saturation."""
-    hue_turns: float = 0.5 / 3.141592653589793
-    """Largest shift of hue, in turns of the colour circle."""
-    asymmetric_probability: float = 0.2
-    """How often the two frames get different colours."""
-    eraser_probability: float = 0.5
-    """How often one or two boxes of frame 2 are painted over with its mean colour."""
-    eraser_size_px: tuple[int, int] = (50, 100)
-    """Smallest and largest side of an erased box."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorldConfig:
-    """The procedural driving world, for the data set called `world`."""
-
-    size: tuple[int, int] = (128, 256)
-    """Height and width of a frame in pixels."""
-    seed: int = 0
-    """The world's own seed; the run's seed does not change the scenes."""
-    scenes: int = 320
-    """Number of training scenes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """What is trained on and validated on."""
-
-    train: str = "world"
-    """Data sets, with weights when there are several: `viper:0.7,virtual-kitti:0.3`."""
-    root: str = ""
-    """Where the data lies: a folder, or one for each set: `viper=/data/viper,kitti=/data/kitti2015`."""
-    train_pairs: int | None = None
-    """Train on so many pairs of each set only, drawn once by `draw_seed` (overfitting studies)."""
-    truth: Literal["all", "static"] = "all"
-    """The flow truth that is trained on: `static` hides that of objects that move: KITTI 2012 has none."""
-    truth_frac: float = 1.0
-    """The part of the training pairs of each set, drawn by `draw_seed`, that have flow truth; the others have
-    pictures and labels alone."""
-    validation: tuple[str, ...] = ("world",)
-    """Data sets to validate on; one without a root is left out, and the run says so."""
-    validation_pairs: int = 200
-    """Pairs in the validation draw of each set; KITTI is always taken whole."""
-    draw_seed: int = 0
-    """The seed of the validation draw, the same in every run whatever its own seed."""
-    crop: tuple[int, int] = (288, 960)
-    """Height and width of a training crop in pixels."""
-    damaged: Literal["refuse", "skip"] = "refuse"
-    """A damaged training pair stops the run, or is skipped, counted and named in skipped.jsonl."""
-    workers: int = 2
-    """Loader processes; 0 loads in the training process."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Augmentation."""
-    world: WorldConfig = field(default_factory=WorldConfig)
-    """The procedural world."""
-
-    def __post_init__(self) -> None:
-        fits = all(side % 8 == 0 and side >= 64 for side in self.crop)
-        _require(fits, "data.crop", self.crop, "two multiples of 8, 64 at least")
-        _require(0 <= self.truth_frac <= 1, "data.truth-frac", self.truth_frac, "0 to 1")
-        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
-        _require(self.validation_pairs >= 1, "data.validation-pairs", self.validation_pairs, "1 or more")
 
 
 Recompute = Literal["nothing", "ends", "everything"]
@@ -143,9 +59,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         both = {"decoder", "decoder-down"} <= set(self.heads) or len(set(self.heads)) < len(self.heads)
-        _require(not both, "model.heads", " ".join(self.heads), "each head once, and one decoder at most")
+        require(not both, "model.heads", " ".join(self.heads), "each head once, and one decoder at most")
         decodes = self.conditioning != "decoder" or bool({"decoder", "decoder-down"} & set(self.heads))
-        _require(decodes, "model.conditioning", self.conditioning, "a decoder among --model.heads")
+        require(decodes, "model.conditioning", self.conditioning, "a decoder among --model.heads")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,14 +84,17 @@ class TermConfig:
     """A later step after which it is measured once more; 0: never."""
     ramp: int = 0
     """Steps over which the weight rises from 0, once it is known."""
-    schedule: Literal["constant", "decay", "learning-rate"] = "constant"
-    """What becomes of the weight: it stays, falls linearly to 0 at the last step, or follows the learning
-    rate, whose peak is the weight itself."""
+    schedule: Literal["constant", "decay", "learning-rate", "flow-loss"] = "constant"
+    """What becomes of the weight: it stays, falls linearly to 0 at the last step, follows the learning rate,
+    whose peak is the weight itself, or falls with the flow loss, whose start is the weight itself."""
+    modulation: Literal["none", "uncertainty"] = "none"
+    """`uncertainty`: the weight is divided by a learnt variance, 1 at first (Kendall et al. 2018)."""
     where: str = "all"
     """The pixels it acts on: all, things, static, unsupervised (no flow truth), or classes: car+person."""
     mask: Literal["auto", "none", "exact", "forward-backward", "predicted", "same-label"] = "auto"
     """What tells occluded pixels: the data, forward and backward flow, the network's head, or a label that is
-    the same at the same place. `auto`: exact for terms that look into frame 2, else none."""
+    the same at the same place. `auto`: exact for terms that look into frame 2, same-label for V1, none for
+    others."""
     labels: Literal["truth", "decoder"] = "truth"
     """Whose classes it goes by: the data's, or those that the network's decoder gives both frames."""
     boundary: Literal["class", "instance"] = "class"
@@ -184,6 +103,11 @@ class TermConfig:
     """First or second differences."""
     penalty: Literal["l1", "charbonnier"] = "l1"
     """What is made of a difference."""
+    mean: Literal["mask", "all"] = "mask"
+    """What the sum over its pixels is divided by: their number, or that of all pixels."""
+    masked_by: Literal["own", "broadcast"] = "own"
+    """Whether a sample is masked by its own mask, or by the mask of every sample of the batch: the original
+    study's had an axis less than what it masked."""
     radius_px: int = 16
     """Where distances are cut."""
     gain: float = 2.0
@@ -201,13 +125,13 @@ class TermConfig:
 
     def __post_init__(self) -> None:
         option = f"loss.terms {self.name}"
-        _require(self.share is None or self.share > 0, f"{option} share", self.share, "above 0")
-        _require(
-            self.share is None or self.weight == 1, f"{option} weight", self.weight, "none beside a share"
-        )
+        require(self.share is None or self.share > 0, f"{option} share", self.share, "above 0")
+        for name, default in (("weight", 1), ("modulation", "none")):
+            value = getattr(self, name)
+            require(self.share is None or value == default, f"{option} {name}", value, "none beside a share")
         for name in ("measure_after", "measure_again", "ramp"):
             value = getattr(self, name)
-            _require(value >= 0, f"{option} {name.replace('_', '-')}", value, "0 or more")
+            require(value >= 0, f"{option} {name.replace('_', '-')}", value, "0 or more")
 
 
 def parse_term(text: str) -> TermConfig:
@@ -272,15 +196,22 @@ class LossConfig:
 
     gamma: float = 0.8
     """Weight of refinement t of N in every sum over refinements: gamma^(N-t)."""
-    normalize: Literal["valid", "all"] = "valid"
-    """What the flow loss is divided by: the number of valid pixels, or of all pixels (RAFT's own code)."""
+    normalize: Literal["valid", "all", "valid-broadcast"] = "valid"
+    """What the flow loss is divided by: the number of valid pixels, or of all pixels (RAFT's own code).
+    valid-broadcast: of valid ones, but every sample is masked by every other's mask as well, as in the
+    original study's repair: the loss grows with the batch, and with what has no truth."""
     max_flow_px: float = 400.0
     """Ground truth at least so long is not trained on."""
     terms: tuple[TermConfig, ...] = ()
     """Auxiliary terms, for example `semantic-v1:0.5 signed-distance:share=0.4,where=things,ramp=200`."""
+    combine: Literal["sum", "gate", "project"] = "sum"
+    """What stays of a term's gradient against the flow loss's: all, nothing, or what is at right angles."""
+    share_cap: float = 0.0
+    """Largest norm of a term's gradient, at any step, in parts of the flow loss's; 0: no limit."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.gamma <= 1, "loss.gamma", self.gamma, "above 0, at most 1")
+        require(0 < self.gamma <= 1, "loss.gamma", self.gamma, "above 0, at most 1")
+        require(self.share_cap >= 0, "loss.share-cap", self.share_cap, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,10 +234,10 @@ class OptimConfig:
     """Largest gradient norm; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1, "optim.steps", self.steps, "1 or more")
-        _require(self.batch >= 1, "optim.batch", self.batch, "1 or more")
-        _require(self.learning_rate > 0, "optim.learning-rate", self.learning_rate, "above 0")
-        _require(self.clip_norm >= 0, "optim.clip-norm", self.clip_norm, "0 or more")
+        require(self.steps >= 1, "optim.steps", self.steps, "1 or more")
+        require(self.batch >= 1, "optim.batch", self.batch, "1 or more")
+        require(self.learning_rate > 0, "optim.learning-rate", self.learning_rate, "above 0")
+        require(self.clip_norm >= 0, "optim.clip-norm", self.clip_norm, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -356,12 +287,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("num_updates", "validation_updates", "log_every", "validate_every", "checkpoint_every"):
             value = getattr(self, name)
-            _require(value >= 1, name.replace("_", "-"), value, "1 or more")
-
-
-def _require(ok: bool, option: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ValueError(f"--{option} is {value}: expected {expected}")
+            require(value >= 1, name.replace("_", "-"), value, "1 or more")
+        learnt = self.model.conditioning == "truth" or "segmentation" in {t.name for t in self.loss.terms}
+        labels = self.data.augment.labels
+        require(
+            labels == "nearest" or not learnt, "data.augment.labels", labels, "nearest: classes are learnt"
+        )
 
 
 def to_json(config: RunConfig) -> str:

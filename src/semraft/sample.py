@@ -198,6 +198,16 @@ class Prediction:
     still: "Prediction | None" = None
     viewed: "Viewed | None" = None
 
+    def detached(self) -> "Prediction":
+        """The same without the graph behind it, and without `still` and `viewed`."""
+        own: dict[str, Any] = {
+            field.name: made.detach()
+            for field in dataclasses.fields(self)
+            if isinstance(made := getattr(self, field.name), torch.Tensor)
+        }
+        flows = [flow.detach() for flow in self.flows]
+        return dataclasses.replace(self, **own, flows=flows, still=None, viewed=None)
+
     @property
     def flow(self) -> Float[torch.Tensor, "B 2 H W"]:
         """The last refinement's flow, in pixels."""

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from semraft.config import (
+    AugmentConfig,
+    DataConfig,
     LossConfig,
+    ModelConfig,
     RunConfig,
     TermConfig,
     load_config,
@@ -99,3 +102,14 @@ def test_a_term_is_written_as_it_is_read(text: str, tmp_path: Path) -> None:
 def test_a_term_written_wrongly_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse_term(text)
+
+
+def test_labels_that_are_blended_are_no_classes_to_learn() -> None:
+    """Red when: a cross-entropy is asked for class 143, at the first step and with a traceback."""
+    blended = DataConfig(augment=AugmentConfig(labels="grey-blended"))
+    complaint = r"--data\.augment\.labels is grey-blended: expected nearest"
+    with pytest.raises(ValueError, match=complaint):
+        RunConfig(data=blended, loss=LossConfig(terms=(parse_term("segmentation:1"),)))
+    with pytest.raises(ValueError, match=complaint):
+        RunConfig(data=blended, model=ModelConfig(conditioning="truth"))
+    RunConfig(data=blended, loss=LossConfig(terms=(parse_term("semantic-v1:0.5"),)))

@@ -5,6 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from semraft.config import AugmentConfig
 from semraft.data.augment import Resize, resize
 from semraft.faults import FaultConfig
 from semraft.sample import FlowSample
@@ -28,8 +29,8 @@ def spoiled(sample: FlowSample, fault: FaultConfig, step: int, number: int, batc
     return sample
 
 
-def _labels_like_pictures(sample: FlowSample, crop: tuple[int, int]) -> FlowSample:
-    resized = resize(sample, crop)
+def _labels_like_pictures(sample: FlowSample, crop: tuple[int, int], config: AugmentConfig) -> FlowSample:
+    resized = resize(sample, crop, config)
     changes = {
         name: cv2.resize(before, crop[::-1], interpolation=cv2.INTER_LINEAR)
         for name in ("labels1", "labels2")
@@ -38,7 +39,7 @@ def _labels_like_pictures(sample: FlowSample, crop: tuple[int, int]) -> FlowSamp
     return dataclasses.replace(resized, **changes)
 
 
-def _flow_as_it_was(sample: FlowSample, crop: tuple[int, int]) -> FlowSample:
-    resized = resize(sample, crop)
+def _flow_as_it_was(sample: FlowSample, crop: tuple[int, int], config: AugmentConfig) -> FlowSample:
+    resized = resize(sample, crop, config)
     factor = np.array([crop[1] / sample.valid.shape[1], crop[0] / sample.valid.shape[0]], np.float32)
     return dataclasses.replace(resized, flow=resized.flow / factor)

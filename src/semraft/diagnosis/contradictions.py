@@ -8,14 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from semraft.diagnosis.record import Record
+from semraft.diagnosis.record import Record, Values
 from semraft.diagnosis.signs import Detector, Sign, again
 
 RATE_RATIO = 1.5
-SWAPPED_TWICE = 2
-"""One sample may fit better with u and v exchanged by chance."""
-SCALED_FRAC = 0.01
-"""Of sound samples fewer than this fit better at another length."""
+SWAPPED_FRACS = (1e-4, 0.01)
+"""Samples that fit better with u and v exchanged: of a sound run (1 in 10 000), of one to be named."""
+SCALED_FRACS = (0.01, 0.12)
+"""Samples that fit better at another length of flow: of a sound run (up to 0.011), of one to be named."""
+SWAPPED_ALARM, SCALED_ALARM = 5.0, 12.0
+"""How much likelier, in nats, the second rate must be."""
 FALSE_STILL_FRAC = 0.002
 BETWEEN_FRAC = 0.06
 """Sound labels have up to 0.023 of their borders' pixels between both classes by chance, blended ones 0.1."""
@@ -76,15 +78,13 @@ def batch_norm(record: Record) -> Iterator[Sign]:
 
 def normalization(record: Record) -> Iterator[Sign]:
     """The flow loss is not the mean distance over the pixels that it should be the mean of."""
-    steps, loss = record.pulse.known("flow_loss")
-    _, distance = record.pulse.known("distance_px")
-    _, trusted = record.pulse.known("trusted_frac")
+    steps, loss, distance, trusted = record.pulse.finite("flow_loss", "distance_px", "trusted_frac")
     over = {"valid": np.ones_like(trusted), "all": trusted}
     asked = record.config.loss.normalize
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = loss / distance
-        off = np.abs(np.log(found / over[asked])) > NORMALIZATION_FRAC
-    place = again(off & np.isfinite(found))
+    found = loss / np.maximum(distance, 1e-9)
+    place = again(
+        np.abs(np.log(np.maximum(found, 1e-9) / np.maximum(over[asked], 1e-9))) > NORMALIZATION_FRAC
+    )
     if place is not None:
         other = next(name for name in over if name != asked)
         fits = abs(np.log(found[place] / over[other][place])) < NORMALIZATION_FRAC
@@ -98,25 +98,27 @@ def normalization(record: Record) -> Iterator[Sign]:
 
 def swapped_flow(record: Record) -> Iterator[Sign]:
     """Samples whose pictures fit with u and v exchanged, and not as given."""
-    steps, count = record.pulse.known("swapped_samples")
-    if count.sum() >= SWAPPED_TWICE:
+    steps, hits, seen = record.pulse.finite("swapped_samples", "seen_samples")
+    start = alarm(hits, seen, SWAPPED_FRACS, SWAPPED_ALARM)
+    if start is not None:
         yield _sign(
             "swapped-flow",
-            steps[int((count > 0).argmax())],
-            f"{count.sum():.0f} samples fit their pictures with u and v exchanged, and not as they are",
+            steps[start],
+            f"{hits[start:].sum():.0f} of {seen[start:].sum():.0f} samples fit their pictures with u and v "
+            f"exchanged, and not as they are",
         )
 
 
 def flow_scale(record: Record) -> Iterator[Sign]:
     """More samples than chance would have fit their pictures at another length of flow."""
-    steps, count = record.pulse.known("scaled_samples")
-    found = again(count > 0)
-    if found is not None:
+    steps, hits, seen = record.pulse.finite("scaled_samples", "seen_samples")
+    start = alarm(hits, seen, SCALED_FRACS, SCALED_ALARM)
+    if start is not None:
         yield _sign(
             "flow-scale",
-            steps[found],
-            f"{count[found : found + 5].sum():.0f} samples of five lines fit their pictures better with "
-            f"their flow shorter or longer: resized without it?",
+            steps[start],
+            f"{hits[start:].sum():.0f} of {seen[start:].sum():.0f} samples fit their pictures better with "
+            f"their flow longer or shorter: resized, and their flow not?",
         )
 
 
@@ -159,35 +161,34 @@ def half_overflow(record: Record) -> Iterator[Sign]:
         )
 
 
-HEAVY_SHARE_PCT = 45.0
-BIASED_SHARE_PCT = 12.0
+PULLING_SHARE_PCT = 12.0
+PULL = 1.25
+"""A floor so many times the value is more than the difference that noise makes."""
+RULED = 0.12
+"""A value below this part of the floor: the flow is what the term wants."""
 
 
 def heavy_term(record: Record) -> Iterator[Sign]:
     """A term that would rather have another flow than the true one, with a large part of the gradient.
 
-    Its value on the truth (the floor) is above that on the prediction: it pulls away from the truth. Above
-    HEAVY_SHARE_PCT of the gradient it rules; above BIASED_SHARE_PCT it bends what is learnt, the more the
-    less is left to learn.
+    Its value on the truth (the floor) is above that on the prediction: it pulls away from the truth. With
+    PULLING_SHARE_PCT of the gradient it bends what is learnt, the more the less is left to learn; where its
+    value has all but vanished it rules.
     """
-    for chosen in record.config.loss.terms + tuple(_unasked(record)):
-        term = chosen if isinstance(chosen, str) else chosen.name
-        steps, share = record.health.known(f"share_pct_{term}")
+    for term in (chosen.name for chosen in record.config.loss.terms):
         scalar = SCALARS.get(term, term.replace("-", "_"))
-        _, floor = record.health.known(f"{scalar}_floor")
-        _, value = record.health.known(f"{scalar}_value")
-        count = min(len(share), len(floor), len(value))
-        if not count:
-            continue
-        steps, share, floor, value = steps[-count:], share[-count:], floor[-count:], value[-count:]
-        pulls = (floor > value) & (share > BIASED_SHARE_PCT) & (steps > 1)
+        steps, share, floor, value = record.health.finite(
+            f"share_pct_{term}", f"{scalar}_floor", f"{scalar}_value"
+        )
+        pulls = (floor > PULL * value) & (share > PULLING_SHARE_PCT) & (steps > 1)
         if not pulls.any():
             continue
         place = int(pulls.argmax())
-        heavy = share[pulls].max() > HEAVY_SHARE_PCT
+        ruled = (value < RULED * floor) & pulls
+        place = int(ruled.argmax()) if ruled.any() else place
         yield Sign(
-            name="term-too-heavy" if heavy else "term-biased",
-            first_step=_weight_since(record, term, int(steps[place])),
+            name="term-too-heavy" if ruled.any() else "term-biased",
+            first_step=_weight_since(record, term, int(steps[pulls.argmax()])),
             confidence=0.9,
             evidence=f"{term} has {share[place]:.0f} % of the gradient and pulls away from the truth: it is "
             f"{floor[place]:.3g} there and {value[place]:.3g} on the prediction",
@@ -199,13 +200,6 @@ SCALARS = {"semantic-v1": "semantic"}
 """Terms whose value has another name than their own."""
 
 
-def _unasked(record: Record) -> list[str]:
-    """Terms that act without being in the configuration."""
-    asked = {chosen.name for chosen in record.config.loss.terms}
-    names = [name.removeprefix("weight_") for name in record.pulse.values if name.startswith("weight_")]
-    return [name for name in names if name not in asked]
-
-
 def _weight_since(record: Record, term: str, seen: int) -> int:
     """The step since which a term has had the weight it has at `seen`, if it jumped there; else `seen`."""
     steps, weight = record.pulse.known(f"weight_{term}")
@@ -214,9 +208,7 @@ def _weight_since(record: Record, term: str, seen: int) -> int:
     if not len(weight):
         return seen
     jumps = np.flatnonzero(weight[1:] > 2 * weight[:-1])
-    if len(jumps):
-        return int(steps[jumps[-1] + 1])
-    return int(steps[0]) if steps[0] > record.pulse.steps[0] else seen
+    return int(steps[jumps[-1] + 1]) if len(jumps) else seen
 
 
 CONTRADICTIONS: tuple[Detector, ...] = (
@@ -234,5 +226,27 @@ CONTRADICTIONS: tuple[Detector, ...] = (
 )
 
 
-def _sign(name: str, step: float, evidence: str) -> Sign:
+def alarm(hits: Values, seen: Values, fracs: tuple[float, float], height: float) -> int | None:
+    """The line at which hits became as frequent as the second of `fracs`, by a cumulative sum (Page 1954).
+
+    Args:
+        hits: Of each line.
+        seen: How many there could have been.
+        fracs: Usual and alarming rates.
+        height: Log likelihood ratio of an alarm.
+    """
+    usual, alarming = fracs
+    gains = hits * np.log(alarming / usual) + (seen - hits) * np.log((1 - alarming) / (1 - usual))
+    total, start = 0.0, 0
+    for place, gain in enumerate(gains):
+        if total + gain <= 0:
+            total, start = 0.0, place + 1
+            continue
+        total += gain
+        if total > height:
+            return start
+    return None
+
+
+def _sign(name: str, step: int | np.int64, evidence: str) -> Sign:
     return Sign(name=name, first_step=int(step), confidence=0.99, evidence=evidence)

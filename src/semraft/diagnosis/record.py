@@ -29,11 +29,17 @@ class Series:
         """The values of a name; NaN everywhere if no line has it."""
         return self.values.get(name, np.full(len(self.steps), np.nan))
 
-    def known(self, name: str) -> tuple[Int64[np.ndarray, " M"], Values]:
-        """The steps that have a value of this name, and the values."""
-        values = self.get(name)
-        there = ~np.isnan(values)
-        return self.steps[there], values[there]
+    def known(self, *names: str) -> tuple[np.ndarray, ...]:
+        """The steps that have values of all these names, and the values of each."""
+        found = [self.get(name) for name in names]
+        there = ~np.isnan(found).any(axis=0)
+        return self.steps[there], *(values[there] for values in found)
+
+    def finite(self, *names: str) -> tuple[np.ndarray, ...]:
+        """As `known`, without what broke."""
+        found = [self.get(name) for name in names]
+        there = np.isfinite(found).all(axis=0)
+        return self.steps[there], *(values[there] for values in found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,12 +82,15 @@ def read_record(run: Path, pulses: Sequence[Line] | None = None) -> Record:
 
 
 def series(lines: Iterable[Line]) -> Series:
-    """Lines, each with its `step`, as arrays. Null, for which JSON has no number, is infinite."""
+    """Lines, each with its `step`, as arrays. What is no number, in JSON null, is infinite."""
     kept = list(lines)
     names = dict.fromkeys(name for line in kept for name in line if name not in ("step", "split"))
     return Series(
         steps=np.array([line["step"] for line in kept], np.int64),
-        values={name: np.array([_number(line.get(name, math.nan)) for line in kept]) for name in names},
+        values={
+            name: np.array([_number(line[name]) if name in line else math.nan for line in kept])
+            for name in names
+        },
     )
 
 
@@ -97,4 +106,4 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def _number(value: Any) -> float:
-    return math.inf if value is None else float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, int | float) and not math.isnan(value) else math.inf

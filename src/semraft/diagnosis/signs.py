@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import stdtr
 
@@ -94,7 +94,7 @@ def worsening(record: Record) -> Iterator[Sign]:
 def validation_worsening(record: Record) -> Iterator[Sign]:
     """A validation error that left its best value, by more than validations differ from each other."""
     for split, found in record.validation.items():
-        steps, epe_px = found.known("epe")
+        steps, epe_px = found.finite("epe")
         changes = np.diff(np.log(epe_px))
         for last in range(3, len(epe_px)):
             best = int(epe_px[: last - 1].argmin())
@@ -113,8 +113,7 @@ def validation_worsening(record: Record) -> Iterator[Sign]:
 
 def collapse(record: Record) -> Iterator[Sign]:
     """The last refinement is further from the truth than the first."""
-    steps, first = record.pulse.known("first_epe_px")
-    _, last = record.pulse.known("epe_px")
+    steps, first, last = record.pulse.finite("first_epe_px", "epe_px")
     if len(first) < MIN_LINES:
         return
     windows = sliding_window_view((last - first) / np.maximum(first, 1e-6), MIN_LINES)
@@ -136,8 +135,7 @@ SHRUNK_FRAC = 0.15
 
 def shrinkage(record: Record) -> Iterator[Sign]:
     """Flow becomes shorter against the truth than it was."""
-    steps, found = record.pulse.known("length_px")
-    _, true = record.pulse.known("true_length_px")
+    steps, found, true = record.pulse.finite("length_px", "true_length_px")
     lengths = np.log(np.maximum(found, 1e-3) / np.maximum(true, 1e-3))
     if change := change_point(-lengths, MIN_LINES, SHRUNK_FRAC):
         place, p, fall = change
@@ -156,10 +154,7 @@ CONFLICT_SHARE_PCT = 10.0
 def conflict(record: Record) -> Iterator[Sign]:
     """A term's gradient works against that of the flow, and is large enough to matter, twice in a row."""
     for term in (chosen.name for chosen in record.config.loss.terms):
-        steps, cosine = record.health.known(f"cosine_{term}_update")
-        _, share = record.health.known(f"share_pct_{term}")
-        if len(cosine) != len(share):
-            continue
+        steps, cosine, share = record.health.known(f"cosine_{term}_update", f"share_pct_{term}")
         against = (cosine < CONFLICT_COSINE) & (share > CONFLICT_SHARE_PCT)
         twice = against[1:] & against[:-1]
         if twice.any():
@@ -204,8 +199,7 @@ DETECTORS: tuple[Detector, ...] = (
 
 def relative_error(record: Record) -> tuple[np.ndarray, Values]:
     """Steps, and EPE over the mean length of the true flow: motion is half of the noise of batches."""
-    steps, epe_px = record.pulse.known("epe_px")
-    _, true_px = record.pulse.known("true_length_px")
+    steps, epe_px, true_px = record.pulse.finite("epe_px", "true_length_px")
     return steps, epe_px / np.maximum(true_px, 0.1)
 
 
@@ -232,7 +226,7 @@ def change_point(values: Values, at_least: int, rise: float) -> tuple[int, float
 
 def _moments(
     values: Values, first: Int64[np.ndarray, " P"], end: Int64[np.ndarray, " P"]
-) -> tuple[Values, Values]:
+) -> tuple[Float64[np.ndarray, " P"], Float64[np.ndarray, " P"]]:
     """Mean and variance of values[first:end] for each place."""
     centred = values - values.mean()
     sums, squares = (np.concatenate([[0], np.cumsum(part)]) for part in (centred, centred**2))

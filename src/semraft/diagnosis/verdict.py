@@ -1,6 +1,7 @@
 """From what was seen of a run to what is wrong with it: verdict.json."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,9 +62,14 @@ def judge(record: Record, stopped: bool = False) -> Verdict:
     return Verdict(state=state, first_step=first, causes=causes, signs=signs)
 
 
-def write_verdict(run: Path, verdict: Verdict) -> None:
-    """Writes verdict.json, whole or not at all."""
-    write_text(run / VERDICT, json.dumps(verdict.to_json(), indent=2) + "\n")
+def write_verdict(run: Path, verdict: Verdict, rollbacks: Sequence[str] = ()) -> None:
+    """Writes verdict.json, whole or not at all.
+
+    Args:
+        rollbacks: What was done to the run when it went wrong before, in words.
+    """
+    content = verdict.to_json() | ({"rollbacks": list(rollbacks)} if rollbacks else {})
+    write_text(run / VERDICT, json.dumps(content, indent=2) + "\n")
 
 
 def _by_step(sign: Sign) -> int:

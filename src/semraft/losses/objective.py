@@ -14,7 +14,9 @@ from semraft.losses.sequence import sequence_values, trusted_pixels
 from semraft.losses.terms import PASSES, TERMS, case_of, needed_fields, needed_heads
 from semraft.sample import FlowBatch, Prediction
 
-COMMON_OPTIONS = frozenset({"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule"})
+COMMON_OPTIONS = frozenset(
+    {"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule", "modulation"}
+)
 """The fields of TermConfig that every term listens to."""
 
 

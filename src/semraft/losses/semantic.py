@@ -1,12 +1,14 @@
 """Losses that know what a pixel shows: the semantic family of specs and notes, as functions on tensors."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from semraft.losses.reduction import masked_mean, refinement_sum
+from semraft.ops.occlusion import same_label
 from semraft.sample import IGNORE_LABEL
 
 
@@ -25,23 +27,31 @@ def semantic_smoothness_v1(
     so, that the study's divergence can be reproduced. `valid` is V (`trusted_pixels`); ignored labels never
     count; the first row and column have no backward difference and are left out.
     """
-    return refinement_sum(semantic_smoothness_v1_values(flows, labels1, labels2, valid), gamma)
+    mask = valid & ~same_label(labels1, labels2)
+    return refinement_sum(semantic_smoothness_v1_values(flows, labels1, mask), gamma)
 
 
 def semantic_smoothness_v1_values(
     flows: Sequence[Float[Tensor, "B 2 H W"]],
     labels1: Int64[Tensor, "B H W"],
-    labels2: Int64[Tensor, "B H W"],
-    valid: Bool[Tensor, "B H W"],
+    mask: Bool[Tensor, "*masks B H W"],
+    mean: Literal["mask", "all"] = "mask",
 ) -> Float[Tensor, " T"]:
-    """Semantic smoothness V1 at each refinement, before the weights."""
+    """Semantic smoothness V1 at each refinement, before the weights.
+
+    Args:
+        mask: The pixels that count. With an axis in front, a sample counts once under each of its masks.
+        mean: The sum is divided by the number of those that count, or of all (`"all"`).
+    """
     here, left, above = labels1[:, 1:, 1:], labels1[:, 1:, :-1], labels1[:, :-1, 1:]
-    mask = valid[:, 1:, 1:] & (here == labels2[:, 1:, 1:]) & (here != IGNORE_LABEL)
+    mask = mask[..., 1:, 1:] & (here != IGNORE_LABEL)
     values = []
     for flow in flows:
         flow_here = flow[:, :, 1:, 1:].float()
         along_row = (flow_here - flow[:, :, 1:, :-1]).abs().sum(dim=1)
         along_column = (flow_here - flow[:, :, :-1, 1:]).abs().sum(dim=1)
         roughness = torch.where(here == left, along_row, 0) + torch.where(here == above, along_column, 0)
-        values.append(masked_mean(roughness, mask))
+        roughness = roughness.expand_as(mask)
+        counted = masked_mean(roughness, mask) if mean == "mask" else torch.where(mask, roughness, 0).mean()
+        values.append(counted)
     return torch.stack(values)

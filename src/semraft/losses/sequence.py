@@ -9,6 +9,7 @@ from torch import Tensor
 
 from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
 
+Normalize = Literal["valid", "all", "valid-broadcast"]
 MAX_FLOW_PX = 400.0
 """Ground truth at least so long is not trained on (RAFT's own limit)."""
 
@@ -26,13 +27,15 @@ def sequence_loss(
     flow_gt: Float[Tensor, "B 2 H W"],
     valid: Bool[Tensor, "B H W"],
     gamma: float = 0.8,
-    normalize: Literal["valid", "all"] = "valid",
+    normalize: Normalize = "valid",
     max_flow_px: float = MAX_FLOW_PX,
 ) -> Float[Tensor, ""]:
     """sum_t gamma^(N-t) mean_V |F_t - F|_1, in pixels (Teed and Deng, ECCV 2020, equation 7).
 
     `normalize="all"` divides by B H W instead of by the number of valid pixels. RAFT's own code also divides
-    by the two components: half of that.
+    by the two components: half of that. `normalize="valid-broadcast"`, the original study's repair, divides
+    by the number of valid pixels the sum over every sample under every sample's mask, about B times as much:
+    a pixel that is not valid in its own sample but in another has the target 0.
     """
     return refinement_sum(sequence_values(flows, flow_gt, valid, normalize, max_flow_px), gamma)
 
@@ -41,7 +44,7 @@ def sequence_values(
     flows: Sequence[Float[Tensor, "B 2 H W"]],
     flow_gt: Float[Tensor, "B 2 H W"],
     valid: Bool[Tensor, "B H W"],
-    normalize: Literal["valid", "all"] = "valid",
+    normalize: Normalize = "valid",
     max_flow_px: float = MAX_FLOW_PX,
 ) -> Float[Tensor, " T"]:
     """The sequence loss at each refinement, before the weights."""
@@ -49,6 +52,10 @@ def sequence_values(
     distances = flow_distances(flows, flow_gt, trusted)
     if normalize == "all":
         return torch.stack([torch.where(trusted, distance, 0).mean() for distance in distances])
+    if normalize == "valid-broadcast":
+        masks = trusted[:, None].expand(-1, *trusted.shape)  # Mask, sample, row, column.
+        pairs = [masked_mean(distance.expand_as(masks), masks) for distance in distances]
+        return len(trusted) * torch.stack(pairs)  # masked_mean divides by each mask once a sample.
     return torch.stack([masked_mean(distance, trusted) for distance in distances])
 
 

@@ -163,7 +163,9 @@ def case_of(
 
 
 def _semantic_v1(case: Case) -> Tensor:
-    return semantic_smoothness_v1_values(case.flows, case.labels1, case.labels2, case.trusted)
+    broadcast = case.chosen.masked_by == "broadcast"
+    seen = case.acting[:, None] if broadcast else case.acting  # Every sample's for every sample's truth.
+    return semantic_smoothness_v1_values(case.flows, case.labels1, case.trusted & seen, case.chosen.mean)
 
 
 def _matching(case: Case) -> Tensor:
@@ -254,7 +256,9 @@ TERMS = {
         scalar="semantic_loss",
         about="within-class first-order smoothness of the flow, the study's loss (weight 0.5 there)",
         source="the study's notes",
-        needs=_FRAMES,
+        needs=("labels1",),
+        options=("mask", "mean", "masked_by"),
+        mask="same-label",
     ),
     "smoothness": Term(
         values=_smoothness,

@@ -1,7 +1,7 @@
 """What each term weighs at a step: schedules, and weights that are measured as shares of the flow gradient.
 
-A schedule is a pure function of the step. A measured weight is one too once it is known; what is measured so
-far is a dictionary of tensors that a checkpoint keeps.
+A schedule is a pure function of the step, and one of them of the flow loss so far. A measured weight is one
+too once it is known. What is measured so far is in tensors that a checkpoint keeps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,30 @@ from semraft.losses.reduction import mean_over_processes, refinement_sum
 from semraft.losses.terms import TERMS
 
 MEASURED_STEPS = 8
-"""Batches that a share is measured over."""
+"""Batches that a share is measured over, and the flow loss at the start."""
+FOLLOWED_STEPS = 50
+"""Batches over which the flow loss is followed: the time constant of its running mean."""
 
 Measured = Mapping[str, Float[Tensor, "4"]]
 """Term name -> sums of the flow's and the term's gradient norms and number of batches in the running window,
 and the weight that the last whole window gave (0: none yet)."""
+
+FlowLevel = Float[Tensor, "3"]
+"""The flow loss's mean over the first batches and its running mean since, and the number of those batches."""
 
 
 class NoGradient(ValueError):
     """A share can't be measured, because the term has no gradient; the message says what to do."""
 
 
-def scheduled_frac(chosen: TermConfig, step: int, steps: int, learning_rate_frac: float) -> float:
+def scheduled_frac(
+    chosen: TermConfig, step: int, steps: int, learning_rate_frac: float, flow_loss_frac: float
+) -> float:
     """The part of its weight that a term has at optimiser step `step`, from 1 to `steps`.
 
     Args:
         learning_rate_frac: The step's learning rate over its peak.
+        flow_loss_frac: The flow loss over that at the start, at most 1.
     """
     start = chosen.measure_after + MEASURED_STEPS if chosen.share is not None else 0
     ramp = 1.0 if chosen.ramp == 0 else min(max(step - start, 0) / chosen.ramp, 1.0)
@@ -39,19 +47,28 @@ def scheduled_frac(chosen: TermConfig, step: int, steps: int, learning_rate_frac
         return ramp * learning_rate_frac
     if chosen.schedule == "decay":
         return ramp * (steps - step) / steps
+    if chosen.schedule == "flow-loss":
+        return ramp * flow_loss_frac
     return ramp
 
 
 def step_weights(
-    config: LossConfig, step: int, steps: int, learning_rate_frac: float, measured: Measured
+    config: LossConfig,
+    step: int,
+    steps: int,
+    learning_rate_frac: float,
+    measured: Measured,
+    flow_level: FlowLevel,
 ) -> dict[str, float]:
     """Each term's weight at a step; 0 for a share that is not known yet."""
     weights = {}
+    start, now, _ = flow_level.tolist()
+    flow_loss_frac = min(now / start, 1.0) if start > 0 else 1.0
     for chosen in config.terms:
         full = chosen.weight
         if chosen.share is not None:
             full = float(measured[chosen.name][3]) if chosen.name in measured else 0.0
-        weights[chosen.name] = full * scheduled_frac(chosen, step, steps, learning_rate_frac)
+        weights[chosen.name] = full * scheduled_frac(chosen, step, steps, learning_rate_frac, flow_loss_frac)
     return weights
 
 
@@ -60,8 +77,29 @@ def changing_weights(config: LossConfig, weights: Mapping[str, float]) -> dict[s
     return {
         f"{TERMS[chosen.name].scalar}_weight": weights[chosen.name]
         for chosen in config.terms
-        if chosen.share is not None or chosen.ramp or chosen.schedule != "constant"
+        if chosen.share is not None
+        or chosen.ramp
+        or chosen.schedule != "constant"
+        or chosen.modulation != "none"
     }
+
+
+def next_flow_level(losses: Objective, config: LossConfig, level: FlowLevel) -> FlowLevel:
+    """The flow loss as known after this step, of the whole batch whatever processes share it.
+
+    Over the first MEASURED_STEPS batches both numbers are the plain mean so far; then the first stands, and
+    the second goes on with 1 / FOLLOWED_STEPS of each batch. Unchanged if no term goes by it.
+    """
+    if not any(chosen.schedule == "flow-loss" for chosen in config.terms):
+        return level
+    value = float(mean_over_processes(refinement_sum(losses.values["flow_loss"], config.gamma)))
+    start, now, batches = level.tolist()
+    if batches < MEASURED_STEPS:
+        batches += 1
+        start = now = start + (value - start) / batches
+    else:
+        now += (value - now) / FOLLOWED_STEPS
+    return torch.tensor([start, now, batches], dtype=torch.float64)
 
 
 def is_measured(chosen: TermConfig, step: int) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from semraft.config import RunConfig
 from semraft.recipes import RECIPES
+from semraft.studies.divergence import DIVERGENCE
 from semraft.studies.study import START, Study
 
 DEMO_STEPS = 250
@@ -133,6 +134,7 @@ STUDIES = {
             seeds=(0, 1, 2),
             may_differ=("num_updates",),
         ),
+        DIVERGENCE,
         Study(
             name="origin",
             about="the study this project started from: base and V1 on VIPER, Virtual KITTI and both, 24 h a "

@@ -25,13 +25,16 @@ def save_checkpoint(
     scaler: torch.amp.GradScaler,
     window: dict[str, Tensor],
     measured: Mapping[str, Tensor],
+    flow_level: Tensor,
+    log_variances: Mapping[str, Tensor],
     pulses: Sequence[Mapping[str, Tensor]],
     best: float,
 ) -> None:
     """Writes a checkpoint whole or not at all.
 
-    `window` holds the sums of the current logging window, `measured` the shares of loss terms so far,
-    `pulses` what the steps since the last line of pulse.jsonl told of themselves.
+    `window` holds the sums of the current logging window; `measured`, `flow_level` and `log_variances` what
+    the weights of loss terms go by; `pulses` what the steps since the last line of pulse.jsonl told of
+    themselves.
     """
     state = {
         "semraft": FORMAT,
@@ -43,6 +46,8 @@ def save_checkpoint(
         "scaler": scaler.state_dict(),
         "window": window,
         "measured": dict(measured),
+        "flow_level": flow_level,
+        "log_variances": {name: value.detach() for name, value in log_variances.items()},
         "pulses": [dict(pulse) for pulse in pulses],
         "best": best,
     }

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from semraft.config import RunConfig
-from semraft.data.loader import sample_address, training_batches
+from semraft.data.loader import training_batches
+from semraft.data.mixture import sample_address
 from semraft.sample import FlowDataset
 
 ADDRESSES = 1000
@@ -36,7 +37,8 @@ def fingerprints(
         DamagedFile: One of the first samples, as in training itself.
     """
     lengths = [len(dataset) for dataset in datasets]
-    order = [sample_address(number, config.seed, lengths, shares) for number in range(ADDRESSES)]
+    seed = config.data.drawn_by(config.seed)
+    order = [sample_address(number, seed, lengths, shares) for number in range(ADDRESSES)]
     first = training_batches(
         datasets,
         shares,

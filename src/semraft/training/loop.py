@@ -19,6 +19,7 @@ from semraft import runtime, tracking
 from semraft.clearml_session import ClearMLSession
 from semraft.config import RunConfig, to_json
 from semraft.data.loader import training_batches
+from semraft.diagnosis.remedy import read_rollbacks, remedied
 from semraft.losses.weights import changing_weights, settled
 from semraft.models.heads import is_of_head
 from semraft.training import sources
@@ -27,11 +28,11 @@ from semraft.training.fingerprints import fingerprints
 from semraft.training.state import TrainingState, initial_state, settled_config
 from semraft.training.step import TrainingStopped, take_step
 from semraft.training.validate import motion_by_class, training_metrics, validate
-from semraft.training.watcher import Watcher
+from semraft.training.watcher import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
 
 
 def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
-    """Trains one run to its end and returns its folder.
+    """Trains one run to its end and returns its folder; back to a sound checkpoint if `config` wants that.
 
     Args:
         config: The whole run; with `resume`, what is in its config.json.
@@ -41,12 +42,27 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     Raises:
         ValueError: The configuration, data or folder do not fit together (nothing was trained).
         DamagedFile: A training pair is damaged and `data.damaged` is "refuse".
-        TrainingStopped: Loss or gradient became non-finite, or the process was asked to stop.
+        TrainingStopped: Loss or gradient became non-finite, the process was asked to stop, or the run went
+            wrong and `config.when_worse` says so.
+    """
+    while True:
+        try:
+            return _train(config, run, resume)
+        except RolledBack as back:
+            print(f"! {run} {back}", file=sys.stderr)
+            resume = True
+
+
+def _train(config: RunConfig, run: Path, resume: bool) -> Path:
+    """As `train`, up to where it must go back.
+
+    Raises:
+        RolledBack: The run's last checkpoint is a sound one now, and it is to be resumed.
     """
     device = runtime.choose_device(config.device)
     runtime.keep_freed_memory()
     processes = runtime.join_processes(device)
-    config = settled_config(config, device)
+    config = settled_config(remedied(config, read_rollbacks(run)), device)
     training, weights = sources.checked_training_data(config)
     validation, left_out = sources.validation_data(config.data)
     sources.require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
@@ -75,6 +91,8 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
     )
     progress = tqdm(total=config.optim.steps, initial=state.step, unit="step", disable=not processes.leads)
     watcher = Watcher(run=run, config=config, tracker=tracker) if tracker is not None else None
+    if processes.leads and not resume:
+        keep_start(state, run, config)
     state.model.train()
     with progress, _asked_to_stop() as asked_to_stop, tracker or nullcontext():
         for batch, skipped in batches:
@@ -86,6 +104,10 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                     watcher.broke(state)
                 raise
             step, last = state.step, state.step == config.optim.steps
+            if watcher is not None:
+                watcher.see(state, taken)
+            if config.when_worse != "go-on" and is_judged(step, config):
+                act(watcher, state, processes.count > 1)
             for problem in skipped:  # Every process writes its own.
                 tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
             if watcher is not None:
@@ -105,16 +127,12 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
                 state.model.train()
             elif processes.leads and (step % config.checkpoint_every == 0 or asked_to_stop()):
                 state.save(run / tracking.CHECKPOINTS / "last.pt", config)
-            if watcher is not None:
-                watcher.see(state, taken)
+                keep_sound(run, step, config)
             progress.update()
             if asked_to_stop():
                 raise TrainingStopped(f"stopped after step {step}: go on with `semraft train --resume {run}`")
     if watcher is not None:
-        print(
-            f"watching itself took {watcher.share_pct:.1f} % of the time: {run / tracking.HEALTH}",
-            file=sys.stderr,
-        )
+        watcher.end()
     runtime.leave_processes()
     return run
 

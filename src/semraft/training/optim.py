@@ -1,5 +1,7 @@
 """AdamW and its one-cycle schedule, a pure function of the step."""
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -22,12 +24,17 @@ def learning_rate(step: int, config: OptimConfig) -> float:
     return config.learning_rate + (last - config.learning_rate) * (step - top) / (total - 1 - top)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the weights that train (frozen batch norm has none)."""
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, besides: Collection[nn.Parameter] = ()
+) -> torch.optim.AdamW:
+    """AdamW over the weights that train (frozen batch norm has none), no decay of what else is learnt."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         trained, lr=learning_rate(0, config), weight_decay=config.weight_decay, eps=config.epsilon
     )
+    if besides:
+        optimizer.add_param_group({"params": list(besides), "weight_decay": 0.0})
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

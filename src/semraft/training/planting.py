@@ -43,8 +43,8 @@ def planted(config: RunConfig, state: TrainingState) -> RunConfig:
 
 
 def _with_v1(loss: LossConfig, weight: float) -> LossConfig:
-    others = tuple(term for term in loss.terms if term.name != "semantic-v1")
-    return replace(loss, terms=(*others, TermConfig(name="semantic-v1", weight=weight)))
+    heavy = TermConfig(name="semantic-v1", weight=weight)
+    return replace(loss, terms=tuple(heavy if term.name == heavy.name else term for term in loss.terms))
 
 
 def _through_half(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from semraft import runtime
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
+from semraft.losses.combine import is_plain_sum
 from semraft.losses.objective import needed_passes
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.sequence import sequence_values, trusted_pixels
 from semraft.losses.terms import TERMS, case_of
+from semraft.losses.weights import gradients_of
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
 from semraft.training import sources
@@ -155,6 +157,8 @@ def take_apart(state: TrainingState, batch: FlowBatch, config: RunConfig, watch:
     copies = _copies(replace(prediction, still=None, viewed=None), of_network)
     copies.still, copies.viewed = (_copies(made, of_passes) for made in (prediction.still, prediction.viewed))
     time_losses(state, copies, batch, config, watch)
+    if not is_plain_sum(config.loss):
+        time_apart(state, prediction, batch, config, watch)
     state.optimizer.zero_grad(set_to_none=True)
     if of_passes:
         with watch.timing("further passes"):
@@ -185,6 +189,22 @@ def time_losses(
             total = chosen.weight * refinement_sum(values, loss.gamma)
             if total.requires_grad:
                 torch.autograd.backward(state.scaler.scale(total))
+
+
+def time_apart(
+    state: TrainingState, prediction: Prediction, batch: FlowBatch, config: RunConfig, watch: Stopwatch
+) -> None:
+    """What it costs to know each term's gradient: a backward pass of its own, through the network.
+
+    The sum is learnt from all the same; what is decided by the gradients costs next to nothing.
+    """
+    trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    trusted = trusted_pixels(batch.flow, batch.valid, config.loss.max_flow_px)
+    for chosen in config.loss.terms:
+        values = TERMS[chosen.name].values(case_of(chosen, prediction, batch, trusted))
+        loss = state.scaler.scale(refinement_sum(values, config.loss.gamma))
+        with watch.timing("terms apart"):
+            gradients_of(loss, trained)
 
 
 def time_heads(read: Mapping[nn.Module, Tensor], config: RunConfig, watch: Stopwatch) -> None:

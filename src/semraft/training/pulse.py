@@ -45,6 +45,7 @@ def batch_pulse(batch: FlowBatch, config: RunConfig) -> Pulse:
     enough, limit = readings.points >= MIN_POINTS, CLEARLY_LESS * readings.as_given
     found = {
         "trusted_frac": trusted.float().mean(),
+        "seen_samples": torch.tensor(float(len(batch.ids))),
         "swapped_samples": (enough & (readings.swapped < limit)).sum().float(),
         "scaled_samples": (enough & (readings.scaled < limit)).sum().float(),
         "false_still_frac": still_frac(batch.image1, batch.image2, batch.flow, trusted),

@@ -12,10 +12,9 @@ from semraft.data import open_dataset
 from semraft.data.loader import (
     keep_in_memory,
     limit_pairs,
-    parse_mixture,
-    parse_roots,
     validation_draw,
 )
+from semraft.data.mixture import parse_mixture, parse_roots
 from semraft.data.taxonomy import CLASSES
 from semraft.data.truth import hide_truth
 from semraft.losses.objective import check_terms

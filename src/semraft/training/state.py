@@ -10,10 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from semraft import runtime, tracking
 from semraft.config import RunConfig
+from semraft.losses.modulation import initial_log_variances
 from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, process_count, refinement_sum
 from semraft.losses.terms import taught_heads
-from semraft.losses.weights import Measured
+from semraft.losses.weights import FlowLevel, Measured
 from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
 from semraft.training.checkpoint import load_checkpoint, save_checkpoint
@@ -37,6 +38,10 @@ class TrainingState:
     """Steps done."""
     measured: Measured = field(default_factory=dict)
     """Shares of loss terms so far."""
+    flow_level: FlowLevel = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    """The flow loss at the start and now, for terms whose weights go by it."""
+    log_variances: dict[str, nn.Parameter] = field(default_factory=dict)
+    """Those of the terms that are modulated."""
     window: dict[str, Tensor] = field(default_factory=dict)
     """Sums of the current logging window, on the device, and the number of its `steps`."""
     pulses: list[Pulse] = field(default_factory=list)
@@ -44,9 +49,9 @@ class TrainingState:
     best: float = float("inf")
     """The lowest EPE of a validation so far, in pixels."""
 
-    def add(self, losses: Objective, gradient_norm: Tensor) -> None:
-        """Adds a step's losses to the window, without waiting for the device."""
-        values = {"total_loss": losses.total, "gradient_norm": gradient_norm, **losses.values}
+    def add(self, losses: Objective, gradient_norm: Tensor, told: Mapping[str, Tensor]) -> None:
+        """Adds a step's losses and what else is told of it to the window, without waiting for the device."""
+        values = {"total_loss": losses.total, "gradient_norm": gradient_norm, **losses.values, **told}
         for name, value in values.items():
             self.window[name] = self.window.get(name, 0) + value.detach().float()
         self.window["steps"] = self.window.get("steps", torch.zeros(())) + 1
@@ -84,6 +89,8 @@ class TrainingState:
             scaler=self.scaler,
             window=self.window,
             measured=self.measured,
+            flow_level=self.flow_level,
+            log_variances=self.log_variances,
             pulses=self.pulses,
             best=self.best,
         )
@@ -96,6 +103,10 @@ class TrainingState:
         self.scaler.load_state_dict(saved["scaler"])
         self.step, self.window, self.best = saved["step"], saved["window"], saved["best"]
         self.measured, self.pulses = _on_cpu(saved.get("measured", {})), saved.get("pulses", [])
+        self.flow_level = saved.get("flow_level", self.flow_level).cpu()
+        with torch.no_grad():
+            for term, log_variance in self.log_variances.items():
+                log_variance.copy_(saved["log_variances"][term])
         for name in RECORDS if leads else ():
             tracking.forget_after(run / name, self.step)
 
@@ -121,10 +132,12 @@ def initial_state(config: RunConfig, device: torch.device) -> TrainingState:
     network: nn.Module = model
     if process_count() > 1:
         network = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    log_variances = initial_log_variances(config.loss)
     return TrainingState(
         model=model,
         network=network,
-        optimizer=make_optimizer(model, config.optim),
+        optimizer=make_optimizer(model, config.optim, log_variances.values()),
+        log_variances=log_variances,
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
     )
 

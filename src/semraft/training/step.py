@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from semraft import runtime
 from semraft.config import RunConfig
+from semraft.losses.combine import combined_gradients, is_plain_sum
+from semraft.losses.modulation import learn_log_variances, modulated
 from semraft.losses.objective import Objective, needed_passes, objective
-from semraft.losses.weights import Measured, NoGradient, measure_shares, step_weights
+from semraft.losses.terms import TERMS
+from semraft.losses.weights import Measured, NoGradient, measure_shares, next_flow_level, step_weights
 from semraft.models.heads import is_of_head
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
@@ -39,6 +42,7 @@ class Taken:
     """A step that was taken."""
 
     prediction: Prediction
+    """Without its graph, which would else live until the next step's is there."""
     learning_rate: float
     weights: dict[str, float]
     """Loss term -> its weight."""
@@ -49,7 +53,7 @@ class Taken:
 
 
 def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken:
-    """Trains on one batch: forward, losses, one backward, one move of the weights.
+    """Trains on one batch: forward, losses, backward, one move of the weights.
 
     Args:
         asked: The run's configuration; a fault planted in it acts here.
@@ -68,7 +72,10 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
         prediction.backward_flow = backward_flow(state.model, batch, prediction, config)
     add_passes(prediction, state.model, batch, config, step)
     rate_frac = rate / config.optim.learning_rate
-    weights = step_weights(config.loss, step, config.optim.steps, rate_frac, state.measured)
+    scheduled = step_weights(
+        config.loss, step, config.optim.steps, rate_frac, state.measured, state.flow_level
+    )
+    weights = modulated(scheduled, state.log_variances)
     losses = objective(prediction, batch, config.loss, weights)
     measured = _measure(losses, state, config, step)
     started = time.perf_counter()
@@ -81,10 +88,11 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
         watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
         watch_weights(watch, state.model)
     state.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(state.scaler.scale(losses.total + _nothing_of_heads(state.model)))
+    told = _learn(losses, weights, state, config)
     state.scaler.unscale_(state.optimizer)
     gradient_norm = clip(state.model, config.optim.clip_norm)
     _refuse_non_finite(step, batch, losses, None if state.scaler.is_enabled() else gradient_norm)
+    learn_log_variances(losses, weights, config.loss, state.log_variances)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     started = time.perf_counter()
@@ -94,9 +102,16 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
         watch_move(watch, state.model)
         watch.values |= {"learning_rate": rate, "loss_scale": state.scaler.get_scale()}
     state.step, state.measured = step, measured
-    state.add(losses, gradient_norm)
+    state.flow_level = next_flow_level(losses, config.loss, state.flow_level)
+    state.add(losses, gradient_norm, told)
     watched_s += watch.spent_s if watch is not None else 0.0
-    return Taken(prediction=prediction, learning_rate=rate, weights=weights, watch=watch, watched_s=watched_s)
+    return Taken(
+        prediction=prediction.detached(),
+        learning_rate=rate,
+        weights=weights,
+        watch=watch,
+        watched_s=watched_s,
+    )
 
 
 def forward(network: nn.Module, batch: FlowBatch, config: RunConfig) -> Prediction:
@@ -121,6 +136,33 @@ def backward_flow(
         )
     model.train()
     return flow
+
+
+def _learn(
+    losses: Objective, weights: dict[str, float], state: TrainingState, config: RunConfig
+) -> dict[str, Tensor]:
+    """Gives every parameter its gradient, times the loss scale; what there is to tell of terms that are held.
+
+    Told of a term: which part of its gradient's norm was kept, and the log variance that its weight has.
+    """
+    device = losses.total.device
+    told = {
+        f"{TERMS[name].scalar}_log_variance": torch.tensor(value.item(), device=device)
+        for name, value in state.log_variances.items()
+    }
+    if is_plain_sum(config.loss):
+        torch.autograd.backward(state.scaler.scale(losses.total + _nothing_of_heads(state.model)))
+        return told
+    named = [(name, value) for name, value in state.model.named_parameters() if value.requires_grad]
+    trained = [parameter for _, parameter in named]
+    combined = combined_gradients(losses, weights, trained, config.loss, state.scaler.scale)
+    for (name, parameter), gradient in zip(named, combined.gradients, strict=True):
+        still = torch.zeros_like(parameter) if is_of_head(name) else None  # As _nothing_of_heads has it.
+        parameter.grad = still if gradient is None else gradient
+    for chosen in config.loss.terms:
+        nothing_taken = torch.ones((), device=device)
+        told[f"{TERMS[chosen.name].scalar}_kept_frac"] = combined.kept.get(chosen.name, nothing_taken)
+    return told
 
 
 def _nothing_of_heads(model: RAFT) -> Float[Tensor, ""]:

@@ -5,18 +5,33 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from semraft import tracking
 from semraft.config import RunConfig
 from semraft.diagnosis.record import Line, read_lines, read_record
+from semraft.diagnosis.remedy import MAX_ROLLBACKS, line_of, plan, read_rollbacks, sound_checkpoints
 from semraft.diagnosis.verdict import Verdict, judge, write_verdict
+from semraft.losses.reduction import mean_over_processes
+from semraft.training.checkpoint import link_checkpoint
 from semraft.training.pulse import pulse_every
 from semraft.training.state import TrainingState
-from semraft.training.step import Taken
+from semraft.training.step import Taken, TrainingStopped
 
 JUDGED_LINES = 10
 """Lines of pulse.jsonl between two verdicts."""
+SOUND_KEPT = 3
+"""Checkpoints kept to go back to, beside those of validations."""
+
+
+class RolledBack(Exception):
+    """The run went wrong, and its last checkpoint is one of before that."""
+
+
+def is_judged(step: int, config: RunConfig) -> bool:
+    """Whether there is a verdict after this step."""
+    return step % (pulse_every(config) * JUDGED_LINES) == 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,6 +47,8 @@ class Watcher:
     """Causes that the person was told of."""
     pulses: list[Line] = field(default_factory=list)
     """The lines of pulse.jsonl."""
+    verdict: Verdict | None = None
+    """The last one."""
 
     def __post_init__(self) -> None:
         self.pulses = read_lines(self.run / tracking.PULSE)
@@ -41,29 +58,34 @@ class Watcher:
         """The part of the training's time that watching took so far."""
         return 100 * self.spent_s / (time.perf_counter() - self.began_s)
 
-    def see(self, state: TrainingState, taken: Taken) -> Verdict | None:
+    def see(self, state: TrainingState, taken: Taken) -> None:
         """Writes what a step told of itself; every so often, the verdict so far."""
         started, every = time.perf_counter(), pulse_every(self.config)
         if taken.watch is not None:
             self.tracker.log_health(state.step, taken.watch.values | {"watching_pct": self.share_pct})
-        verdict = None
         if state.step % every == 0:
             self._write_pulse(state, state.step)
-        if state.step % (every * JUDGED_LINES) == 0 or state.step == self.config.optim.steps:
-            verdict = self.judge()
+        if is_judged(state.step, self.config):
+            self.judge()
         self.spent_s += taken.watched_s + time.perf_counter() - started
-        return verdict
 
-    def judge(self, stopped: bool = False) -> Verdict:
+    def judge(self, stopped: bool = False) -> None:
         """The verdict so far: into verdict.json, and what is new in it to the person."""
-        verdict = judge(read_record(self.run, self.pulses), stopped)
-        write_verdict(self.run, verdict)
+        verdict = self.verdict = judge(read_record(self.run, self.pulses), stopped)
+        write_verdict(self.run, verdict, [rollback.text() for rollback in read_rollbacks(self.run)])
         for cause in verdict.causes:
             if cause.name not in self.said:
                 self.said.add(cause.name)
                 what = f"{cause.name} since step {cause.first_step}: {cause.evidence}"
                 tqdm.write(f"! {what} (semraft diagnose {self.run})", sys.stderr)
-        return verdict
+
+    def end(self) -> None:
+        """Called after the last step and its validation."""
+        self.judge()
+        for rollback in read_rollbacks(self.run):
+            print(f"! {self.run} {rollback.text()}", file=sys.stderr)
+        part = f"{self.share_pct:.1f} % of the time"
+        print(f"watching itself took {part}: {self.run / tracking.HEALTH}", file=sys.stderr)
 
     def broke(self, state: TrainingState) -> None:
         """Called before a training stops at a step that it could not take: its pulse is evidence."""
@@ -74,3 +96,52 @@ class Watcher:
     def _write_pulse(self, state: TrainingState, step: int) -> None:
         self.pulses.append({"step": step, **state.close_pulses()})
         tracking.append_line(self.run / tracking.PULSE, self.pulses[-1])
+
+
+def act(watcher: Watcher | None, state: TrainingState, several: bool) -> None:
+    """Does what the configuration wants of a run that has gone wrong; all processes call it together.
+
+    Raises:
+        TrainingStopped: It is to stop, or can't go back.
+        RolledBack: It has gone back.
+    """
+    wrong = watcher is not None and watcher.verdict is not None and watcher.verdict.state != "healthy"
+    if not mean_over_processes(torch.tensor(float(wrong), device=next(state.model.parameters()).device)):
+        return
+    if watcher is None or watcher.verdict is None:
+        raise TrainingStopped("the run went wrong: its first process says how")
+    run, config, cause = watcher.run, watcher.config, watcher.verdict.causes[0]
+    what = f"{cause.name} since step {cause.first_step}: {cause.evidence}"
+    if config.when_worse == "stop":
+        watcher.judge(stopped=True)
+        raise TrainingStopped(f"stopped at step {state.step}, as --when-worse stop says: {what}")
+    checkpoints, before = sound_checkpoints(run), read_rollbacks(run)
+    rollback = plan(config, watcher.verdict, state.step, checkpoints)
+    if rollback is None or len(before) == MAX_ROLLBACKS:
+        watcher.judge(stopped=True)
+        why = f"after {MAX_ROLLBACKS} rollbacks" if rollback else "and no checkpoint is from before that"
+        raise TrainingStopped(f"stopped at step {state.step}, {why}: {what}")
+    for step, path in checkpoints.items():
+        if step > rollback.step:
+            path.unlink()
+    link_checkpoint(checkpoints[rollback.step], "last.pt")
+    tracking.append_line(run / tracking.ROLLBACKS, line_of(rollback))
+    if several:
+        raise TrainingStopped(f"{run} {rollback.text()}: go on with `semraft train --resume {run}`")
+    raise RolledBack(rollback.text())
+
+
+def keep_start(state: TrainingState, run: Path, config: RunConfig) -> None:
+    """Keeps the weights before the first step, where a run may have to go back to them."""
+    if config.when_worse in ("lower-rate", "drop-term"):
+        state.save(run / tracking.CHECKPOINTS / "sound-000000.pt", config)
+
+
+def keep_sound(run: Path, step: int, config: RunConfig) -> None:
+    """Keeps last.pt under its step's number too, where a run may have to go back to it."""
+    if config.when_worse not in ("lower-rate", "drop-term"):
+        return
+    link_checkpoint(run / tracking.CHECKPOINTS / "last.pt", f"sound-{step:06d}.pt")
+    numbered = sorted((run / tracking.CHECKPOINTS).glob("sound-*.pt"))
+    for path in numbered[1:-SOUND_KEPT]:  # The first is the start.
+        path.unlink()

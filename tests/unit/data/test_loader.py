@@ -12,20 +12,16 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import (
-    BLOCK,
     TrainingBatch,
     _Loaded,
-    block_shares,
     collate,
     keep_in_memory,
     limit_pairs,
-    parse_mixture,
-    parse_roots,
-    sample_address,
     training_batches,
     training_sample,
     validation_draw,
 )
+from semraft.data.mixture import BLOCK, block_shares, parse_mixture, parse_roots, sample_address
 from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
 from tests.helpers import global_numpy, make_sample
 

@@ -109,7 +109,7 @@ def test_semantic_smoothness_has_the_right_gradient(batch: FlowBatch, rng: np.ra
     assert batch.labels1 is not None
     assert batch.labels2 is not None
     flow = torch.from_numpy(rng.normal(0, 3, (BATCH, 2, HEIGHT, WIDTH))).requires_grad_()
-    value = semantic_smoothness_v1_values([flow], batch.labels1, batch.labels2, batch.valid).sum()
+    value = semantic_smoothness_v1_values([flow], batch.labels1, batch.valid).sum()
     value.backward()
     assert flow.grad is not None
     for b, c, y, x in ((0, 0, 5, 7), (1, 1, 9, 3), (2, 0, 15, 23), (1, 0, 0, 4)):
@@ -117,7 +117,7 @@ def test_semantic_smoothness_has_the_right_gradient(batch: FlowBatch, rng: np.ra
         step[b, c, y, x] = 1e-3
         with torch.no_grad():
             ends = [
-                semantic_smoothness_v1_values([flow + sign * step], batch.labels1, batch.labels2, batch.valid)
+                semantic_smoothness_v1_values([flow + sign * step], batch.labels1, batch.valid)
                 for sign in (1, -1)
             ]
         slope = float(ends[0] - ends[1]) / 2e-3

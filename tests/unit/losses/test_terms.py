@@ -180,7 +180,7 @@ def test_defaults_of_the_command_line_are_those_of_the_functions() -> None:
 def test_every_option_belongs_to_a_term() -> None:
     options = {option for term in TERMS.values() for option in term.options}
     fields = set(TermConfig.__dataclass_fields__)
-    common = {"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule"}
+    common = {"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule", "modulation"}
     assert options == fields - common
 
 

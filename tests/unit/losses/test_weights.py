@@ -14,11 +14,13 @@ from semraft.losses.weights import (
     changing_weights,
     is_measured,
     measure_shares,
+    next_flow_level,
     scheduled_frac,
     settled,
     step_weights,
 )
 
+NO_LEVEL = torch.zeros(3, dtype=torch.float64)
 SHARED = TermConfig(name="label-warp", share=0.4)
 
 
@@ -26,13 +28,14 @@ def test_schedules_are_functions_of_the_step() -> None:
     """Red when: a ramp starts at 1, never ends, or decay and learning rate are not multiplied with it."""
 
     def fractions(text: str, steps: tuple[int, ...]) -> list[float]:
-        return [scheduled_frac(parse_term(text), step, 100, 0.25) for step in steps]
+        return [scheduled_frac(parse_term(text), step, 100, 0.25, 0.6) for step in steps]
 
     assert fractions("label-warp:3", (1, 100)) == [1, 1]
     assert fractions("label-warp:3,ramp=20", (1, 10, 20, 100)) == [0.05, 0.5, 1, 1]
     assert fractions("label-warp:3,schedule=decay", (1, 50, 100)) == [0.99, 0.5, 0]
     assert fractions("label-warp:3,schedule=decay,ramp=20", (10, 50)) == [0.45, 0.5]
     assert fractions("label-warp:3,schedule=learning-rate,ramp=20", (10, 50)) == [0.125, 0.25]
+    assert fractions("label-warp:3,schedule=flow-loss,ramp=20", (10, 50)) == [0.3, 0.6]
     # A share ramps in from where its weight is first known.
     begin = 30 + MEASURED_STEPS
     shared = "label-warp:share=0.4,measure-after=30,ramp=10"
@@ -42,13 +45,40 @@ def test_schedules_are_functions_of_the_step() -> None:
 def test_weights_of_a_step() -> None:
     """Red when: a share has a weight before it is measured, or a schedule is left out."""
     config = LossConfig(terms=(TermConfig(name="matching", weight=3.0, ramp=10), SHARED))
-    assert step_weights(config, 5, 100, 1.0, {}) == {"matching": 1.5, "label-warp": 0.0}
+    assert step_weights(config, 5, 100, 1.0, {}, NO_LEVEL) == {"matching": 1.5, "label-warp": 0.0}
     measured = {"label-warp": torch.tensor([0, 0, 0, 7.0])}
-    assert step_weights(config, 50, 100, 1.0, measured) == {"matching": 3.0, "label-warp": 7.0}
+    assert step_weights(config, 50, 100, 1.0, measured, NO_LEVEL) == {"matching": 3.0, "label-warp": 7.0}
     assert changing_weights(
         LossConfig(terms=(*config.terms, TermConfig(name="semantic-v1", weight=0.5))),
         {"matching": 1.5, "label-warp": 7.0, "semantic-v1": 0.5},
     ) == {"matching_loss_weight": 1.5, "label_warp_loss_weight": 7.0}
+
+
+def test_a_weight_falls_with_the_flow_loss() -> None:
+    """Red when: the first batch alone is the start, the mean does not follow, the weight rises above itself
+    with the loss, or runs without the schedule wait for the device."""
+    config = LossConfig(gamma=0.5, terms=(TermConfig(name="matching", weight=3.0, schedule="flow-loss"),))
+
+    def after(level: torch.Tensor, value: float) -> torch.Tensor:
+        values = {"flow_loss": torch.tensor([value, value / 2])}  # The sum over refinements is `value`.
+        return next_flow_level(Objective(total=torch.zeros(()), values=values), config, level)
+
+    def weight(level: torch.Tensor) -> float:
+        return step_weights(config, 1, 100, 1.0, {}, level)["matching"]
+
+    level = NO_LEVEL
+    for value in (1.0, 3.0, 2.0, 6.0, 4.0, 4.0, 7.0, 5.0):
+        assert weight(level) == 3
+        level = after(level, value)
+    assert level.tolist() == pytest.approx([4, 4, MEASURED_STEPS])
+    assert weight(after(level, 1e6)) == 3
+    level = after(level, 2.0)
+    assert weight(level) == pytest.approx(3 * (4 - 2 / 50) / 4)
+    for _ in range(1000):
+        level = after(level, 1.0)
+    assert weight(level) == pytest.approx(3 / 4)
+    other = LossConfig(terms=(TermConfig(name="matching"),))
+    assert next_flow_level(Objective(total=torch.zeros(()), values={}), other, level) is level
 
 
 def losses_of(shared: nn.Parameter, own: nn.Parameter, step: int) -> Objective:

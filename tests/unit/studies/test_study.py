@@ -165,6 +165,10 @@ def test_the_shipped_studies() -> None:
     refinements = STUDIES["refinements"]
     assert [config.num_updates for config in refinements.variants.values()] == [6, 8, 12]
     assert refinements.to_json()["protocol"]["validation_updates"] == 32
+    divergence = STUDIES["divergence"]
+    assert len(divergence.seeds) == 3
+    assert divergence.start is not None
+    assert {config.optim.steps for config in divergence.variants.values()} == {250}
     few = STUDIES["few-truths"].to_json()["protocol"]
     assert (few["data.truth_frac"], few["data.truth"]) == (0.25, "all")
 

@@ -62,6 +62,17 @@ def test_the_parts_make_up_a_step() -> None:
         torch.testing.assert_close(moved[name], value, rtol=1e-3, atol=2e-5, msg=name)
 
 
+def test_gradients_that_are_taken_apart_are_counted() -> None:
+    """Red when: `--loss.combine gate` looks as cheap as the sum, or its graph is used up."""
+    config = replace(VARIANT, loss=replace(VARIANT.loss, combine="gate"))
+    state = initial_state(config, torch.device("cpu"))
+    state.model.train()
+    ticks = iter(range(1000))
+    watch = Stopwatch(lambda: float(next(ticks)))
+    take_apart(state, next(batches(config)), config, watch)
+    assert watch.seconds["terms apart"] == len(config.loss.terms)
+
+
 def test_what_is_printed() -> None:
     """Red when: heads or passes are taken for terms, or a share is not of the whole step."""
     seconds = {"network forward": 3.0, "flow loss": 1.0, "network backward": 5.0, "optimiser": 1.0}

@@ -1,0 +1,82 @@
+"""What is done about a run that went wrong: back to a sound checkpoint, and on from there otherwise."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from semraft.config import RunConfig
+from semraft.diagnosis.record import read_lines
+from semraft.diagnosis.verdict import Verdict
+from semraft.tracking import CHECKPOINTS, ROLLBACKS
+
+LOWER_RATE_FRAC = 0.5
+MAX_ROLLBACKS = 3
+"""A run that goes wrong more often is stopped: what is done about it does not help."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollback:
+    """A line of rollbacks.jsonl: a run went back to `step` and on from there, changed."""
+
+    step: int
+    seen_at: int
+    """The step at which it was found to have gone wrong."""
+    first_step: int
+    cause: str
+    evidence: str
+    rate_frac: float = 1.0
+    """What every later learning rate is multiplied with."""
+    dropped: str = ""
+    """The loss term that was taken out."""
+
+    def text(self) -> str:
+        """In words."""
+        what = f"without {self.dropped}" if self.dropped else f"at {self.rate_frac:g} of the learning rate"
+        return (
+            f"went back from step {self.seen_at} to {self.step} and on from there {what}: {self.cause} since "
+            f"step {self.first_step} ({self.evidence})"
+        )
+
+
+def plan(config: RunConfig, verdict: Verdict, seen_at: int, sound: Iterable[int]) -> Rollback | None:
+    """How to go back, given the steps there are checkpoints of; None if none is from before it went wrong."""
+    cause = verdict.causes[0]
+    before = [step for step in sound if step < cause.first_step]
+    if not before:
+        return None
+    guilty = cause.term if cause.term in {chosen.name for chosen in config.loss.terms} else ""
+    dropped = guilty if config.when_worse == "drop-term" else ""
+    return Rollback(
+        step=max(before),
+        seen_at=seen_at,
+        first_step=cause.first_step,
+        cause=cause.name,
+        evidence=cause.evidence,
+        rate_frac=1.0 if dropped else LOWER_RATE_FRAC,
+        dropped=dropped,
+    )
+
+
+def remedied(config: RunConfig, rollbacks: Sequence[Rollback]) -> RunConfig:
+    """The configuration that a run goes on with after its rollbacks."""
+    loss, optim = config.loss, config.optim
+    for rollback in rollbacks:
+        kept = tuple(chosen for chosen in loss.terms if chosen.name != rollback.dropped)
+        loss = replace(loss, terms=kept)
+        optim = replace(optim, learning_rate=optim.learning_rate * rollback.rate_frac)
+    return replace(config, loss=loss, optim=optim)
+
+
+def read_rollbacks(run: Path) -> list[Rollback]:
+    """Those of a run, the first one first."""
+    return [Rollback(**line) for line in read_lines(run / ROLLBACKS)]
+
+
+def line_of(rollback: Rollback) -> dict[str, object]:
+    """A line of rollbacks.jsonl."""
+    return asdict(rollback)
+
+
+def sound_checkpoints(run: Path) -> dict[int, Path]:
+    """Step -> checkpoint, of those that keep their step's number."""
+    return {int(path.stem.rsplit("-", 1)[1]): path for path in (run / CHECKPOINTS).glob("s*-*.pt")}

@@ -1,0 +1,110 @@
+"""The study `divergence`: V1 gets worse where the base loss does not; by which of the suspects?
+
+docs/divergence.md says what the original study's code did and what each variant isolates.
+"""
+
+from dataclasses import replace
+
+from semraft.config import AugmentConfig, LossConfig, RunConfig, parse_term
+from semraft.recipes import RECIPES
+from semraft.studies.study import START, Study
+
+_SEEDS = (0, 1, 2)
+
+
+def _from_start(recipe: str) -> RunConfig:
+    """A recipe from the checkpoint of its seed; `fixed` draws would make the seeds one, which is refused."""
+    config = RECIPES[recipe].config
+    return replace(
+        config,
+        model=replace(config.model, weights=START),
+        data=replace(config.data, draws="by-seed"),
+    )
+
+
+_BASE = _from_start("world-divergence-base")
+
+
+_AUGMENT = _BASE.data.augment
+
+
+def _under(loss: LossConfig) -> RunConfig:
+    return replace(_BASE, loss=loss)
+
+
+def _by(augment: AugmentConfig) -> RunConfig:
+    return replace(_BASE, data=replace(_BASE.data, augment=augment))
+
+
+def _v1(base: RunConfig, options: str) -> RunConfig:
+    return replace(base, loss=replace(base.loss, terms=(parse_term(f"semantic-v1:{options}"),)))
+
+
+_BASES = {
+    "base": _BASE,
+    "base-all-pixels": _under(LossConfig(normalize="all")),
+    "base-repaired": _under(LossConfig(normalize="valid-broadcast")),
+    "base-zero-targets": _by(replace(_AUGMENT, invalid_targets="as-zero")),
+    "base-huge-targets": _by(replace(_AUGMENT, invalid_targets="as-65504")),
+    "base-gamma-085": _under(LossConfig(gamma=0.85)),
+    "base-gamma-1": _under(LossConfig(gamma=1.0)),
+    "base-updates-8": replace(_BASE, num_updates=8, validation_updates=8),
+}
+"""Everything without V1: what a run with V1 is compared with shares all the rest with it."""
+_FAULTS = {
+    "v1-all-pixels": ("base-all-pixels", "1,mean=all"),
+    "v1-broadcast-mask": ("base", "0.5,masked-by=broadcast"),
+    "v1-repaired": ("base-repaired", "0.5"),
+    "v1-zero-targets": ("base-zero-targets", "0.5"),
+    "v1-huge-targets": ("base-huge-targets", "0.5"),
+}
+"""One fault of the original code each: the base that has it too, and V1's options."""
+_SUSPECTS = {
+    "v1-2": ("base", "2"),
+    "v1-5": ("base", "5"),
+    "v1-5-learning-rate": ("base", "5,schedule=learning-rate"),
+    "v1-5-exact": ("base", "5,mask=exact"),
+    "v1-5-gamma-085": ("base-gamma-085", "5"),
+    "v1-5-gamma-1": ("base-gamma-1", "5"),
+    "v1-5-updates-8": ("base-updates-8", "5"),
+}
+"""A weight at which V1 does harm, and what may be to blame changed one at a time."""
+_V1 = _FAULTS | _SUSPECTS
+
+DIVERGENCE = Study(
+    name="divergence",
+    about="does V1 get worse where the base loss does not, and why? the original code as it was, fault by "
+    "fault, and the suspects one by one, from one start a seed; three seeds, two hours on two cores",
+    variants={
+        "base": _BASE,
+        "v1": _from_start("world-divergence-v1"),
+        "as-it-was-base": _from_start("world-as-it-was-base"),
+        "as-it-was": _from_start("world-as-it-was"),
+        **_BASES,
+        "v1-grey-labels": _v1(_by(replace(_AUGMENT, labels="grey-blended")), "0.5"),
+    }
+    | {variant: _v1(_BASES[base], options) for variant, (base, options) in _V1.items()},
+    base="base",
+    seeds=_SEEDS,
+    may_differ=(
+        "loss",
+        "data.augment.invalid_targets",
+        "data.augment.labels",
+        "num_updates",
+        "validation_updates",
+    ),
+    against={variant: base for variant, (base, _) in _V1.items() if base != "base"}
+    | {"as-it-was": "as-it-was-base"},
+    start=Study(
+        name="divergence-start",
+        about="world-base on the scenes of the divergence study, from scratch: what that starts from",
+        variants={
+            "base": replace(
+                RECIPES["world-base"].config,
+                data=replace(RECIPES["world-base"].config.data, world=_BASE.data.world),
+            )
+        },
+        base="base",
+        seeds=_SEEDS,
+    ),
+)

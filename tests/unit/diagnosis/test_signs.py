@@ -1,0 +1,233 @@
+"""Detectors on made-up records: they see what is there, at its step, and nothing in sound noise."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from semraft.config import LossConfig, ModelConfig, RunConfig, parse_term
+from semraft.diagnosis import contradictions, signs
+from semraft.diagnosis.record import Record, Series
+from semraft.diagnosis.verdict import judge
+
+STEPS = 200
+CONFIG = RunConfig(loss=LossConfig(terms=(parse_term("matching:0.5"), parse_term("semantic-v1:0.5"))))
+
+
+def sound(seed: int = 0, config: RunConfig = CONFIG, count: int = STEPS) -> Record:
+    """A record as a run that learns leaves it: the error falls and is noisy, all else agrees."""
+    rng = np.random.default_rng(seed)
+    steps = np.arange(1, count + 1)
+    true_px = rng.lognormal(1.5, 0.3, count)
+    error = true_px * (0.3 + 0.7 * np.exp(-steps / 60)) * rng.lognormal(0, 0.15, count)
+    ones = np.ones(count)
+    pulse = {
+        "total_loss": 2 * error,
+        "flow_loss": 1.3 * error,
+        "distance_px": 1.3 * error * rng.lognormal(0, 0.01, count),
+        "epe_px": error,
+        "first_epe_px": error * rng.lognormal(0.1, 0.02, count),
+        "length_px": true_px * (1 - np.exp(-steps / 40)) * rng.lognormal(0, 0.05, count),
+        "true_length_px": true_px,
+        "trusted_frac": 0.7 * ones,
+        "swapped_samples": 0 * ones,
+        "scaled_samples": 0 * ones,
+        "seen_samples": 4 * ones,
+        "false_still_frac": 0 * ones,
+        "between_classes_frac": 0.015 * ones,
+        "rate_ratio": ones,
+        "optimizer_steps_missing": 0 * ones,
+        "clipped_ratio_max": np.where(steps % 5, np.nan, 1.0),
+        "correlation_abs_max": 8 * ones,
+        "batch_norm_sum": 3 * ones,
+        "weight_semantic-v1": 0.5 * ones,
+    }
+    watched = np.arange(30, count + 1, 30)
+    flat = np.ones(len(watched))
+    health = {
+        "share_pct_semantic-v1": 5 * flat,
+        "cosine_semantic-v1_update": 0.05 * flat,
+        "gradient_norm_semantic-v1": flat,
+        "semantic_floor": 0.2 * flat,
+        "semantic_value": 0.1 * flat,
+    }
+    validated = np.arange(40, count + 1, 40)
+    validation = Series(steps=validated, values={"epe": 2 + 3 * np.exp(-validated / 60)})
+    return Record(
+        config=config,
+        pulse=Series(steps=steps, values=pulse),
+        health=Series(steps=watched, values=health),
+        validation={"world-val": validation},
+    )
+
+
+def changed(record: Record, name: str, change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Record:
+    """The record with one series of its pulse, or else of its health, made another."""
+    part = "pulse" if name in record.pulse.values else "health"
+    old: Series = getattr(record, part)
+    values = {**old.values, name: change(old.steps, old.values[name])}
+    return replace(record, **{part: replace(old, values=values)})
+
+
+def from_step(step: int, factor: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    return lambda steps, values: np.where(steps >= step, factor * values, values)
+
+
+def set_from(step: int, value: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    return lambda steps, values: np.where(steps >= step, value, values)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_sound_noise_is_healthy(seed: int) -> None:
+    """Red when: a threshold is within the noise of a run that learns."""
+    verdict = judge(sound(seed))
+    assert (verdict.state, verdict.signs, verdict.causes) == ("healthy", (), ())
+
+
+@pytest.mark.parametrize(
+    ("detector", "name", "change", "near"),
+    [
+        (signs.non_finite, "flow_loss", set_from(120, np.inf), 0),
+        (signs.spike, "epe_px", from_step(120, 10.0), 0),
+        (signs.worsening, "epe_px", from_step(120, 1.6), 10),
+        (signs.collapse, "epe_px", from_step(120, 1.4), 15),
+        (signs.shrinkage, "length_px", from_step(120, 0.5), 6),
+        (signs.conflict, "cosine_semantic-v1_update", set_from(120, -0.5), 0),
+        (signs.dead_term, "gradient_norm_semantic-v1", set_from(120, 0.0), 0),
+    ],
+)
+def test_a_sign_is_seen_where_it_begins(
+    detector: signs.Detector, name: str, change: Callable[..., np.ndarray], near: int
+) -> None:
+    """Red when: a detector is deaf, or places what it sees elsewhere."""
+    record = sound(3)
+    if detector is signs.conflict:
+        record = changed(record, "share_pct_semantic-v1", set_from(1, 30.0))
+    assert not list(detector(record))
+    (found,) = detector(changed(record, name, change))
+    assert abs(found.first_step - 120) <= near
+    assert 0.9 <= found.confidence <= 1
+
+
+@pytest.mark.parametrize(("end", "seen"), [((2.5, 2.6), True), ((2.5, 2.2), False), ((2.2, 2.21), False)])
+def test_a_validation_that_gets_worse(end: tuple[float, float], seen: bool) -> None:
+    """Red when: one bad validation, or a change as small as the usual ones, is a sign."""
+    epe = np.array([3.0, 2.3, 2.25, 2.19, 2.17, *end])
+    split = Series(steps=np.arange(1, 8) * 40, values={"epe": epe})
+    found = list(signs.validation_worsening(replace(sound(), validation={"kitti": split})))
+    assert [(sign.first_step, sign.evidence[:5]) for sign in found] == ([(201, "kitti")] if seen else [])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_change_point_against_welch_place_by_place(seed: int) -> None:
+    """Red when: the running sums, the windows or Welch's degrees of freedom are wrong."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0, 0.2, 90) + 0.5 * (np.arange(90) >= 51)
+    expected = min(
+        (
+            float(
+                stats.ttest_ind(
+                    values[place:],
+                    values[max(0, 2 * place - 90) : place],
+                    equal_var=False,
+                    alternative="greater",
+                ).pvalue
+            ),
+            place,
+        )
+        for place in range(15, 76)
+        if values[place:].mean() - values[max(0, 2 * place - 90) : place].mean() >= 0.1
+    )
+    found = signs.change_point(values, 15, 0.1)
+    assert found is not None
+    assert (found[0], found[1]) == (expected[1], pytest.approx(expected[0], rel=1e-6))
+    assert abs(found[0] - 51) <= 6
+
+
+def test_false_alarms_of_a_change_point_are_as_rare_as_said() -> None:
+    """2000 series without a change; red when: places are not allowed for, or p is one-sided the wrong way."""
+    rng = np.random.default_rng(1)
+    alarms = sum(signs.change_point(rng.normal(0, 1, 120), 15, 0.0) is not None for _ in range(2000))
+    # 90 places at FALSE_ALARM each are at most 1.8 in 2000.
+    assert alarms <= 6
+
+
+@pytest.mark.parametrize(
+    ("cause", "name", "change"),
+    [
+        ("learning-rate", "rate_ratio", set_from(120, 30.0)),
+        ("optimizer-restart", "optimizer_steps_missing", set_from(120, 119.0)),
+        ("no-clipping", "clipped_ratio_max", from_step(120, 7.0)),
+        ("batch-norm", "batch_norm_sum", lambda steps, values: values + 0.01 * np.maximum(steps - 119, 0)),
+        ("normalization", "flow_loss", from_step(120, 0.7)),
+        (
+            "swapped-flow",
+            "swapped_samples",
+            lambda steps, values: values + ((steps - 120) % 25 == 0) * (steps > 100),
+        ),
+        ("flow-scale", "scaled_samples", set_from(120, 1.0)),
+        ("invalid-zeros", "false_still_frac", set_from(120, 0.02)),
+        ("label-resize", "between_classes_frac", set_from(120, 0.2)),
+        ("half-overflow", "correlation_abs_max", set_from(120, np.inf)),
+        ("term-biased", "share_pct_semantic-v1", set_from(120, 60.0)),
+        ("term-too-heavy", "semantic_value", set_from(120, 0.01)),
+    ],
+)
+def test_a_contradiction_names_its_cause(cause: str, name: str, change: Callable[..., np.ndarray]) -> None:
+    """Red when: a fault is not seen, called something else, or placed more than a line off."""
+    config = replace(CONFIG, model=ModelConfig(batch_norm="freeze"))
+    record = sound(7, config)
+    if cause == "term-too-heavy":
+        record = changed(record, "share_pct_semantic-v1", set_from(120, 30.0))
+    verdict = judge(changed(record, name, change))
+    assert [found.name for found in verdict.causes] == [cause]
+    assert verdict.first_step == 120
+    assert verdict.state == "worse"
+
+
+def test_what_may_be_is_no_contradiction() -> None:
+    """Red when: one odd sample, batch norm that may learn, or another normalisation asked for is an alarm."""
+    learning = changed(sound(), "batch_norm_sum", lambda steps, values: values + steps)
+    assert not list(contradictions.batch_norm(learning))
+    once = changed(sound(), "swapped_samples", lambda steps, values: values + (steps == 90))
+    assert not list(contradictions.swapped_flow(once))
+    asked = replace(CONFIG, loss=replace(CONFIG.loss, normalize="all"))
+    by_all = changed(sound(config=asked), "flow_loss", lambda steps, values: 0.7 * values)
+    assert not list(contradictions.normalization(by_all))
+    assert list(contradictions.normalization(replace(by_all, config=CONFIG)))
+
+
+def test_a_weight_that_jumped_dates_its_term() -> None:
+    """The share is seen at step 120, the weight rose at 97. Red when: the watched step is taken for it."""
+    record = changed(sound(), "share_pct_semantic-v1", set_from(120, 60.0))
+    record = changed(record, "weight_semantic-v1", set_from(97, 20.0))
+    assert judge(record).first_step == 97
+
+
+def test_states() -> None:
+    """Red when: what is no number any more upsets those that look at other things."""
+    broken = sound()
+    for name in ("total_loss", "flow_loss", "distance_px", "epe_px", "first_epe_px", "length_px"):
+        broken = changed(broken, name, set_from(199, np.inf))
+    verdict = judge(broken)
+    assert (verdict.state, verdict.first_step) == ("diverged", 199)
+    assert [sign.name for sign in verdict.signs] == ["non-finite"]
+    assert judge(sound(), stopped=True).state == "stopped"
+
+
+def test_an_alarm_is_rare_and_near() -> None:
+    """Rates of 1 % for 300 lines of 4 samples, then 15 %. Red when: chance alarms, or the start drifts."""
+    rng = np.random.default_rng(4)
+    seen = np.full(300, 4.0)
+    usual = [rng.binomial(4, 0.01, 300).astype(float) for _ in range(1000)]
+    false = sum(contradictions.alarm(hits, seen, (0.01, 0.12), 12.0) is not None for hits in usual)
+    assert false <= 10
+    starts = []
+    for hits in usual[:200]:
+        hits[200:] = rng.binomial(4, 0.15, 100)
+        starts.append(contradictions.alarm(hits, seen, (0.01, 0.12), 12.0))
+    found = [start for start in starts if start is not None]
+    assert len(found) >= 198
+    assert sum(abs(start - 200) <= 20 for start in found) >= 180

@@ -1,0 +1,115 @@
+"""The study of the divergence: each variant differs from what it is compared with by what it isolates."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semraft.config import RunConfig, to_json
+from semraft.losses.terms import TERMS
+from semraft.models.build import build_model
+from semraft.recipes import RECIPES
+from semraft.studies.cell import Cell
+from semraft.studies.proof import StudyStopped, prove
+from semraft.studies.shipped import STUDIES
+from semraft.studies.study import differing_fields, flat
+from semraft.training.fingerprints import fingerprints
+from semraft.training.sources import training_data
+
+STUDY = STUDIES["divergence"]
+
+
+def test_a_run_with_v1_differs_from_its_base_by_v1_alone() -> None:
+    """Red when: a fault or a suspect is missing in the base, so that it is blamed on V1, or V1 is in a base.
+
+    Labels are read by V1 alone: blended ones are no difference to a run without it.
+    """
+    for variant, config in STUDY.variants.items():
+        names = [term.name for term in config.loss.terms]
+        if variant == "base" or variant.startswith("base-") or variant == "as-it-was-base":
+            assert names == []
+            continue
+        assert names == ["semantic-v1"]
+        base = STUDY.variants[STUDY.against.get(variant, STUDY.base)]
+        differs = set(differing_fields(config, base)) - {"data.augment.labels"}
+        assert differs == {"loss.terms"}, variant
+
+
+def test_a_fault_alone_is_one_change_of_v1() -> None:
+    """Red when: two faults come together, or a fault of the original's is in no variant."""
+    alone: dict[str, set[str]] = {}
+    for variant in STUDY.variants:
+        if variant.startswith("v1-"):
+            one, two = (
+                flat(config) | flat_terms(config)
+                for config in (STUDY.variants[variant], STUDY.variants["v1"])
+            )
+            alone[variant] = {name for name in one if name != "loss.terms" and one[name] != two[name]}
+            alone[variant] -= {"recipe"}
+    # A mean over all pixels is of both losses, and doubles V1's weight beside a mean over both components.
+    assert alone.pop("v1-all-pixels") == {"loss.normalize", "mean", "weight"}
+    assert alone.pop("v1-5-updates-8") == {"weight", "num_updates", "validation_updates"}
+    assert alone == {
+        "v1-broadcast-mask": {"masked_by"},
+        "v1-repaired": {"loss.normalize"},
+        "v1-zero-targets": {"data.augment.invalid_targets"},
+        "v1-huge-targets": {"data.augment.invalid_targets"},
+        "v1-grey-labels": {"data.augment.labels"},
+        "v1-2": {"weight"},
+        "v1-5": {"weight"},
+        "v1-5-learning-rate": {"weight", "schedule"},
+        "v1-5-exact": {"weight", "mask"},
+        "v1-5-gamma-085": {"weight", "loss.gamma"},
+        "v1-5-gamma-1": {"weight", "loss.gamma"},
+    }
+    whole = flat(STUDY.variants["as-it-was"]) | flat_terms(STUDY.variants["as-it-was"])
+    assert (whole["loss.normalize"], whole["loss.gamma"]) == ("all", 0.85)
+    assert whole["data.augment.invalid_targets"] == "as-zero"
+    assert (whole["weight"], whole["mean"], whole["masked_by"]) == (1.0, "all", "broadcast")
+
+
+def flat_terms(config: RunConfig) -> dict[str, Any]:
+    (term,) = config.loss.terms
+    return {name: getattr(term, name) for name in ("weight", "schedule", *TERMS["semantic-v1"].options)}
+
+
+def test_the_study_and_its_start_are_of_the_scenes_for_reporting() -> None:
+    """Red when: the start saw other scenes, or scenes that choices were made on."""
+    assert STUDY.start is not None
+    worlds = {config.data.world for each in (STUDY, STUDY.start) for config in each.variants.values()}
+    assert [world.seed for world in worlds] == [5]
+    assert {config.data.draws for config in STUDY.variants.values()} == {"by-seed"}
+
+
+def test_the_three_seeds_that_were_one_are_refused(tmp_path: Path) -> None:
+    """The recipe of the original's code, with two seeds, from given weights: fingerprints tell that it is one
+    run twice, and a study does not go on. Red when: --seed reaches order or augmentation after all, or given
+    weights excuse everything."""
+    config = RECIPES["world-as-it-was"].config
+    data = replace(config.data, crop=(64, 72), world=replace(config.data.world, size=(72, 96), scenes=5))
+    config = replace(config, data=data, model=replace(config.model, weights="things.pth"))
+    datasets, shares = training_data(data)
+    weights = build_model(replace(config.model, weights=""), 0).state_dict()
+
+    def begin(seed: int, wanted: RunConfig) -> Cell:
+        cell = Cell(study=tmp_path / wanted.data.draws, variant="v1", seed=seed, steps=9)
+        cell.config.parent.mkdir(parents=True, exist_ok=True)
+        cell.run.mkdir(parents=True)
+        begun = replace(wanted, seed=seed)
+        ran = replace(begun, precision="float32", model=replace(begun.model, batch_norm="freeze"))
+        cell.config.write_text(to_json(begun))
+        (cell.run / "config.json").write_text(to_json(ran))
+        record = {
+            "data": {"train": [], "validation": {}},
+            "fingerprints": fingerprints(begun, weights, datasets, shares),
+        }
+        (cell.run / "environment.json").write_text(json.dumps(record))
+        return cell
+
+    with pytest.raises(
+        StudyStopped, match=r"v1: seeds 0 and 42 have the same sample order and first batches"
+    ):
+        prove([begin(seed, config) for seed in (0, 42, 1234)], "v1")
+    prove([begin(seed, replace(config, data=replace(data, draws="by-seed"))) for seed in (0, 42)], "v1")
