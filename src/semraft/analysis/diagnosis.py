@@ -9,7 +9,7 @@ import numpy as np
 
 from semraft.analysis.figures import Chart, Curve, make_chart
 from semraft.analysis.page import write_html
-from semraft.diagnosis.cleared import CLEARED
+from semraft.diagnosis.cleared import CLEARED, SAMPLES
 from semraft.diagnosis.diagnosis import Diagnosis
 from semraft.diagnosis.differences import Comparison
 from semraft.diagnosis.record import Record, Series, Values
@@ -123,7 +123,8 @@ def charts(diagnosis: Diagnosis) -> Iterator[Chart]:
     records = [record, *([other] if other else [])]
     series = [found.pulse for found in records]
     likeliest = next(iter(diagnosis.suspected), None)
-    quantity = CLEARED[likeliest.name][0] if likeliest and likeliest.name in CLEARED else ""
+    shown = {name: entry[0] for name, entry in (CLEARED | SAMPLES).items()}
+    quantity = shown.get(likeliest.name, "") if likeliest else ""
     modules = [part for part in record.health.values if part.startswith("moved_")]
     shares = [part for part in record.health.values if part.startswith("share_pct_")]
     wanted = [

@@ -29,14 +29,6 @@ CLEARED: dict[str, tuple[str, Say]] = {
             f"at most {found.max():.2%} of the valid pixels stand still where pictures differ"
         ),
     ),
-    "swapped-flow": (
-        "swapped_samples",
-        lambda found, step: f"{found.sum():.0f} samples in {step} steps fit better with u and v exchanged",
-    ),
-    "flow-scale": (
-        "scaled_samples",
-        lambda found, step: f"{found.sum():.0f} samples in {step} steps fit better at another length of flow",
-    ),
     "label-resize": (
         "between_classes_frac",
         lambda found, step: (
@@ -51,6 +43,12 @@ CLEARED: dict[str, tuple[str, Say]] = {
 }
 """Contradiction -> the quantity of pulse.jsonl it is seen in, and what that says."""
 
+SAMPLES = {
+    "swapped-flow": ("swapped_samples", "with u and v exchanged"),
+    "flow-scale": ("scaled_samples", "at another length of flow"),
+}
+"""Those that samples are counted for."""
+
 
 def cleared(record: Record, name: str) -> str | None:
     """Why a run is not guilty of a contradiction that was not found; None where it can't be told."""
@@ -59,6 +57,8 @@ def cleared(record: Record, name: str) -> str | None:
         return _batch_norm(record)
     if name == "normalization":
         return _normalization(record)
+    if name in SAMPLES:
+        return _samples(record, *SAMPLES[name])
     quantity, say = CLEARED[name]
     values = record.pulse.known(quantity)[1]
     return say(values, int(last)) if len(values) else None
@@ -78,3 +78,8 @@ def _normalization(record: Record) -> str | None:
         return None
     ratio = float(np.median(loss[both] / distance[both]))
     return f"the flow loss is {ratio:.2f} times the mean over valid pixels (median)"
+
+
+def _samples(record: Record, quantity: str, how: str) -> str | None:
+    _, found, seen = record.pulse.finite(quantity, "seen_samples")
+    return f"{found.sum():.0f} of {seen.sum():.0f} samples fit better {how}" if len(found) else None

@@ -171,7 +171,7 @@ def _first(own: Series, other: Series, name: str, until: int, apart_frac: float)
         )
 
 
-Found = tuple[np.ndarray, np.ndarray]
+Found = tuple[np.ndarray, ...]
 """Steps and values of one quantity; of two runs they are of different lengths."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semraft.diagnosis.contradictions import HALF_RANGE, HEAVY_SHARE_PCT, SCALARS
+from semraft.diagnosis.contradictions import HALF_RANGE, SCALARS
 from semraft.diagnosis.record import Record, Series, Values
 from semraft.diagnosis.signs import SPIKE_LINES
 
@@ -23,6 +23,8 @@ HARD_TIMES = 1.5
 CHANGED_FRAC = 0.05
 """A change of the training error by less says nothing."""
 NEAR_RANGE_FRAC = 0.25
+HEAVY_SHARE_PCT = 45.0
+"""A term with more of the gradient decides as much as the flow loss."""
 EARLY_FRAC, LATE_FRAC = 0.5, 0.2
 """Parts of the peak learning rate: above the first a rate may be too high, below the second hardly."""
 COSINE = 0.05
@@ -79,15 +81,14 @@ def gradients(record: Record, onset: int | None) -> Iterator[Fact]:
 
 def refinements(record: Record, onset: int | None) -> Iterator[Fact]:
     """Whether refinements still refine."""
-    first, last = (
-        around(record.pulse, name, onset if onset and onset > 2 else 2) for name in ("first_epe_px", "epe_px")
-    )
-    if first and last:
-        better = last[1] < first[1]
+    steps, first, last = record.pulse.finite("first_epe_px", "epe_px")
+    since = steps >= (onset or 1)
+    if since.any():
+        before, after = float(np.median(first[since])), float(np.median(last[since]))
         yield Fact(
-            text=f"the last refinement is {'better' if better else 'no better'} than the first "
-            f"({last[1]:.2f} px against {first[1]:.2f})",
-            supports=not better,
+            text=f"the last refinement is {'better' if after < before else 'no better'} than the first "
+            f"({after:.2f} px against {before:.2f})",
+            supports=after >= before,
         )
 
 
@@ -97,7 +98,7 @@ def schedule(record: Record, onset: int | None) -> Iterator[Fact]:
     if onset is None or not len(rate):
         return
     near = int(np.abs(steps - onset).argmin())
-    part = rate[near] / record.config.optim.learning_rate
+    part = float(rate[near]) / record.config.optim.learning_rate
     if part > EARLY_FRAC or part < LATE_FRAC:
         yield Fact(
             text=f"at step {steps[near]} the rate is {100 * part:.0f} % of --optim.learning-rate",
@@ -106,11 +107,9 @@ def schedule(record: Record, onset: int | None) -> Iterator[Fact]:
 
 
 def relative(record: Record) -> tuple[np.ndarray, Values]:
-    """Steps, and the error over the mean length of the true flow; nothing where one of them is not known."""
-    steps, error = record.pulse.known("epe_px")
-    _, length = record.pulse.known("true_length_px")
-    same = len(error) == len(length)
-    return (steps, error / np.maximum(length, 0.1)) if same else (steps[:0], error[:0])
+    """Steps, and the error over the mean length of the true flow."""
+    steps, error, length = record.pulse.known("epe_px", "true_length_px")
+    return steps, error / np.maximum(length, 0.1)
 
 
 def comes_back(record: Record, onset: int | None) -> Iterator[Fact]:
@@ -135,7 +134,7 @@ def comes_back(record: Record, onset: int | None) -> Iterator[Fact]:
         )
         yield Fact(text=f"the error {says}", supports=back is not None)
         lengths = record.pulse.known("true_length_px")[1]
-        times = lengths[place : place + 3].mean() / max(np.median(lengths[:place]), 1e-6)
+        times = float(lengths[place : place + 3].mean() / max(np.median(lengths[:place]), 1e-6))
         yield Fact(text=f"its batches move {times:.2g} times as far as usual", supports=times > HARD_TIMES)
 
 
@@ -144,7 +143,7 @@ def training_since(record: Record, step: int) -> Iterator[Fact]:
     steps, error = relative(record)
     before, after = error[steps <= step][-SPIKE_LINES:], error[steps > step][-SPIKE_LINES:]
     if len(before) and len(after):
-        change = after.mean() / before.mean() - 1
+        change = float(after.mean() / before.mean() - 1)
         if abs(change) > CHANGED_FRAC:
             yield Fact(
                 text=f"since step {step} the error on training batches "

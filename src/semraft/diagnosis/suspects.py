@@ -25,7 +25,7 @@ from semraft.diagnosis.kinds import (
     Kind,
 )
 from semraft.diagnosis.record import Record
-from semraft.diagnosis.signs import Sign
+from semraft.diagnosis.signs import MIN_LINES, Sign
 from semraft.diagnosis.verdict import Verdict
 
 TERM_CAUSES = ("term-too-heavy", "term-biased")
@@ -90,7 +90,7 @@ def _contradictions(
     causes = {cause.name: cause for cause in verdict.causes}
     for name, kind in CONTRADICTORY.items():
         if cause := causes.get(name):
-            told = [Fact(text=cause.evidence, supports=True), *_in_time(cause, verdict)]
+            told = [Fact(text=cause.evidence, supports=True), *_in_time(record, cause, verdict)]
             weighed = _weighed(name, kind, told, record, run, against)
             yield replace(weighed, confidence=cause.confidence, contradicts=True)
         else:
@@ -99,18 +99,19 @@ def _contradictions(
             yield _weighed(name, kind, told, record, run, None)
 
 
-def _in_time(cause: Sign, verdict: Verdict) -> Iterator[Fact]:
-    """Whether what a run suffers from came after what is said to be its cause."""
+def _in_time(record: Record, cause: Sign, verdict: Verdict) -> Iterator[Fact]:
+    """Whether what a run suffers from came with what is said to be its cause, or after it."""
     if not verdict.signs:
         yield Fact(text="no error shows it so far", supports=False)
         return
     first = verdict.signs[0]
-    # Signs know their place to within a few lines: only what is clearly earlier speaks against a cause.
-    late = first.first_step >= cause.first_step
+    # Windows of a sign reach back: only what is clearly earlier speaks against a cause.
+    between = (record.pulse.steps >= first.first_step) & (record.pulse.steps < cause.first_step)
+    early = int(between.sum()) > MIN_LINES
     yield Fact(
         text=f"the first sign, {first.name.replace('-', ' ')}, is of step {first.first_step}: "
-        f"{'after' if late else 'before'} it (step {cause.first_step})",
-        supports=late,
+        f"{'long before' if early else 'with'} it (step {cause.first_step})",
+        supports=not early,
     )
 
 
@@ -127,7 +128,7 @@ def _terms(record: Record, verdict: Verdict, run: Path, against: Comparison | No
         cause = next((about[name] for name in TERM_CAUSES if name in about), None)
         name = cause.name if cause else "term-too-heavy"
         if cause:  # Its evidence has share and floor.
-            told = [Fact(text=cause.evidence, supports=True), *_in_time(cause, verdict)]
+            told = [Fact(text=cause.evidence, supports=True), *_in_time(record, cause, verdict)]
             told += [*facts.agreement(record, term), *facts.lengths(record, cause.first_step)]
         else:
             conflict, heavy = about.get("gradient-conflict"), list(facts.share(record, term))
@@ -143,8 +144,9 @@ def _plain(record: Record, verdict: Verdict) -> Iterator[tuple[str, Kind, list[F
     """Suspects that nothing contradicts: a name, its kind, and the facts. Without a sign nobody is guilty."""
     onset = verdict.first_step
     shaken = [sign for sign in verdict.signs if sign.name in SHAKEN]
+    calm = [Fact(text="no error jumps, rises and stays, or grows by refinement", supports=False)]
     steps = [
-        *(Fact(text=_said(sign), supports=True) for sign in shaken),
+        *([Fact(text=_said(sign), supports=True) for sign in shaken] or calm),
         *facts.moves(record, onset),
         *facts.gradients(record, onset),
         *facts.refinements(record, onset),

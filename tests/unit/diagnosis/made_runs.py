@@ -45,6 +45,7 @@ def pulse(changes: Mapping[str, float] | None = None, onset: int = ONSET, noise:
             "rate_ratio": 1.0,
             "optimizer_steps_missing": 0.0,
             "clipped_ratio_max": 1.0,
+            "seen_samples": 4.0,
             "swapped_samples": 0.0,
             "scaled_samples": 0.0,
             "false_still_frac": 0.0,
