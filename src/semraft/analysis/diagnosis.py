@@ -77,6 +77,8 @@ def _head(diagnosis: Diagnosis) -> str:
     if sign := diagnosis.first_sign:
         text = f"{sign.name.replace('-', ' ')} at step {sign.first_step}: {sign.evidence}"
         lines.append(_wrapped(f"First sign    {text}", ""))
+    elif diagnosis.suspected:
+        lines.append("First sign    none so far: no error shows it")
     if diagnosis.suspected:
         likeliest = diagnosis.suspected[0]
         text = f"{likeliest.title}, {likeliest.weight}: {likeliest.evidence_for[0]}"
