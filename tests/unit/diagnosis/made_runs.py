@@ -25,13 +25,14 @@ CONFIG = RunConfig(
 def pulse(changes: Mapping[str, float] | None = None, onset: int = ONSET, noise: int = 0) -> list[Line]:
     """A line a step of a healthy run; from `onset` on the quantities of `changes` are multiplied.
 
-    The batches (their motion) are the same whatever `noise` is, which seeds the run's own errors.
+    The batches (their motion, and how hard they are besides) are the same whatever `noise` is, which seeds
+    the run's own errors.
     """
     batches, own = np.random.default_rng(5), np.random.default_rng(noise)
     lines = []
     for step in range(1, STEPS + 1):
         motion = float(batches.uniform(2, 6))
-        error = 0.3 * motion * float(own.uniform(0.9, 1.1))
+        error = 0.3 * motion * float(batches.uniform(0.7, 1.5)) * float(own.uniform(0.9, 1.1))
         line: Line = {
             "true_length_px": motion,
             "trusted_frac": 0.8,

@@ -14,7 +14,7 @@ WORSE = {"epe_px": 1.25, "first_epe_px": 1.25, "distance_px": 1.25, "flow_loss":
 
 
 def test_errors_part_where_one_was_made_worse(tmp_path: Path) -> None:
-    """A quarter more error, which single batches hide: their motion alone varies threefold.
+    """A quarter more error, which single batches hide: how hard they are, for their motion, varies twofold.
 
     Red when: steps are not paired, the place is the window's start, or p is not of the difference.
     """
