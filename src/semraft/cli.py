@@ -203,6 +203,32 @@ def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path("report.html"
     print(f"report: {out.resolve()}")
 
 
+def diagnose(
+    run: Positional[Path],
+    /,
+    against: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.html")] = None,
+    json: Json = False,
+) -> None:
+    """Say what is wrong with a run, since when, and which command would settle why.
+
+    Args:
+        run: The run's folder, finished or not.
+        against: A run that went well, best of the same seed, to be set beside it.
+        out: The page to write; RUN/diagnosis.html without it.
+    """
+    from semraft.analysis.diagnosis import as_text, write_page
+    from semraft.diagnosis import diagnosis
+
+    found = diagnosis.diagnose(run, against)
+    page = out or run / "diagnosis.html"
+    write_page(found, page)
+    if json:
+        print(dumps(found.to_json() | {"page": str(page)}, indent=2))
+    else:
+        print(f"{as_text(found)}\n\npage: {page.resolve()}")
+
+
 def recipes(json: Json = False) -> None:
     """List the recipes of `semraft train`."""
     from semraft.recipes import RECIPES
@@ -258,6 +284,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
+    "diagnose": diagnose,
     "data synthesize": cli_data.synthesize,
     "data check": cli_data.check,
     "data pack": cli_data.pack,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from semraft.analysis.comparison import variants
-from semraft.analysis.health import broken_losses
+from semraft.analysis.health import broken_losses, health_of
 from semraft.analysis.runs import Run
 
 
@@ -64,6 +64,10 @@ def replicate_notices(numbers: dict[str, Any]) -> list[Notice]:
 def _about_one(run: Run) -> Iterable[str]:
     if run.last_step < run.steps:
         yield f"stopped or still running at step {run.last_step} of {run.steps}."
+    if run.verdict and (health := health_of(run)).state != "healthy":
+        since = "" if health.first_step is None else f" since step {health.first_step}"
+        likely = f": {health.causes[0].name}" if health.causes else ""
+        yield f"judged itself {health.state}{since}{likely} (`semraft diagnose` says more)."
     if not run.splits:
         yield "no validation yet."
     yield from (f"{note}." for note in run.notes)

@@ -1,26 +1,19 @@
 """One HTML page that compares runs: it opens offline, and holds everything it shows.
 
-It arranges what comparison.py, notices.py, figures.py and pictures.py say; the template draws it. Names come
-from people and folders: everything is escaped, and the page's own policy lets no script run but ours.
+It arranges what comparison.py, notices.py, figures.py and pictures.py say; the template draws it.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
-from semraft.analysis import figures, forest
+from semraft.analysis import forest
 from semraft.analysis.comparison import (
     SAME_VARIANT_FIELDS,
-    definition,
     differences,
-    format_value,
     short_setting,
     variants,
 )
@@ -28,6 +21,7 @@ from semraft.analysis.figures import Chart, make_chart, refinement_curves, step_
 from semraft.analysis.forest import MAP_METRICS, forests, map_groups
 from semraft.analysis.health import health_of
 from semraft.analysis.notices import in_order, notices, replicate_notices
+from semraft.analysis.page import write_html
 from semraft.analysis.pictures import MAX_PAIRS, change_colors, data_uri, error_colors, pair_pictures
 from semraft.analysis.readout import STEPS_PER_PX, UNKNOWN
 from semraft.analysis.replicates import FINGERPRINTS
@@ -36,7 +30,6 @@ from semraft.analysis.summary import STUDY, compare, finished_runs, write_summar
 from semraft.analysis.tables import tables
 from semraft.metrics import METRICS, STRATA
 from semraft.ops.color import color_wheel_legend
-from semraft.tracking import write_text
 
 SCRIPTS, STYLES = ("report.js", "charts.js", "pairs.js"), ("report.css", "charts.css", "pairs.css")
 """The files beside this one that become the page's one script and one style."""
@@ -78,38 +71,41 @@ def write_report(paths: Sequence[Path], out: Path) -> str:
 
 def write_page(runs: Sequence[Run], numbers: dict[str, Any], out: Path) -> None:
     """Writes the page of these runs and of their summary: it shows the numbers of the one, computes none."""
-    script = "\n".join(_beside(name) for name in SCRIPTS)
-    style = "\n".join(_beside(name) for name in STYLES)
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)
-    page = _template().render(
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup(style),
-        runs=runs,
-        groups=variants(runs),
-        numbers=numbers,
-        tables=tables(numbers),
-        forests={split: forests(numbers, split) for split in numbers["splits"]},
-        maps=[
+    values = {
+        "setting": short_setting,
+        "forest": forest,
+        "fingerprints": FINGERPRINTS,
+        "readout": {"steps_per_px": STEPS_PER_PX, "unknown": UNKNOWN},
+        "p_value": _p_value,
+        "max_pairs": MAX_PAIRS,
+        "short": _short,
+        "metrics": METRICS,
+        "strata": STRATA,
+        "runs": runs,
+        "groups": variants(runs),
+        "numbers": numbers,
+        "tables": tables(numbers),
+        "forests": {split: forests(numbers, split) for split in numbers["splits"]},
+        "maps": [
             (split, metric, groups)
             for split in numbers["splits"]
             for metric in MAP_METRICS
             if (groups := map_groups(numbers, split, metric))
         ],
-        extremes=_extreme_pairs(numbers),
-        notices=in_order([*replicate_notices(numbers), *notices(runs)]),
-        training=list(_training_charts(runs)),
-        validation=list(_validation_charts(runs, numbers)),
-        health=[health_of(run) for run in runs],
-        pairs=list(pair_pictures(runs, numbers)),
-        error_scale=data_uri(error_colors(ramp), "flat"),
-        change_scale=data_uri(change_colors(2 * ramp - 1), "flat"),
-        wheel=data_uri(color_wheel_legend(96), "flat"),
-        settings=_settings(runs),
-        data_rows=_data_rows(runs),
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, page)
+        "extremes": _extreme_pairs(numbers),
+        "notices": in_order([*replicate_notices(numbers), *notices(runs)]),
+        "training": list(_training_charts(runs)),
+        "validation": list(_validation_charts(runs, numbers)),
+        "health": [health_of(run) for run in runs],
+        "pairs": list(pair_pictures(runs, numbers)),
+        "error_scale": data_uri(error_colors(ramp), "flat"),
+        "change_scale": data_uri(change_colors(2 * ramp - 1), "flat"),
+        "wheel": data_uri(color_wheel_legend(96), "flat"),
+        "settings": _settings(runs),
+        "data_rows": _data_rows(runs),
+    }
+    write_html(out, "report.html.jinja", SCRIPTS, STYLES, values)
 
 
 def final_table(runs: Sequence[Run], numbers: dict[str, Any]) -> str:
@@ -133,36 +129,6 @@ def final_table(runs: Sequence[Run], numbers: dict[str, Any]) -> str:
     found = in_order([*replicate_notices(numbers), *notices(runs)])
     limits = [f"! {notice.text}" for notice in found if notice.level != "note"]
     return "\n\n".join([*(blocks or ["No validation yet."]), *(["\n".join(limits)] if limits else [])])
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        definition=definition,
-        format_value=format_value,
-        setting=short_setting,
-        figure=figures,
-        forest=forest,
-        fingerprints=FINGERPRINTS,
-        readout={"steps_per_px": STEPS_PER_PX, "unknown": UNKNOWN},
-        p_value=_p_value,
-        max_pairs=MAX_PAIRS,
-        short=_short,
-        chart_data=_chart_data,
-        metrics=METRICS,
-        strata=STRATA,
-    )
-    return environment.get_template("report.html.jinja")
-
-
-def _beside(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _marks(runs: Sequence[Run]) -> list[tuple[float, str, int]]:
@@ -216,14 +182,6 @@ def _validation_charts(runs: Sequence[Run], numbers: dict[str, Any]) -> Iterator
         curves = refinement_curves(final, "epe")
         charts.append(make_chart("epe by refinement", "refinement", "epe", curves))
         yield table.split, [chart for chart in charts if chart]
-
-
-def _chart_data(chart: Chart) -> str:
-    """What the readout of a chart needs, as JSON for an attribute."""
-    fields = ("label", "color", "kind", "x", "y", "spread")
-    lines = [{name: getattr(line, name) for name in fields} for line in chart.lines]
-    contents = {"lines": lines, "marks": [{"step": mark.step} for mark in chart.marks]}
-    return json.dumps(contents | {"logarithmic": chart.logarithmic}, separators=(",", ":"))
 
 
 def _short(value: Any) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from semraft.analysis.comparison import comparable, variants
 from semraft.analysis.effects import compare_variant
+from semraft.analysis.health import health_of
 from semraft.analysis.replicates import (
     find_strangers,
     find_twins,
@@ -149,6 +150,7 @@ def compare(
         "pairs": _pair_entries(splits, counted, references),
         "twins": [twin._asdict() for twin in twins],
         "strangers": [stranger._asdict() for stranger in strangers],
+        "not_healthy": _not_healthy(groups),
         "without_fingerprints": without_fingerprints(runs),
     }
     ready: dict[str, Any] = _json_ready(numbers)
@@ -193,6 +195,24 @@ def _run_entries(
         for name, group in groups.items()
         for run in group
         if split in run.splits
+    ]
+
+
+def _not_healthy(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
+    """Runs that judged themselves anything but healthy: state, since when, the likeliest cause or None."""
+    found = [
+        (name, run.seed, health_of(run)) for name, group in groups.items() for run in group if run.verdict
+    ]
+    return [
+        {
+            "variant": name,
+            "seed": seed,
+            "state": health.state,
+            "first_step": health.first_step,
+            "cause": health.causes[0].name if health.causes else None,
+        }
+        for name, seed, health in found
+        if health.state != "healthy"
     ]
 
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from semraft.analysis.diagnosis import write_page as write_diagnosis
 from semraft.analysis.report import write_page, write_report
 from semraft.analysis.runs import load_run
 from semraft.analysis.summary import finished_runs
+from semraft.diagnosis.diagnosis import diagnose
 from tests.unit.analysis.fake_runs import SPLIT, make_pair, make_study
+from tests.unit.diagnosis.made_runs import health, pulse, set_from, write_run
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -256,3 +259,24 @@ def test_a_run_that_went_wrong_is_shown_with_the_place(page: Any) -> None:
     assert rows[4] == "v1-seed1 worse 300 gradient conflict 90 % <cosine> -0.4"
     assert rows[5] == "v1-seed2 finished - -"
     assert page.locator(".chart .mark").count() > 4
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_the_page_of_a_diagnosis(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    """Red when: its script asks for what only the report has, or a command makes the page wider."""
+    pulses = set_from(pulse({"epe_px": 8.0, "first_epe_px": 8.0}), rate_ratio=30.0)
+    bad = write_run(tmp_path / f"a-{'long-' * 20}<i>name", pulses=pulses, healths=health(moved=30))
+    good = write_run(tmp_path / "good", pulses=pulse(noise=1), healths=health())
+    write_diagnosis(diagnose(bad, good), tmp_path / "diagnosis.html")
+    for page in opened(browser, tmp_path / "diagnosis.html", width, scheme):
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator("h1").inner_text() == bad.name
+        assert page.locator(".chart").count() == page.locator(".chart .mark").count() == 6
+        command = page.locator(".verdict .command")
+        assert command.inner_text().startswith("semraft train --from ")
+        command.click()  # One click takes the whole command.
+        assert page.evaluate("getSelection().toString()") == command.inner_text()
+        chart = page.locator(".chart").nth(1)
+        chart.focus()
+        page.keyboard.press("ArrowRight")
+        assert "good" in chart.locator(".tip").inner_text()

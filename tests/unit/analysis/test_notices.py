@@ -23,6 +23,25 @@ def test_sound_runs_only_tell_what_was_left_out(tmp_path: Path) -> None:
     assert notices(runs) == expected
 
 
+def test_a_study_names_runs_that_are_not_healthy(tmp_path: Path) -> None:
+    """In its notices, which the terminal shows too, and in summary.json.
+
+    Red when: a verdict's state, step or cause is lost on the way, or a healthy run is named.
+    """
+    study = make_study(tmp_path, {"base": (0.0, 0.1), "v1": (0.2, 0.3)})
+    (study / "runs" / "base-seed0" / "verdict.json").write_text('{"state": "healthy", "causes": []}')
+    (study / "runs" / "v1-seed1" / "verdict.json").write_text(
+        '{"state": "worse", "first_step": 300, "causes": [{"name": "term-too-heavy", "confidence": 0.9}]}'
+    )
+    runs = [load_run(path) for path in finished_runs(study)]
+    said = texts(runs, "warning")
+    assert "v1-seed1: judged itself worse since step 300: term too heavy" in said
+    assert said.count("judged itself") == 1
+    assert compare(runs, {}, "base")["not_healthy"] == [
+        {"variant": "v1", "seed": 1, "state": "worse", "first_step": 300, "cause": "term too heavy"}
+    ]
+
+
 def test_one_seed_each_proves_nothing(tmp_path: Path) -> None:
     runs = [load_run(make_run(tmp_path / recipe, recipe)) for recipe in ("world-base", "world-semantic-v1")]
     assert "world-base, world-semantic-v1: a single seed proves nothing" in texts(runs, "warning")
