@@ -73,7 +73,7 @@ def beside(against: Comparison) -> Iterator[str]:
 
 def _head(diagnosis: Diagnosis) -> str:
     lines = [f"{diagnosis.run.resolve().name}: {state_of(diagnosis)}"]
-    lines += [_wrapped(f"! {text}", "") for text in diagnosis.lacks]
+    lines += [_wrapped(f"! {text}", "") for text in diagnosis.notes]
     if sign := diagnosis.first_sign:
         text = f"{sign.name.replace('-', ' ')} at step {sign.first_step}: {sign.evidence}"
         lines.append(_wrapped(f"First sign    {text}", ""))

@@ -68,6 +68,7 @@ def _about_one(run: Run) -> Iterable[str]:
         since = "" if health.first_step is None else f" since step {health.first_step}"
         likely = f": {health.causes[0].name}" if health.causes else ""
         yield f"judged itself {health.state}{since}{likely} (`semraft diagnose` says more)."
+    yield from (f"{text}." for text in run.verdict.get("rollbacks", []))
     if not run.splits:
         yield "no validation yet."
     yield from (f"{note}." for note in run.notes)

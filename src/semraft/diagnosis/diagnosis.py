@@ -12,6 +12,7 @@ import numpy as np
 
 from semraft.diagnosis.differences import Comparison, compare_records
 from semraft.diagnosis.record import Line, Record, Series, read_lines, read_record, series
+from semraft.diagnosis.remedy import read_rollbacks
 from semraft.diagnosis.signs import Sign
 from semraft.diagnosis.suspects import Suspect, suspects
 from semraft.diagnosis.verdict import Verdict, judge
@@ -20,7 +21,7 @@ from semraft.tracking import HEALTH, METRICS, PULSE, VERDICT
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
-    """A run's verdict, who is suspected of it, and what was asked of the folder in vain."""
+    """A run's verdict, who is suspected of it, and what a reader must know before all else."""
 
     run: Path
     record: Record
@@ -29,8 +30,8 @@ class Diagnosis:
     suspects: tuple[Suspect, ...]
     against: Comparison | None
     other: Record | None
-    lacks: tuple[str, ...]
-    """What the run did not write, in sentences."""
+    notes: tuple[str, ...]
+    """What to know before all else, in sentences: where the run went back, what it did not write."""
 
     @property
     def first_sign(self) -> Sign | None:
@@ -63,7 +64,7 @@ class Diagnosis:
             "first_sign": first and dataclasses.asdict(first),
             "suspects": [dataclasses.asdict(suspect) for suspect in self.suspects],
             "against": self.against and dataclasses.asdict(self.against),
-            "lacks": list(self.lacks),
+            "notes": list(self.notes),
         }
         return {name: _ready(value) for name, value in found.items()}
 
@@ -88,7 +89,7 @@ def diagnose(run: Path, against: Path | None = None) -> Diagnosis:
         suspects=suspects(record, verdict, run, compared),
         against=compared,
         other=other,
-        lacks=lacks,
+        notes=(*(rollback.text() for rollback in read_rollbacks(run)), *lacks),
     )
 
 

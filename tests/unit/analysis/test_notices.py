@@ -42,6 +42,15 @@ def test_a_study_names_runs_that_are_not_healthy(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_that_went_back_says_so(tmp_path: Path) -> None:
+    """Red when: a run that was changed on the way stands beside others as if it had not been."""
+    run = make_run(tmp_path / "run")
+    (run / "verdict.json").write_text(
+        '{"state": "healthy", "causes": [], "rollbacks": ["went back from step 30 to 20"]}'
+    )
+    assert "went back from step 30 to 20." in texts([load_run(run)], "warning")
+
+
 def test_one_seed_each_proves_nothing(tmp_path: Path) -> None:
     runs = [load_run(make_run(tmp_path / recipe, recipe)) for recipe in ("world-base", "world-semantic-v1")]
     assert "world-base, world-semantic-v1: a single seed proves nothing" in texts(runs, "warning")

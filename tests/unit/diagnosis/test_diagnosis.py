@@ -3,13 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from semraft import cli
 from semraft.analysis.diagnosis import charts
+from semraft.config import load_config
 from semraft.diagnosis.diagnosis import diagnose
+from semraft.diagnosis.remedy import line_of, plan
+from semraft.diagnosis.signs import Sign
+from semraft.diagnosis.verdict import Verdict
+from semraft.tracking import append_line
 from tests.unit.analysis.page import Page
 from tests.unit.diagnosis.made_runs import ONSET, health, pulse, set_from, validation, write_run
 
@@ -96,10 +102,24 @@ def test_a_run_without_pulse_is_judged_by_its_metrics(
     found = diagnose(write_run(tmp_path / "old", metrics=[*lines, *HEALTHY]))
     assert {"spike": 60}.items() <= {sign.name: sign.first_step for sign in found.verdict.signs}.items()
     assert abs(found.verdict.first_step - 60) <= 2
-    assert "no pulse.jsonl" in found.lacks[0]
+    assert "no pulse.jsonl" in found.notes[0]
     assert "swapped-flow" in {suspect.name for suspect in found.unknown}
     assert cli.run(["diagnose", str(tmp_path / "old")]) == 0
     assert "! no pulse.jsonl: it is judged by the 100 training lines" in capsys.readouterr().out
+
+
+def test_a_run_that_went_back_says_so_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Red when: the page shows a healthy run and not that it was rescued."""
+    run = write_run(tmp_path / "run", pulses=pulse(), healths=health())
+    config = replace(load_config(run / "config.json"), when_worse="lower-rate")
+    cause = Sign(name="spike", first_step=25, confidence=0.9, evidence="it jumped")
+    verdict = Verdict(state="worse", first_step=25, causes=(cause,), signs=(cause,))
+    rollback = plan(config, verdict, 30, [0, 20])
+    assert rollback is not None
+    append_line(run / "rollbacks.jsonl", line_of(rollback))
+    assert cli.run(["diagnose", str(run)]) == 0
+    assert "! went back from step 30 to 20" in capsys.readouterr().out
+    assert "went back from step 30 to 20" in (run / "diagnosis.html").read_text()
 
 
 def test_runs_that_have_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

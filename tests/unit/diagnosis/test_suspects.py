@@ -27,7 +27,7 @@ def test_nobody_is_suspected_of_a_healthy_run(tmp_path: Path) -> None:
     """Red when: a fact for somebody is counted where nothing has happened."""
     run = write_run(tmp_path / "run", pulses=pulse(), healths=health(share_pct=60), metrics=HEALTHY)
     found = diagnose(run)
-    assert (found.verdict.state, found.suspected, found.lacks) == ("healthy", (), ())
+    assert (found.verdict.state, found.suspected, found.notes) == ("healthy", (), ())
     assert {suspect.name for suspect in found.cleared} >= {*CONTRADICTORY, "rate-too-high", "overfitting"}
     swapped = named(found, "swapped-flow")
     assert swapped.evidence_against == ("0 of 480 samples fit better with u and v exchanged",)
