@@ -19,6 +19,10 @@ CLEARED: dict[str, tuple[str, Say]] = {
         "optimizer_steps_missing",
         lambda found, step: f"of {step} steps {found.max():.0f} are missing in the optimiser's moments",
     ),
+    "skipped-steps": (
+        "optimizer_steps_missing",
+        lambda found, step: f"of {step} steps {found.max():.0f} were skipped",
+    ),
     "no-clipping": (
         "clipped_ratio_max",
         lambda found, step: f"the longest gradient after clipping has {found.max():.4g} of --optim.clip-norm",

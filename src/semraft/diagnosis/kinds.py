@@ -110,6 +110,13 @@ CONTRADICTORY: dict[str, Kind] = {
         settings=("optim.",),
         quantities=("optimizer_steps_missing", "moved_"),
     ),
+    "skipped-steps": Kind(
+        means="Gradients leave half precision's range at every loss scale, and most steps are not taken.",
+        experiment=_float32,
+        settles="If steps are taken in float32, the range of numbers was it.",
+        settings=("precision",),
+        quantities=("loss_scale",),
+    ),
     "no-clipping": Kind(
         means="Long gradients move the weights at their full length.",
         experiment=_unclipped,

@@ -11,6 +11,7 @@ import pytest
 
 from semraft import cli
 from semraft.config import DataConfig, LossConfig, RunConfig, TermConfig
+from semraft.diagnosis.contradictions import CONTRADICTIONS
 from semraft.diagnosis.diagnosis import Diagnosis, diagnose
 from semraft.diagnosis.kinds import CONTRADICTORY
 from semraft.diagnosis.suspects import Suspect
@@ -176,3 +177,9 @@ def test_every_experiment_is_a_command_that_works(
     }
     every = [term.name for term in config.loss.terms]
     assert left == {tuple(name for name in every if name != out) for out in every}
+
+
+def test_every_contradiction_has_a_suspect() -> None:
+    """Red when: a contradiction is added, and `semraft diagnose` is silent about it."""
+    names = {detector.__name__.replace("_", "-") for detector in CONTRADICTIONS} - {"heavy-term"}
+    assert names == CONTRADICTORY.keys()
