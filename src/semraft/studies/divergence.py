@@ -40,6 +40,10 @@ def _v1(base: RunConfig, options: str) -> RunConfig:
     return replace(base, loss=replace(base.loss, terms=(parse_term(f"semantic-v1:{options}"),)))
 
 
+def _held(loss: LossConfig) -> RunConfig:
+    return _v1(_under(loss), "5")
+
+
 _BASES = {
     "base": _BASE,
     "base-all-pixels": _under(LossConfig(normalize="all")),
@@ -70,11 +74,20 @@ _SUSPECTS = {
 }
 """A weight at which V1 does harm, and what may be to blame changed one at a time."""
 _V1 = _FAULTS | _SUSPECTS
+_CURES = {
+    "v1-5-gate": _held(LossConfig(combine="gate")),
+    "v1-5-project": _held(LossConfig(combine="project")),
+    "v1-5-cap": _held(LossConfig(share_cap=0.05)),
+    "v1-5-flow-loss": _v1(_BASE, "5,schedule=flow-loss"),
+    "v1-5-decay": _v1(_BASE, "5,schedule=decay"),
+    "v1-5-uncertainty": _v1(_BASE, "5,modulation=uncertainty"),
+}
+"""What is to keep a term from doing harm, at that weight."""
 
 DIVERGENCE = Study(
     name="divergence",
     about="does V1 get worse where the base loss does not, and why? the original code as it was, fault by "
-    "fault, and the suspects one by one, from one start a seed; three seeds, two hours on two cores",
+    "fault, the suspects one by one, and what is to cure it, from one start a seed; three seeds, hours",
     variants={
         "base": _BASE,
         "v1": _from_start("world-divergence-v1"),
@@ -83,7 +96,8 @@ DIVERGENCE = Study(
         **_BASES,
         "v1-grey-labels": _v1(_by(replace(_AUGMENT, labels="grey-blended")), "0.5"),
     }
-    | {variant: _v1(_BASES[base], options) for variant, (base, options) in _V1.items()},
+    | {variant: _v1(_BASES[base], options) for variant, (base, options) in _V1.items()}
+    | _CURES,
     base="base",
     seeds=_SEEDS,
     may_differ=(

@@ -33,7 +33,8 @@ def test_a_run_with_v1_differs_from_its_base_by_v1_alone() -> None:
             continue
         assert names == ["semantic-v1"]
         base = STUDY.variants[STUDY.against.get(variant, STUDY.base)]
-        differs = set(differing_fields(config, base)) - {"data.augment.labels"}
+        held = {"loss.combine", "loss.share_cap"}  # Nothing to a run without terms.
+        differs = set(differing_fields(config, base)) - {"data.augment.labels"} - held
         assert differs == {"loss.terms"}, variant
 
 
@@ -63,6 +64,12 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
         "v1-5-exact": {"weight", "mask"},
         "v1-5-gamma-085": {"weight", "loss.gamma"},
         "v1-5-gamma-1": {"weight", "loss.gamma"},
+        "v1-5-gate": {"weight", "loss.combine"},
+        "v1-5-project": {"weight", "loss.combine"},
+        "v1-5-cap": {"weight", "loss.share_cap"},
+        "v1-5-flow-loss": {"weight", "schedule"},
+        "v1-5-decay": {"weight", "schedule"},
+        "v1-5-uncertainty": {"weight", "modulation"},
     }
     whole = flat(STUDY.variants["as-it-was"]) | flat_terms(STUDY.variants["as-it-was"])
     assert (whole["loss.normalize"], whole["loss.gamma"]) == ("all", 0.85)
@@ -72,7 +79,10 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
 
 def flat_terms(config: RunConfig) -> dict[str, Any]:
     (term,) = config.loss.terms
-    return {name: getattr(term, name) for name in ("weight", "schedule", *TERMS["semantic-v1"].options)}
+    return {
+        name: getattr(term, name)
+        for name in ("weight", "schedule", "modulation", *TERMS["semantic-v1"].options)
+    }
 
 
 def test_the_study_and_its_start_are_of_the_scenes_for_reporting() -> None:
