@@ -67,12 +67,13 @@ def temporal_consistency_values(
     share1, share2 = (
         at_least_float32(logits).softmax(dim=1).clamp(min=SMALLEST_SHARE) for logits in (logits1, logits2)
     )
-    entropy1 = torch.special.entr(share1).sum(dim=1)
+    entropy1 = _entropy(share1)
     values = []
     for flow in flows:
         field = (flow.detach() if gradient == "segmentation" else flow).to(share2.dtype)
+        warped, seen = warp(share2, field)
         # Made anew in the backward pass: it would keep a dozen volumes of one refinement in memory.
-        divergence, seen = checkpoint(_divergence, share1, entropy1, share2, field, use_reentrant=False)
+        divergence = checkpoint(_divergence, share1, entropy1, warped, seen, use_reentrant=False)
         values.append(masked_mean(divergence, mask & seen))
     return torch.stack(values)
 
@@ -80,11 +81,15 @@ def temporal_consistency_values(
 def _divergence(
     share1: Float[Tensor, "B K H W"],
     entropy1: Float[Tensor, "B H W"],
-    share2: Float[Tensor, "B K H W"],
-    flow: Float[Tensor, "B 2 H W"],
-) -> tuple[Float[Tensor, "B H W"], Bool[Tensor, "B H W"]]:
-    """Jensen-Shannon divergence of frame 1 and warped frame 2, and where that is in frame."""
-    warped, seen = warp(share2, flow)
-    mixed = torch.special.entr((share1 + warped) / 2).sum(dim=1)
-    entropy2 = torch.special.entr(warped.masked_fill(~seen[:, None], 1)).sum(dim=1)
-    return mixed - (entropy1 + entropy2) / 2, seen
+    warped2: Float[Tensor, "B K H W"],
+    seen: Bool[Tensor, "B H W"],
+) -> Float[Tensor, "B H W"]:
+    """Jensen-Shannon divergence of frame 1 and warped frame 2; not to be read where that is out of frame."""
+    return (
+        _entropy((share1 + warped2) / 2) - (entropy1 + _entropy(warped2.masked_fill(~seen[:, None], 1))) / 2
+    )
+
+
+def _entropy(share: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
+    """In nats, of shares above 0: a third of the time of `torch.special.entr`, which allows for 0."""
+    return -(share * share.log()).sum(dim=1)

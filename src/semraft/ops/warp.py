@@ -1,7 +1,6 @@
 """Looking up frame 2 (its colours, labels, flow) where the flow says a pixel of frame 1 has gone.
 
-One gather serves both modes: unlike `grid_sample` it takes integer tensors, is exact where the flow is whole,
-and has no trouble with images one pixel wide, because no coordinate is ever normalised.
+Exact where the flow is whole, and on images one pixel wide.
 """
 
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def warp(
@@ -29,7 +29,8 @@ def warp(
         x, y, seen = _seen_target(flow)
         warped = _gather(image, x.round(), y.round())
     else:
-        warped, seen = _bilinear(lambda columns, rows: _gather(image, columns, rows), flow)
+        x, y, seen = _seen_target(flow)
+        warped = _blend(image, x, y)
     return warped.masked_fill(~seen.unsqueeze(1), 0), seen
 
 
@@ -84,6 +85,21 @@ def _bilinear(
     upper = torch.lerp(gather(left, top), gather(left + 1, top), right_share)
     lower = torch.lerp(gather(left, top + 1), gather(left + 1, top + 1), right_share)
     return torch.lerp(upper, lower, lower_share), seen
+
+
+def _blend(
+    image: Float[Tensor, "B C H W"], x: Float[Tensor, "B H W"], y: Float[Tensor, "B H W"]
+) -> Float[Tensor, "B C H W"]:
+    """The image at points in frame, bilinear: quicker than four gathers, and keeps only the points.
+
+    `grid_sample` wants coordinates as parts of the size: of a power of two, those of whole points are exact,
+    and of others off by 1e-7 of it at most.
+    """
+    height, width = image.shape[-2:]
+    rows, columns = (1 << size.bit_length() for size in (height, width))
+    grid = torch.stack([(2 * x + 1) / columns - 1, (2 * y + 1) / rows - 1], dim=-1)
+    padded = F.pad(image, (0, columns - width, 0, rows - height))
+    return F.grid_sample(padded, grid, align_corners=False)
 
 
 def _gather(
