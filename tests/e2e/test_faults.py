@@ -45,6 +45,7 @@ def test_an_overflow_ends_the_run_with_its_cause(tmp_path: Path) -> None:
     assert (verdict(run)["state"], verdict(run)["causes"][0]["name"]) == ("diverged", "half-overflow")
 
 
+@pytest.mark.slow
 def test_what_helps_nothing_ends(tmp_path: Path) -> None:
     """It breaks again after each of three rollbacks. Red when: it goes back for ever, or never."""
     run = tmp_path / "run"
