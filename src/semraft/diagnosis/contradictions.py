@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from semraft.diagnosis.record import Record, Values
+from semraft.diagnosis.record import Record, Values, with_truth
 from semraft.diagnosis.signs import Detector, Sign, again
 
 RATE_RATIO = 1.5
@@ -98,7 +98,7 @@ def batch_norm(record: Record) -> Iterator[Sign]:
 
 def normalization(record: Record) -> Iterator[Sign]:
     """The flow loss is not the mean distance over the pixels that it should be the mean of."""
-    steps, loss, distance, trusted = record.pulse.finite("flow_loss", "distance_px", "trusted_frac")
+    steps, loss, distance, trusted = with_truth(record.pulse, "flow_loss", "distance_px", "trusted_frac")
     over = {"valid": np.ones_like(trusted), "all": trusted}
     asked = record.config.loss.normalize
     found = loss / np.maximum(distance, 1e-9)

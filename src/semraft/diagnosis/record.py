@@ -60,6 +60,18 @@ class Record:
         return max((int(part.steps[-1]) for part in (self.pulse, self.health) if len(part.steps)), default=0)
 
 
+LEAST_TRUTH_FRAC = 0.01
+"""A line of batches with less flow truth says nothing of errors."""
+
+
+def with_truth(pulse: Series, *names: str) -> tuple[np.ndarray, ...]:
+    """As `Series.finite`, of the lines that have flow truth; all lines where nobody counted it."""
+    trusted = pulse.get("trusted_frac")
+    enough = np.isnan(trusted) | (trusted >= LEAST_TRUTH_FRAC)
+    kept = {name: np.where(enough, pulse.get(name), math.nan) for name in names}
+    return Series(steps=pulse.steps, values=kept).finite(*names)
+
+
 def read_record(run: Path, pulses: Sequence[Line] | None = None) -> Record:
     """Reads a run directory; what is not there is empty.
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import stdtr
 
-from semraft.diagnosis.record import Record, Values
+from semraft.diagnosis.record import Record, Values, with_truth
 
 FALSE_ALARM = 1e-5
 """How often a healthy run's noise may give a statistical sign, for each place looked at."""
@@ -113,7 +113,7 @@ def validation_worsening(record: Record) -> Iterator[Sign]:
 
 def collapse(record: Record) -> Iterator[Sign]:
     """The last refinement is further from the truth than the first."""
-    steps, first, last = record.pulse.finite("first_epe_px", "epe_px")
+    steps, first, last = with_truth(record.pulse, "first_epe_px", "epe_px")
     if len(first) < MIN_LINES:
         return
     windows = sliding_window_view((last - first) / np.maximum(first, 1e-6), MIN_LINES)
@@ -135,7 +135,7 @@ SHRUNK_FRAC = 0.15
 
 def shrinkage(record: Record) -> Iterator[Sign]:
     """Flow becomes shorter against the truth than it was."""
-    steps, found, true = record.pulse.finite("length_px", "true_length_px")
+    steps, found, true = with_truth(record.pulse, "length_px", "true_length_px")
     lengths = np.log(np.maximum(found, 1e-3) / np.maximum(true, 1e-3))
     if change := change_point(-lengths, MIN_LINES, SHRUNK_FRAC):
         place, p, fall = change
@@ -199,7 +199,7 @@ DETECTORS: tuple[Detector, ...] = (
 
 def relative_error(record: Record) -> tuple[np.ndarray, Values]:
     """Steps, and EPE over the mean length of the true flow: motion is half of the noise of batches."""
-    steps, epe_px, true_px = record.pulse.finite("epe_px", "true_length_px")
+    steps, epe_px, true_px = with_truth(record.pulse, "epe_px", "true_length_px")
     return steps, epe_px / np.maximum(true_px, 0.1)
 
 

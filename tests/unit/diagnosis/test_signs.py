@@ -218,6 +218,24 @@ def test_what_is_certain_comes_first() -> None:
     assert verdict.first_step == 120
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_without_truth_say_nothing(seed: int) -> None:
+    """Pairs with labels alone, a third of the lines. Red when: an error of 0 for want of truth counts."""
+    record, rng = sound(seed), np.random.default_rng(seed)
+    without = rng.random(STEPS) < 0.33
+    for name in (
+        "trusted_frac",
+        "flow_loss",
+        "distance_px",
+        "epe_px",
+        "first_epe_px",
+        "length_px",
+        "true_length_px",
+    ):
+        record = changed(record, name, lambda steps, values: np.where(without, 0.0, values))
+    assert judge(record).state == "healthy"
+
+
 def test_states() -> None:
     """Red when: what is no number any more upsets those that look at other things."""
     broken = sound()
