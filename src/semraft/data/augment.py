@@ -64,7 +64,7 @@ def augment(
     """
     height, width = sample.valid.shape
     window = draw_window((height, width), crop, config, rng)
-    return augment_part(sample.part(window), (height, width), window, config, crop, rng)
+    return augment_part(sample.part(window), (height, width), window, config, crop, rng, resize)
 
 
 def augment_part(
@@ -74,10 +74,10 @@ def augment_part(
     config: AugmentConfig,
     crop: tuple[int, int],
     rng: np.random.Generator,
-    resized: Resize | None = None,
+    resized: Resize,
 ) -> FlowSample:
     """`augment` once the window is drawn: `part` is that window of a pair of height and width `frame`."""
-    result = _hide_outside((resized or resize)(part, crop, config))
+    result = _hide_outside(resized(part, crop, config))
     if not config.enabled:
         return result
     result = _recolour_pair(result, config, rng)

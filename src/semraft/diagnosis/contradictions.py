@@ -4,13 +4,14 @@ Signs (`diagnosis.signs`) tell that a run is ill; a contradiction names the illn
 compares two things that must agree, found on different ways.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from jaxtyping import Int64
 from numpy.lib.stride_tricks import sliding_window_view
 
 from semraft.diagnosis.record import Record, Values, with_truth
-from semraft.diagnosis.signs import Detector, Sign, again
+from semraft.diagnosis.signs import Detector, Sign, again, first
 
 RATE_RATIO = 1.5
 SWAPPED_FRACS = (1e-4, 0.01)
@@ -31,154 +32,152 @@ SKIPPED_LINES, SKIPPED_FRAC = 20, 0.5
 def learning_rate(record: Record) -> Iterator[Sign]:
     """The rate that moves the weights is not the schedule's."""
     steps, ratio = record.pulse.known("rate_ratio")
-    wrong = (ratio > RATE_RATIO) | (ratio < 1 / RATE_RATIO)
-    if wrong.any():
-        place = int(wrong.argmax())
-        yield _sign(
-            "learning-rate", steps[place], f"weights move at {ratio[place]:.3g} times the schedule's rate"
-        )
+    return _sign(
+        "learning-rate",
+        steps,
+        first((ratio > RATE_RATIO) | (ratio < 1 / RATE_RATIO)),
+        lambda at: f"weights move at {ratio[at]:.3g} times the schedule's rate",
+    )
 
 
 def optimizer_restart(record: Record) -> Iterator[Sign]:
     """AdamW's moments know of fewer steps than they did before."""
     steps, missing = record.pulse.finite("optimizer_steps_missing")
     known = steps - missing
-    lost = np.diff(known) < 0
-    if lost.any():
-        place = int(lost.argmax()) + 1
-        yield _sign(
-            "optimizer-restart",
-            steps[place],
-            f"the optimiser's moments know of {known[place]:.0f} steps, and of {known[place - 1]:.0f} before",
-        )
+    return _sign(
+        "optimizer-restart",
+        steps[1:],
+        first(np.diff(known) < 0),
+        lambda at: (
+            f"the optimiser's moments know of {known[at + 1]:.0f} steps, and of {known[at]:.0f} before"
+        ),
+    )
 
 
 def skipped_steps(record: Record) -> Iterator[Sign]:
     """A gradient scaler that skips steps and does not find a scale to go on with."""
     steps, missing = record.pulse.finite("optimizer_steps_missing")
-    skipped = np.clip(np.diff(missing), 0, np.diff(steps)) / np.maximum(np.diff(steps), 1)
-    if len(skipped) < SKIPPED_LINES:
-        return
+    if len(steps) <= SKIPPED_LINES:
+        return iter(())
+    skipped = np.clip(np.diff(missing), 0, np.diff(steps)) / np.diff(steps)
     often = sliding_window_view(skipped, SKIPPED_LINES).mean(axis=1)
-    if (often > SKIPPED_FRAC).any():
-        place = int((often > SKIPPED_FRAC).argmax())
-        yield _sign(
-            "skipped-steps",
-            steps[place + 1],
-            f"{often[place]:.0%} of the steps were skipped: gradients leave float16's range at every scale",
-        )
+    return _sign(
+        "skipped-steps",
+        steps[1:],
+        first(often > SKIPPED_FRAC),
+        lambda at: (
+            f"{often[at]:.0%} of the steps were skipped: gradients leave float16's range at every scale"
+        ),
+    )
 
 
 def no_clipping(record: Record) -> Iterator[Sign]:
     """The gradient that moved the weights is longer than it may be."""
     steps, ratio = record.pulse.known("clipped_ratio_max")
-    wrong = ratio > 1.01
-    if wrong.any():
-        place = int(wrong.argmax())
-        yield _sign(
-            "no-clipping",
-            steps[place],
-            f"the gradient after clipping is {ratio[place]:.3g} times as long as --optim.clip-norm allows",
-        )
+    return _sign(
+        "no-clipping",
+        steps,
+        first(ratio > 1.01),
+        lambda at: (
+            f"the gradient after clipping is {ratio[at]:.3g} times as long as --optim.clip-norm allows"
+        ),
+    )
 
 
 def batch_norm(record: Record) -> Iterator[Sign]:
     """Statistics of batch norm that are to be frozen move."""
-    if record.config.model.batch_norm != "freeze":
-        return
     steps, sums = record.pulse.known("batch_norm_sum")
     moved = np.abs(np.diff(sums)) > 1e-9 * np.maximum(np.abs(sums[:-1]), 1)
-    if moved.any():
-        yield _sign(
-            "batch-norm",
-            steps[int(moved.argmax()) + 1],
-            "running statistics of batch norm move, which --model.batch-norm freeze forbids",
-        )
+    return _sign(
+        "batch-norm",
+        steps[1:],
+        first(moved) if record.config.model.batch_norm == "freeze" else None,
+        lambda at: "running statistics of batch norm move, which --model.batch-norm freeze forbids",
+    )
 
 
 def normalization(record: Record) -> Iterator[Sign]:
     """The flow loss is not the mean distance over the pixels that it should be the mean of."""
     steps, loss, distance, trusted = with_truth(record.pulse, "flow_loss", "distance_px", "trusted_frac")
-    over = {"valid": np.ones_like(trusted), "all": trusted}
-    asked = record.config.loss.normalize
-    found = loss / np.maximum(distance, 1e-9)
-    place = again(
-        np.abs(np.log(np.maximum(found, 1e-9) / np.maximum(over[asked], 1e-9))) > NORMALIZATION_FRAC
+    expected = trusted if record.config.loss.normalize == "all" else np.ones_like(trusted)
+    ratio = np.maximum(loss, 1e-9) / np.maximum(distance, 1e-9)
+    off = np.abs(np.log(ratio / np.maximum(expected, 1e-9))) > NORMALIZATION_FRAC
+    return _sign(
+        "normalization",
+        steps,
+        again(off) if record.config.loss.normalize != "valid-broadcast" else None,
+        lambda at: (
+            f"the flow loss is {ratio[at]:.2f} times the mean over valid pixels ({trusted[at]:.0%} of all), "
+            f"and not {expected[at]:.2f} times (--loss.normalize {record.config.loss.normalize})"
+        ),
     )
-    if place is not None:
-        other = next(name for name in over if name != asked)
-        fits = abs(np.log(found[place] / over[other][place])) < NORMALIZATION_FRAC
-        yield _sign(
-            "normalization",
-            steps[place],
-            f"the flow loss is {found[place]:.2f} times the mean over valid pixels"
-            + (f", as if divided by {other} pixels; {trusted[place]:.0%} are valid" if fits else ""),
-        )
 
 
 def swapped_flow(record: Record) -> Iterator[Sign]:
     """Samples whose pictures fit with u and v exchanged, and not as given."""
     steps, hits, seen = record.pulse.finite("swapped_samples", "seen_samples")
-    start = alarm(hits, seen, SWAPPED_FRACS, SWAPPED_ALARM)
-    if start is not None:
-        yield _sign(
-            "swapped-flow",
-            steps[start],
-            f"{hits[start:].sum():.0f} of {seen[start:].sum():.0f} samples fit their pictures with u and v "
-            f"exchanged, and not as they are",
-        )
+    return _sign(
+        "swapped-flow",
+        steps,
+        alarm(hits, seen, SWAPPED_FRACS, SWAPPED_ALARM),
+        lambda at: (
+            f"{hits[at:].sum():.0f} of {seen[at:].sum():.0f} samples fit their pictures with u and v "
+            f"exchanged, and not as they are"
+        ),
+    )
 
 
 def flow_scale(record: Record) -> Iterator[Sign]:
     """More samples than chance would have fit their pictures at another length of flow."""
     steps, hits, seen = record.pulse.finite("scaled_samples", "seen_samples")
-    start = alarm(hits, seen, SCALED_FRACS, SCALED_ALARM)
-    if start is not None:
-        yield _sign(
-            "flow-scale",
-            steps[start],
-            f"{hits[start:].sum():.0f} of {seen[start:].sum():.0f} samples fit their pictures better with "
-            f"their flow longer or shorter: resized, and their flow not?",
-        )
+    return _sign(
+        "flow-scale",
+        steps,
+        alarm(hits, seen, SCALED_FRACS, SCALED_ALARM),
+        lambda at: (
+            f"{hits[at:].sum():.0f} of {seen[at:].sum():.0f} samples fit their pictures better with their "
+            f"flow longer or shorter: resized, and their flow not?"
+        ),
+    )
 
 
 def invalid_zeros(record: Record) -> Iterator[Sign]:
     """Valid flow of exactly 0 where the pictures differ."""
     steps, frac = record.pulse.known("false_still_frac")
-    found = again(frac > FALSE_STILL_FRAC)
-    if found is not None:
-        yield _sign(
-            "invalid-zeros",
-            steps[found],
-            f"{frac[found]:.1%} of the valid pixels have a flow of exactly 0 and other pictures there: "
-            f"invalid ones that count",
-        )
+    return _sign(
+        "invalid-zeros",
+        steps,
+        again(frac > FALSE_STILL_FRAC),
+        lambda at: (
+            f"{frac[at]:.1%} of the valid pixels have a flow of exactly 0 and other pictures there: invalid "
+            f"ones that count"
+        ),
+    )
 
 
 def label_resize(record: Record) -> Iterator[Sign]:
     """Classes at borders that lie between both sides' numbers."""
     steps, frac = record.pulse.known("between_classes_frac")
-    found = again(frac > BETWEEN_FRAC)
-    if found is not None:
-        yield _sign(
-            "label-resize",
-            steps[found],
-            f"{frac[found]:.0%} of the pixels at borders have a class numbered between both sides': labels "
-            f"were blended",
-        )
+    return _sign(
+        "label-resize",
+        steps,
+        again(frac > BETWEEN_FRAC),
+        lambda at: (
+            f"{frac[at]:.0%} of the pixels at borders have a class numbered between both sides': labels were "
+            f"blended"
+        ),
+    )
 
 
 def half_overflow(record: Record) -> Iterator[Sign]:
     """Correlations at the end of half precision's range."""
     steps, largest = record.pulse.known("correlation_abs_max")
-    wrong = largest >= HALF_RANGE
-    if wrong.any():
-        place = int(wrong.argmax())
-        yield _sign(
-            "half-overflow",
-            steps[place],
-            f"correlations reach {largest[place]:.3g}: float16 ends at {HALF_RANGE:.0f}",
-        )
+    return _sign(
+        "half-overflow",
+        steps,
+        first(largest >= HALF_RANGE),
+        lambda at: f"correlations reach {largest[at]:.3g}: float16 ends at {HALF_RANGE:.0f}",
+    )
 
 
 PULLING_SHARE_PCT = 12.0
@@ -196,9 +195,8 @@ def heavy_term(record: Record) -> Iterator[Sign]:
     value has all but vanished it rules.
     """
     for term in (chosen.name for chosen in record.config.loss.terms):
-        scalar = SCALARS.get(term, term.replace("-", "_"))
         steps, share, floor, value = record.health.finite(
-            f"share_pct_{term}", f"{scalar}_floor", f"{scalar}_value"
+            f"share_pct_{term}", f"floor_{term}", f"value_{term}"
         )
         pulls = (floor > PULL * value) & (share > PULLING_SHARE_PCT) & (steps > 1)
         if not pulls.any():
@@ -214,10 +212,6 @@ def heavy_term(record: Record) -> Iterator[Sign]:
             f"{floor[place]:.3g} there and {value[place]:.3g} on the prediction",
             term=term,
         )
-
-
-SCALARS = {"semantic-v1": "semantic"}
-"""Terms whose value has another name than their own."""
 
 
 def _weight_since(record: Record, term: str, seen: int) -> int:
@@ -269,5 +263,9 @@ def alarm(hits: Values, seen: Values, fracs: tuple[float, float], height: float)
     return None
 
 
-def _sign(name: str, step: int | np.int64, evidence: str) -> Sign:
-    return Sign(name=name, first_step=int(step), confidence=0.99, evidence=evidence)
+def _sign(
+    name: str, steps: Int64[np.ndarray, " N"], at: int | None, say: Callable[[int], str]
+) -> Iterator[Sign]:
+    """What is wrong from place `at` of `steps` on, in the words of `say`; nothing without a place."""
+    if at is not None:
+        yield Sign(name=name, first_step=int(steps[at]), confidence=0.99, evidence=say(at))

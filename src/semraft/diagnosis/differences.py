@@ -10,9 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import stdtr
 
 from semraft.config import RunConfig, TermConfig, term_text
-from semraft.diagnosis.facts import relative
 from semraft.diagnosis.record import Record, Series
-from semraft.diagnosis.signs import FALSE_ALARM, MIN_LINES
+from semraft.diagnosis.signs import FALSE_ALARM, MIN_LINES, relative_error
 
 NOT_COMPARED = ("recipe", "output", "fault.", "device", "tracker", "saved_pairs")
 """Names, places and what was planted: a diagnosis goes by what is seen."""
@@ -27,7 +26,7 @@ OF_DATA = ("true_length_px", "trusted_frac", "false_still_frac", "between_classe
 FACTORS = ("rate_ratio", "optimizer_steps_missing", "clipped_ratio_max", "weight_")
 """What is fixed by settings, so that any difference of it counts."""
 
-OF_STEPS = ("share_pct_", "moved_", "shrinkage_", "gradient_norm_")
+OF_STEPS = ("share_pct_", "moved_", "shrinkage_", "gradient_norm_", "floor_")
 """What of a watched step is set beside the other run's."""
 
 
@@ -99,7 +98,7 @@ def parting(record: Record, other: Record, paired: bool) -> Parting | None:
     FALSE_ALARM each, of their differences where batches are the same (motion and all cancel), else by
     Welch's t. It counts where all that follows is above by PARTED_FRAC as well.
     """
-    steps, own, others = _shared(relative(record), relative(other))
+    steps, own, others = _shared(relative_error(record), relative_error(other))
     if len(steps) < MIN_LINES:
         return None
     own, others = np.log(np.maximum(own, 1e-6)), np.log(np.maximum(others, 1e-6))
@@ -144,7 +143,7 @@ def _earlier(record: Record, other: Record, until: int, other_batches: int | Non
             yield from _first(record.pulse, other.pulse, name, until, SAME_BATCH)
         shared = until if other_batches is None else min(until, other_batches - 1)
         for name in record.health.values:
-            if name.startswith(OF_STEPS) or name.endswith("_floor"):
+            if name.startswith(OF_STEPS):
                 yield from _first(record.health, other.health, name, shared, APART_FRAC)
     for name in record.pulse.values:
         if name.startswith(FACTORS):
@@ -167,7 +166,7 @@ def _first(own: Series, other: Series, name: str, until: int, apart_frac: float)
             step=int(steps[place]),
             own=float(mine[place]),
             other=float(theirs[place]),
-            of_a_term=name.startswith(("share_pct_", "weight_", "gradient_norm_")) or name.endswith("_floor"),
+            of_a_term=name.startswith(("share_pct_", "weight_", "gradient_norm_", "floor_")),
         )
 
 

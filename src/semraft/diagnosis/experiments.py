@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semraft.config import DataConfig, RunConfig, TermConfig, term_text
+from semraft.data_config import parse_mixture, parse_roots
 
 LOWER = 3.0
 """What a learning rate is divided by to see whether it was too high."""
@@ -59,16 +60,6 @@ def more_data(run: Path, config: RunConfig) -> str:
 
 
 def training_sets(data: DataConfig) -> list[tuple[str, str]]:
-    """Each training set and its root, empty where none is given.
-
-    As `data.loader` reads both; that module imports torch, and takes apart what it does not accept.
-    """
-    names = [part.partition(":")[0].strip() for part in data.train.split(",")]
-    if "=" in data.root:
-        pairs = [part.partition("=") for part in data.root.split(",")]
-        roots = {name.strip(): folder.strip() for name, _, folder in pairs}
-        return [(name, roots.get(name, "")) for name in names]
-    inside = {name: str(Path(data.root) / name) for name in names}
-    return [
-        (name, inside[name] if data.root and Path(inside[name]).is_dir() else data.root) for name in names
-    ]
+    """Each training set and its root, empty where none is given."""
+    names = [name for name, _ in parse_mixture(data.train)]
+    return [(name, str(root or "")) for name, root in parse_roots(data.root, names).items()]

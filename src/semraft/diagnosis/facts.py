@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semraft.diagnosis.contradictions import HALF_RANGE, SCALARS
-from semraft.diagnosis.record import Record, Series, Values
-from semraft.diagnosis.signs import SPIKE_LINES
+from semraft.diagnosis.contradictions import HALF_RANGE
+from semraft.diagnosis.record import Record, Series, with_truth
+from semraft.diagnosis.signs import SPIKE_LINES, relative_error
 
 MOVED_TIMES = 2.0
 """Steps that go so many times as far as before are longer ones."""
@@ -81,7 +81,7 @@ def gradients(record: Record, onset: int | None) -> Iterator[Fact]:
 
 def refinements(record: Record, onset: int | None) -> Iterator[Fact]:
     """Whether refinements still refine."""
-    steps, first, last = record.pulse.finite("first_epe_px", "epe_px")
+    steps, first, last = with_truth(record.pulse, "first_epe_px", "epe_px")
     since = steps >= (onset or 1)
     if since.any():
         before, after = float(np.median(first[since])), float(np.median(last[since]))
@@ -106,15 +106,9 @@ def schedule(record: Record, onset: int | None) -> Iterator[Fact]:
         )
 
 
-def relative(record: Record) -> tuple[np.ndarray, Values]:
-    """Steps, and the error over the mean length of the true flow."""
-    steps, error, length = record.pulse.known("epe_px", "true_length_px")
-    return steps, error / np.maximum(length, 0.1)
-
-
 def comes_back(record: Record, onset: int | None) -> Iterator[Fact]:
     """Whether an error that rose is back, as after a spell of hard batches, and whether those were hard."""
-    steps, error = relative(record)
+    steps, error = relative_error(record)
     if onset is None and len(error) > SPIKE_LINES:
         yield Fact(text="no error jumped or rose and stayed", supports=False)
     if onset is None or len(error) < SPIKE_LINES + BACK_LINES or not 1 < onset <= steps[-1]:
@@ -140,7 +134,7 @@ def comes_back(record: Record, onset: int | None) -> Iterator[Fact]:
 
 def training_since(record: Record, step: int) -> Iterator[Fact]:
     """Whether the error on training batches has fallen since a step, over SPIKE_LINES lines each."""
-    steps, error = relative(record)
+    steps, error = relative_error(record)
     before, after = error[steps <= step][-SPIKE_LINES:], error[steps > step][-SPIKE_LINES:]
     if len(before) and len(after):
         change = float(after.mean() / before.mean() - 1)
@@ -183,9 +177,8 @@ def share(record: Record, term: str) -> Iterator[Fact]:
 
 def floor(record: Record, term: str) -> Iterator[Fact]:
     """Whether a term would rather have another flow than the true one."""
-    scalar = SCALARS.get(term, term.replace("-", "_"))
-    lowest, value = (record.health.known(f"{scalar}_{name}")[1] for name in ("floor", "value"))
-    if len(lowest) and len(value):
+    _, lowest, value = record.health.finite(f"floor_{term}", f"value_{term}")
+    if len(lowest):
         above = bool(lowest[-1] > value[-1])
         yield Fact(
             text=f"it is {lowest[-1]:.3g} on the true flow and {value[-1]:.3g} on the prediction: it pulls "

@@ -1,7 +1,7 @@
 """What is done about a run that went wrong: back to a sound checkpoint, and on from there otherwise."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from semraft.config import RunConfig
@@ -9,6 +9,8 @@ from semraft.diagnosis.record import read_lines
 from semraft.diagnosis.verdict import Verdict
 from semraft.tracking import CHECKPOINTS, ROLLBACKS
 
+GOES_BACK = ("lower-rate", "drop-term")
+"""The values of `when_worse` that need checkpoints to go back to."""
 LOWER_RATE_FRAC = 0.5
 MAX_ROLLBACKS = 3
 """A run that goes wrong more often is stopped: what is done about it does not help."""
@@ -72,11 +74,10 @@ def read_rollbacks(run: Path) -> list[Rollback]:
     return [Rollback(**line) for line in read_lines(run / ROLLBACKS)]
 
 
-def line_of(rollback: Rollback) -> dict[str, object]:
-    """A line of rollbacks.jsonl."""
-    return asdict(rollback)
-
-
 def sound_checkpoints(run: Path) -> dict[int, Path]:
     """Step -> checkpoint, of those that keep their step's number."""
-    return {int(path.stem.rsplit("-", 1)[1]): path for path in (run / CHECKPOINTS).glob("s*-*.pt")}
+    return {
+        int(path.stem.rsplit("-", 1)[1]): path
+        for pattern in ("step-*.pt", "sound-*.pt")
+        for path in (run / CHECKPOINTS).glob(pattern)
+    }

@@ -236,6 +236,11 @@ def _moments(
     return mean + values.mean(), np.maximum(variance, 0)
 
 
+def first(found: Bool[np.ndarray, " N"]) -> int | None:
+    """The first place of `found`."""
+    return int(found.argmax()) if found.any() else None
+
+
 def again(found: Bool[np.ndarray, " N"]) -> int | None:
     """The first place of `found` that AGAIN of the five lines from it on share."""
     for place in np.flatnonzero(found):

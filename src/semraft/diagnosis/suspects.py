@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from semraft.data_config import parse_mixture
 from semraft.diagnosis import facts
 from semraft.diagnosis.cleared import cleared
 from semraft.diagnosis.differences import Comparison
@@ -185,7 +186,7 @@ def _differs(record: Record, worse: list[Sign]) -> Iterator[Fact]:
         return
     bad = {sign.evidence.partition(":")[0] for sign in worse}
     well = [split for split in record.validation if split not in bad]
-    trained = {part.partition(":")[0].strip() for part in record.config.data.train.split(",")}
+    trained = {name for name, _ in parse_mixture(record.config.data.train)}
     own = sorted(split for split in bad if split.removesuffix("-val") in trained)
     if own:
         yield Fact(text=f"{', '.join(own)} is of the data that is trained on", supports=False)

@@ -172,28 +172,28 @@ def floors(
 ) -> dict[str, float]:
     """The value of every term that judges the flow on the true one: what is left with nothing to learn.
 
-    Where the truth is not known the prediction's last refinement stands in for it. `TERM_floor` stands beside
-    `TERM_value`, the term on the last refinement's flow; a floor above the value pulls away from the truth.
-    With `by_class`, `TERM_floor_CLASS` too, of the terms that can tell.
+    Where the truth is not known the prediction's last refinement stands in for it. `floor_TERM` stands beside
+    `value_TERM`, the term on the last refinement's flow; a floor above the value pulls away from the truth.
+    With `by_class`, `floor_TERM_CLASS` too, of the terms that can tell.
     """
     trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
     truth = torch.where(trusted[:, None], batch.flow, prediction.flow.float())
     both = replace(prediction, flows=[truth, prediction.flow])
     values: dict[str, float] = {}
     for chosen in config.terms:
-        name = TERMS[chosen.name].scalar.removesuffix("_loss")
+        name = chosen.name
         if TERMS[chosen.name].judges != "flow":
             continue
-        values[f"{name}_floor"], values[f"{name}_value"] = _values(chosen, both, batch, trusted)
+        values[f"floor_{name}"], values[f"value_{name}"] = _values(chosen, both, batch, trusted)
         for entry in CLASSES if by_class and batch.labels1 is not None else ():
             of_class = batch.labels1 == entry.id
             if not mean_over_processes((of_class & trusted).any().float()):
                 continue  # In no process: each asks the others for every value.
             if "where" not in TERMS[chosen.name].options:
-                values[f"{name}_floor_{entry.name}"] = _values(chosen, both, batch, trusted & of_class)[0]
+                values[f"floor_{name}_{entry.name}"] = _values(chosen, both, batch, trusted & of_class)[0]
             elif chosen.where in ("all", entry.name):
                 narrowed = replace(chosen, where=entry.name)
-                values[f"{name}_floor_{entry.name}"] = _values(narrowed, both, batch, trusted)[0]
+                values[f"floor_{name}_{entry.name}"] = _values(narrowed, both, batch, trusted)[0]
     return values
 
 

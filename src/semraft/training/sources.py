@@ -14,9 +14,9 @@ from semraft.data.loader import (
     limit_pairs,
     validation_draw,
 )
-from semraft.data.mixture import parse_mixture, parse_roots
 from semraft.data.taxonomy import CLASSES
 from semraft.data.truth import hide_truth
+from semraft.data_config import parse_mixture, parse_roots
 from semraft.losses.objective import check_terms
 from semraft.models.heads import given_by
 from semraft.sample import DamagedFile, FlowBatch, FlowDataset

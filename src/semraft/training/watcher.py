@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from semraft import tracking
 from semraft.config import RunConfig
 from semraft.diagnosis.record import Line, read_lines, read_record
-from semraft.diagnosis.remedy import MAX_ROLLBACKS, line_of, plan, read_rollbacks, sound_checkpoints
+from semraft.diagnosis.remedy import GOES_BACK, MAX_ROLLBACKS, plan, read_rollbacks, sound_checkpoints
 from semraft.diagnosis.verdict import Verdict, judge, write_verdict
 from semraft.losses.reduction import mean_over_processes
 from semraft.training.checkpoint import link_checkpoint
@@ -130,7 +130,7 @@ def act(watcher: Watcher | None, state: TrainingState, several: bool) -> None:
             best.unlink()
         path.unlink()
     link_checkpoint(checkpoints[rollback.step], "last.pt")
-    tracking.append_line(run / tracking.ROLLBACKS, line_of(rollback))
+    tracking.append_line(run / tracking.ROLLBACKS, asdict(rollback))
     if several:
         raise TrainingStopped(f"{run} {rollback.text()}: go on with `semraft train --resume {run}`")
     raise RolledBack(rollback.text())
@@ -138,13 +138,13 @@ def act(watcher: Watcher | None, state: TrainingState, several: bool) -> None:
 
 def keep_start(state: TrainingState, run: Path, config: RunConfig) -> None:
     """Keeps the weights before the first step, where a run may have to go back to them."""
-    if config.when_worse in ("lower-rate", "drop-term"):
+    if config.when_worse in GOES_BACK:
         state.save(run / tracking.CHECKPOINTS / "sound-000000.pt", config)
 
 
 def keep_sound(run: Path, step: int, config: RunConfig) -> None:
     """Keeps last.pt under its step's number too, where a run may have to go back to it."""
-    if config.when_worse not in ("lower-rate", "drop-term"):
+    if config.when_worse not in GOES_BACK:
         return
     link_checkpoint(run / tracking.CHECKPOINTS / "last.pt", f"sound-{step:06d}.pt")
     numbered = sorted((run / tracking.CHECKPOINTS).glob("sound-*.pt"))

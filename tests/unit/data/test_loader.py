@@ -21,7 +21,8 @@ from semraft.data.loader import (
     training_sample,
     validation_draw,
 )
-from semraft.data.mixture import BLOCK, block_shares, parse_mixture, parse_roots, sample_address
+from semraft.data.mixture import BLOCK, block_shares, sample_address
+from semraft.data_config import parse_mixture, parse_roots
 from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
 from tests.helpers import global_numpy, make_sample
 

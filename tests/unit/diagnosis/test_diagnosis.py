@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from semraft import cli
 from semraft.analysis.diagnosis import charts
 from semraft.config import load_config
 from semraft.diagnosis.diagnosis import diagnose
-from semraft.diagnosis.remedy import line_of, plan
+from semraft.diagnosis.remedy import plan
 from semraft.diagnosis.signs import Sign
 from semraft.diagnosis.verdict import Verdict
 from semraft.tracking import append_line
@@ -116,7 +116,7 @@ def test_a_run_that_went_back_says_so_first(tmp_path: Path, capsys: pytest.Captu
     verdict = Verdict(state="worse", first_step=25, causes=(cause,), signs=(cause,))
     rollback = plan(config, verdict, 30, [0, 20])
     assert rollback is not None
-    append_line(run / "rollbacks.jsonl", line_of(rollback))
+    append_line(run / "rollbacks.jsonl", asdict(rollback))
     assert cli.run(["diagnose", str(run)]) == 0
     assert "! went back from step 30 to 20" in capsys.readouterr().out
     assert "went back from step 30 to 20" in (run / "diagnosis.html").read_text()

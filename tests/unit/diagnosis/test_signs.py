@@ -50,8 +50,8 @@ def sound(seed: int = 0, config: RunConfig = CONFIG, count: int = STEPS) -> Reco
         "share_pct_semantic-v1": 5 * flat,
         "cosine_semantic-v1_update": 0.05 * flat,
         "gradient_norm_semantic-v1": flat,
-        "semantic_floor": 0.2 * flat,
-        "semantic_value": 0.1 * flat,
+        "floor_semantic-v1": 0.2 * flat,
+        "value_semantic-v1": 0.1 * flat,
     }
     validated = np.arange(40, count + 1, 40)
     validation = Series(steps=validated, values={"epe": 2 + 3 * np.exp(-validated / 60)})
@@ -173,7 +173,7 @@ def test_false_alarms_of_a_change_point_are_as_rare_as_said() -> None:
         ("label-resize", "between_classes_frac", set_from(120, 0.2)),
         ("half-overflow", "correlation_abs_max", set_from(120, np.inf)),
         ("term-biased", "share_pct_semantic-v1", set_from(120, 60.0)),
-        ("term-too-heavy", "semantic_value", set_from(120, 0.01)),
+        ("term-too-heavy", "value_semantic-v1", set_from(120, 0.01)),
     ],
 )
 def test_a_contradiction_names_its_cause(cause: str, name: str, change: Callable[..., np.ndarray]) -> None:
@@ -197,6 +197,9 @@ def test_what_may_be_is_no_contradiction() -> None:
     assert judge(searching).state == "healthy"
     once = changed(sound(), "swapped_samples", lambda steps, values: values + (steps == 90))
     assert not list(contradictions.swapped_flow(once))
+    repaired = replace(CONFIG, loss=replace(CONFIG.loss, normalize="valid-broadcast"))
+    tripled = changed(sound(config=repaired), "flow_loss", lambda steps, values: 3.6 * values)
+    assert judge(tripled).state == "healthy"
     asked = replace(CONFIG, loss=replace(CONFIG.loss, normalize="all"))
     by_all = changed(sound(config=asked), "flow_loss", lambda steps, values: 0.7 * values)
     assert not list(contradictions.normalization(by_all))
