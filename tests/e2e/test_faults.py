@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from semraft.faults import FAULTS
-from tests.e2e.test_training import lines, semraft
+from tests.e2e.test_training import lines, on_two_processes, semraft
 
 SHORT = [
     *("--data.world.scenes", "16", "--data.validation-pairs", "2", "--num-updates", "2"),
@@ -90,6 +90,20 @@ def test_it_goes_back_and_on_without_the_guilty_term(tmp_path: Path) -> None:
     semraft("train", "--from", str(run), "--fault.kind", "none", "--output", str(again))
     before = [line for line in lines(run) if line["step"] <= 20]
     assert before == [line for line in lines(again) if line["step"] <= 20]
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_together(tmp_path: Path) -> None:
+    """Red when: one waits for the other for ever, or the run can't be gone on with."""
+    run = tmp_path / "run"
+    options = [*SHORT, "--optim.steps", "60", "--fault.step", "25", "--when-worse", "drop-term"]
+    done = on_two_processes("train", "fault-v1-weight", *options, "--output", str(run), check=False)
+    assert done.returncode != 0
+    assert f"go on with `semraft train --resume {run}`" in done.stderr
+    on_two_processes("train", "--resume", str(run))
+    assert verdict(run)["state"] == "healthy"
+    assert len((run / "rollbacks.jsonl").read_text().splitlines()) == 1
+    assert len((run / "pulse.jsonl").read_text().splitlines()) == 60
 
 
 @pytest.mark.slow

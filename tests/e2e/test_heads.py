@@ -66,6 +66,8 @@ def test_two_processes_train_heads_as_one(tmp_path: Path) -> None:
         names = [name for name in expected if name.startswith(part)]
         moved = sum(float((found[name] - expected[name]).square().sum()) for name in names)
         assert moved < 1e-6 * sum(float(expected[name].square().sum()) for name in names)
+    for run in runs:
+        assert json.loads((run / "verdict.json").read_text())["causes"] == []
 
 
 def test_a_network_conditioned_on_labels(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def semraft(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[
     return called([sys.executable, "-m", "semraft.cli", *arguments], check)
 
 
-def on_two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
+def on_two_processes(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return called([*launcher, "-m", "semraft.cli", *arguments], check=True)
+    return called([*launcher, "-m", "semraft.cli", *arguments], check)
 
 
 def called(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
@@ -117,6 +117,8 @@ def test_killed_three_times_it_ends_with_the_same_weights(undisturbed: Path, tmp
     expected, found = weights(undisturbed), weights(run)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert lines(run) == lines(undisturbed)
+    pulses = [(folder / "pulse.jsonl").read_text() for folder in (run, undisturbed)]
+    assert pulses[0] == pulses[1]
 
 
 def test_a_run_can_be_repeated_from_its_folder(undisturbed: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _normalization(record: Record) -> str | None:
     if not both.any():
         return None
     ratio = float(np.median(loss[both] / distance[both]))
-    return f"the flow loss is {ratio:.2f} times the mean over valid pixels (median)"
+    return f"the flow loss is {ratio:.2f} times the mean that --loss.normalize asks for (median)"
 
 
 def _samples(record: Record, quantity: str, how: str) -> str | None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,49 +72,102 @@ def with_truth(pulse: Series, *names: str) -> tuple[np.ndarray, ...]:
     return Series(steps=pulse.steps, values=kept).finite(*names)
 
 
-def read_record(run: Path, pulses: Sequence[Line] | None = None) -> Record:
-    """Reads a run directory; what is not there is empty.
+@dataclass(kw_only=True, slots=True)
+class Columns:
+    """Lines on their way to a `Series`, each with its `step`. What is no number (JSON null) is infinite."""
 
-    Args:
-        pulses: The lines of pulse.jsonl, where they are known already.
+    steps: list[int] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, line: Line) -> None:
+        """Adds a line; names that it is the first to have are NaN in those before."""
+        for name in line:
+            if name not in ("step", "split", *self.values):
+                self.values[name] = [math.nan] * len(self.steps)
+        for name, values in self.values.items():
+            values.append(_number(line[name]) if name in line else math.nan)
+        self.steps.append(line["step"])
+
+    def series(self) -> Series:
+        """The lines so far."""
+        values = {name: np.array(found, np.float64) for name, found in self.values.items()}
+        return Series(steps=np.array(self.steps, np.int64), values=values)
+
+
+class RecordReader:
+    """Reads a run as far as it has come, and each time only what was written since.
 
     Raises:
         ValueError: No run lies there, or its configuration can't be read.
     """
-    if not (run / CONFIG).is_file():
-        raise ValueError(f"{run} is no run: it has no {CONFIG}")
-    metrics = read_lines(run / METRICS)
-    splits = dict.fromkeys(str(line["split"]) for line in metrics if line.get("split") != "train")
-    return Record(
-        config=load_config(run / CONFIG),
-        pulse=series(read_lines(run / PULSE) if pulses is None else pulses),
-        health=series(read_lines(run / HEALTH)),
-        validation={split: series(line for line in metrics if line["split"] == split) for split in splits},
-    )
+
+    def __init__(self, run: Path) -> None:
+        if not (run / CONFIG).is_file():
+            raise ValueError(f"{run} is no run: it has no {CONFIG}")
+        self._run, self._config = run, load_config(run / CONFIG)
+        self._read_bytes: dict[str, int] = {}
+        self._pulse, self._health = Columns(), Columns()
+        self._validation: dict[str, Columns] = {}
+
+    def read(self) -> Record:
+        """All that is there; what is not there is empty."""
+        for line in self._new(PULSE):
+            self._pulse.add(line)
+        for line in self._new(HEALTH):
+            self._health.add(line)
+        for line in self._new(METRICS):
+            if line["split"] != "train":
+                self._validation.setdefault(line["split"], Columns()).add(line)
+        return Record(
+            config=self._config,
+            pulse=self._pulse.series(),
+            health=self._health.series(),
+            validation={split: found.series() for split, found in self._validation.items()},
+        )
+
+    def _new(self, name: str) -> list[Line]:
+        """The whole lines of a file that were not read yet."""
+        if not (self._run / name).exists():
+            return []
+        with open(self._run / name, "rb") as file:
+            file.seek(self._read_bytes.get(name, 0))
+            whole = file.read().rpartition(b"\n")[0]
+        self._read_bytes[name] = self._read_bytes.get(name, 0) + len(whole) + bool(whole)
+        return _parsed(whole, self._run / name)
+
+
+def read_record(run: Path) -> Record:
+    """Reads a run directory; what is not there is empty.
+
+    Raises:
+        ValueError: No run lies there, or its configuration can't be read.
+    """
+    return RecordReader(run).read()
 
 
 def series(lines: Iterable[Line]) -> Series:
-    """Lines, each with its `step`, as arrays. What is no number, in JSON null, is infinite."""
-    kept = list(lines)
-    names = dict.fromkeys(name for line in kept for name in line if name not in ("step", "split"))
-    return Series(
-        steps=np.array([line["step"] for line in kept], np.int64),
-        values={
-            name: np.array([_number(line[name]) if name in line else math.nan for line in kept])
-            for name in names
-        },
-    )
+    """Lines as arrays."""
+    columns = Columns()
+    for line in lines:
+        columns.add(line)
+    return columns.series()
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The objects of a .jsonl file in their order, up to a line that is torn; none if there is no file."""
-    found: list[Line] = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(text))
-        except json.JSONDecodeError:
-            break  # The process was killed while it wrote this line.
-    return found
+    """The objects of a .jsonl file in their order, without a last line that is torn; none without a file.
+
+    Raises:
+        ValueError: A whole line is no JSON.
+    """
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    return _parsed(whole, path)
+
+
+def _parsed(whole: bytes, path: Path) -> list[Line]:
+    try:
+        return [json.loads(text) for text in whole.splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: a line of it is no JSON ({error})") from error
 
 
 def _number(value: Any) -> float:

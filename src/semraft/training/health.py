@@ -62,25 +62,37 @@ def is_watched(config: RunConfig, step: int) -> bool:
     return step == 1 or step % watched_every(config) == 0
 
 
-@contextmanager
-def ranges_of(model: RAFT) -> Iterator[dict[str, Tensor]]:
-    """Inside, the largest hidden state and correlation of all refinements are seen, on their device."""
-    largest: dict[str, Tensor] = {}
+@dataclass(kw_only=True, slots=True)
+class Ranges:
+    """The largest hidden state and correlation of all refinements, on their device."""
 
-    def see(name: str, value: Tensor) -> None:
+    largest: dict[str, Tensor] = field(default_factory=dict)
+    spent_s: float = 0.0
+    """Seconds that looking took."""
+
+    def see(self, name: str, value: Tensor) -> None:
+        """Looks at one refinement."""
+        started = time.perf_counter()
         top = value.detach().abs().amax().float()
-        largest[name] = torch.maximum(largest[name], top) if name in largest else top
+        self.largest[name] = torch.maximum(self.largest[name], top) if name in self.largest else top
+        self.spent_s += time.perf_counter() - started
+
+
+@contextmanager
+def ranges_of(model: RAFT) -> Iterator[Ranges]:
+    """Inside, ranges are seen."""
+    ranges = Ranges()
 
     hooks = [
         model.update_block.register_forward_hook(
-            lambda module, inputs, outputs: see("hidden_abs_max", outputs[0])
+            lambda module, inputs, outputs: ranges.see("hidden_abs_max", outputs[0])
         ),
         model.update_block.motion_encoder.register_forward_pre_hook(
-            lambda module, inputs: see("correlation_abs_max", inputs[0])
+            lambda module, inputs: ranges.see("correlation_abs_max", inputs[0])
         ),
     ]
     try:
-        yield largest
+        yield ranges
     finally:
         for hook in hooks:
             hook.remove()

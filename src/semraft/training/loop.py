@@ -109,6 +109,8 @@ def _train(config: RunConfig, run: Path, resume: bool) -> Path:
             step, last = state.step, state.step == config.optim.steps
             if watcher is not None:
                 watcher.see(state, taken)
+            else:
+                state.pulses.clear()  # Only the process that writes tells of itself.
             if config.when_worse != "go-on" and is_judged(step, config):
                 act(watcher, state, processes.count > 1)
             for problem in skipped:  # Every process writes its own.

@@ -66,7 +66,7 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
     rate = learning_rate(step - 1, config.optim)
     set_learning_rate(state.optimizer, rate)
     watch = Watch(device=batch.image1.device) if is_watched(config, step) else None
-    with ranges_of(state.model) as largest:
+    with ranges_of(state.model) as ranges:
         prediction = forward(state.network, batch, config)
     if "backward_flow" in needed_passes(config.loss):
         prediction.backward_flow = backward_flow(state.model, batch, prediction, config)
@@ -79,11 +79,11 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
     losses = objective(prediction, batch, config.loss, weights)
     measured = _measure(losses, state, config, step)
     started = time.perf_counter()
-    pulse = largest | batch_pulse(batch, asked) | flow_pulse(prediction, batch, losses, weights, asked)
+    pulse = ranges.largest | batch_pulse(batch, asked) | flow_pulse(prediction, batch, losses, weights, asked)
     state.pulses.append(pulse)
-    watched_s = time.perf_counter() - started
+    watched_s = ranges.spent_s + time.perf_counter() - started
     if watch is not None:
-        watch.values |= {name: float(value) for name, value in largest.items()}
+        watch.values |= {name: float(value) for name, value in ranges.largest.items()}
         watch_losses(watch, losses, weights, state.model, config.loss, state.scaler.get_scale())
         watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
         watch_weights(watch, state.model)

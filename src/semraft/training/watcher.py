@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from semraft import tracking
 from semraft.config import RunConfig
-from semraft.diagnosis.record import Line, read_lines, read_record
+from semraft.diagnosis.record import RecordReader
 from semraft.diagnosis.remedy import GOES_BACK, MAX_ROLLBACKS, plan, read_rollbacks, sound_checkpoints
 from semraft.diagnosis.verdict import Verdict, judge, write_verdict
 from semraft.losses.reduction import mean_over_processes
@@ -45,13 +45,12 @@ class Watcher:
     spent_s: float = 0.0
     said: set[str] = field(default_factory=set)
     """Causes that the person was told of."""
-    pulses: list[Line] = field(default_factory=list)
-    """The lines of pulse.jsonl."""
+    reader: RecordReader = field(init=False)
     verdict: Verdict | None = None
     """The last one."""
 
     def __post_init__(self) -> None:
-        self.pulses = read_lines(self.run / tracking.PULSE)
+        self.reader = RecordReader(self.run)
 
     @property
     def share_pct(self) -> float:
@@ -71,7 +70,7 @@ class Watcher:
 
     def judge(self, stopped: bool = False) -> None:
         """The verdict so far: into verdict.json, and what is new in it to the person."""
-        verdict = self.verdict = judge(read_record(self.run, self.pulses), stopped)
+        verdict = self.verdict = judge(self.reader.read(), stopped)
         write_verdict(self.run, verdict, [rollback.text() for rollback in read_rollbacks(self.run)])
         for cause in verdict.causes:
             if cause.name not in self.said:
@@ -95,8 +94,7 @@ class Watcher:
 
     def _write_pulse(self, state: TrainingState, step: int) -> None:
         pulse = state.close_pulses()
-        self.pulses.append({"step": step, **pulse})
-        tracking.append_line(self.run / tracking.PULSE, self.pulses[-1])
+        tracking.append_line(self.run / tracking.PULSE, {"step": step, **pulse})
         if is_judged(step, self.config):
             self.tracker.draw(step, "pulse", pulse)
 

@@ -110,10 +110,8 @@ def test_floors_are_the_terms_on_the_true_flow(batch: FlowBatch) -> None:
     mixed = torch.where(batch.valid[:, None], batch.flow, off)
     for flow, ending in ((mixed, "floor"), (off, "value")):
         expected = objective(replace(prediction, flows=[flow]), batch, LOSS, WEIGHTS).values
-        assert found[f"semantic_{ending}"] == pytest.approx(float(expected["semantic_loss"][-1]), rel=1e-5)
-        assert found[f"signed_distance_{ending}"] == pytest.approx(
-            float(expected["signed_distance_loss"][-1]), rel=1e-5
-        )
+        for term, value in (("semantic-v1", "semantic_loss"), ("signed-distance", "signed_distance_loss")):
+            assert found[f"{ending}_{term}"] == pytest.approx(float(expected[value][-1]), rel=1e-5)
     assert 0 < found["floor_semantic-v1"] < found["value_semantic-v1"]
     of_road = objective(
         replace(prediction, flows=[mixed]),
@@ -152,9 +150,9 @@ def test_every_recipe_takes_a_watched_step(name: str, batch: FlowBatch) -> None:
 def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
     """Red when: a hook stays, only the last refinement is seen, or moves are not relative to the weights."""
     watch = Watch(device=CPU)
-    with health.ranges_of(model) as largest:
+    with health.ranges_of(model) as ranges:
         model(batch.image1, batch.image2, 2)
-    found = {name: float(value) for name, value in largest.items()}
+    found = {name: float(value) for name, value in ranges.largest.items()}
     hooks = [model.update_block._forward_hooks, model.update_block.motion_encoder._forward_pre_hooks]
     assert not any(hooks)
     assert 0 < found["hidden_abs_max"] <= 1

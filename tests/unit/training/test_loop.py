@@ -14,7 +14,7 @@ from semraft.data.loader import TrainingBatch, training_batches
 from semraft.losses.objective import Objective, objective
 from semraft.models.build import build_model
 from semraft.models.raft import RAFT
-from semraft.training import loop, state, step
+from semraft.training import loop, pulse, state, step
 from semraft.training.step import TrainingStopped
 
 CONFIG = RunConfig(
@@ -44,7 +44,9 @@ def last(run: Path) -> dict[str, Any]:
 def test_a_resumed_run_takes_up_optimiser_schedule_scaler_and_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after 2 of 4 steps. Red when: any of the four starts anew (a warm restart of the warm-up)."""
+    """Killed after 2 of 4 steps. Red when: any of the four starts anew (a warm restart of the warm-up), or
+    what the first two steps told of themselves is not in the line of all four."""
+    monkeypatch.setattr(pulse, "LINES", 1)
     whole, cut_short = tmp_path / "whole", tmp_path / "cut-short"
     loop.train(CONFIG, whole)
 
@@ -73,6 +75,8 @@ def test_a_resumed_run_takes_up_optimiser_schedule_scaler_and_window(
         assert all(torch.equal(value, moments[1][number][name]) for name, value in values.items())
     assert all(torch.equal(value, found["model"][name]) for name, value in expected["model"].items())
     assert (cut_short / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert (cut_short / "pulse.jsonl").read_text() == (whole / "pulse.jsonl").read_text()
+    assert json.loads((whole / "pulse.jsonl").read_text())["seen_samples"] == 4
 
 
 def test_a_resumed_run_does_not_need_the_weights_it_started_from(tmp_path: Path) -> None:

@@ -79,6 +79,17 @@ def test_pulses_tell_of_them(batch: FlowBatch) -> None:
     assert [line["optimizer_steps_missing"] for line in moments] == [0, 1, 1]
 
 
+def test_the_mean_that_the_flow_loss_should_be(batch: FlowBatch) -> None:
+    """Red when: the pulse's mean is over other pixels than those that were asked for."""
+    config = config_of("normalization")
+    config = replace(config, loss=replace(config.loss, normalize="all"), fault=FaultConfig())
+    state = initial_state(config, torch.device("cpu"))
+    state.model.train()
+    take_step(state, batch, config)
+    line = line_of(state.pulses)
+    assert line["flow_loss"] / line["distance_px"] == pytest.approx(1, abs=0.06)
+
+
 def test_the_gradient_after_clipping_is_looked_at(batch: FlowBatch) -> None:
     _, lines = pulses("no-clipping", batch, 5)
     assert lines[4]["clipped_ratio_max"] == pytest.approx(lines[4]["gradient_norm"], rel=1e-4)
