@@ -1,13 +1,13 @@
 """Losses of the segmentation decoder: against the labels, and between the frames along the flow."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
 from semraft.ops.warp import warp
@@ -67,29 +67,41 @@ def temporal_consistency_values(
     share1, share2 = (
         at_least_float32(logits).softmax(dim=1).clamp(min=SMALLEST_SHARE) for logits in (logits1, logits2)
     )
-    entropy1 = _entropy(share1)
     values = []
     for flow in flows:
         field = (flow.detach() if gradient == "segmentation" else flow).to(share2.dtype)
         warped, seen = warp(share2, field)
-        # Made anew in the backward pass: it would keep a dozen volumes of one refinement in memory.
-        divergence = checkpoint(_divergence, share1, entropy1, warped, seen, use_reentrant=False)
+        # Where frame 2 is not seen any shares above 0 will do: they are not read.
+        divergence = _divergence(share1, warped.masked_fill(~seen[:, None], 1))
         values.append(masked_mean(divergence, mask & seen))
     return torch.stack(values)
 
 
-def _divergence(
-    share1: Float[Tensor, "B K H W"],
-    entropy1: Float[Tensor, "B H W"],
-    warped2: Float[Tensor, "B K H W"],
-    seen: Bool[Tensor, "B H W"],
-) -> Float[Tensor, "B H W"]:
-    """Jensen-Shannon divergence of frame 1 and warped frame 2; not to be read where that is out of frame."""
-    return (
-        _entropy((share1 + warped2) / 2) - (entropy1 + _entropy(warped2.masked_fill(~seen[:, None], 1))) / 2
-    )
+class _JensenShannon(torch.autograd.Function):
+    """Of shares above 0. Its slopes are the logarithms it is made of, made anew in the backward pass: they
+    would keep two volumes of each refinement in memory, and what autograd keeps a dozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, share1: Float[Tensor, "B K H W"], share2: Float[Tensor, "B K H W"]
+    ) -> Float[Tensor, "B H W"]:
+        ctx.save_for_backward(share1, share2)
+        apart1, apart2 = _from_mean(share1, share2)
+        return apart1.mul_(share1).addcmul_(apart2, share2).sum(dim=1) / 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B K H W"], ...]:
+        half = slope[:, None] / 2
+        return tuple(apart.mul_(half) for apart in _from_mean(*ctx.saved_tensors))
 
 
-def _entropy(share: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
-    """In nats, of shares above 0: a third of the time of `torch.special.entr`, which allows for 0."""
-    return -(share * share.log()).sum(dim=1)
+_divergence: Callable[..., Tensor] = _JensenShannon.apply
+
+
+def _from_mean(
+    share1: Float[Tensor, "B K H W"], share2: Float[Tensor, "B K H W"]
+) -> tuple[Float[Tensor, "B K H W"], Float[Tensor, "B K H W"]]:
+    """log(share / mean of both), of each."""
+    log_mean = (share1 + share2).mul_(0.5).log_()
+    return share1.log().sub_(log_mean), share2.log().sub_(log_mean)

@@ -30,7 +30,7 @@ PlaneModel = Literal["homography", "quadratic"]
 
 
 class SegmentPixels(NamedTuple):
-    """The pixels of all segments of a batch that get a model, one after the other."""
+    """The pixels of all segments of a batch that get a model, segment after segment."""
 
     pixel: Int64[Tensor, " P"]
     """Place in a flattened `B H W`."""
@@ -43,6 +43,8 @@ class SegmentPixels(NamedTuple):
     """Root mean square distance of a segment's pixels from their mean, over the square root of two."""
     planar: Bool[Tensor, " S"]
     label: Int64[Tensor, " S"]
+    sizes: list[int]
+    """Pixels of each segment."""
 
 
 def model_segments(segments: Int64[Tensor, "B H W"], min_pixels: int, max_segments: int) -> SegmentPixels:
@@ -62,7 +64,8 @@ def model_segments(segments: Int64[Tensor, "B H W"], min_pixels: int, max_segmen
         count += len(found)
     number = torch.from_numpy(np.stack(numbered)).to(segments.device).flatten().long()
     label = torch.from_numpy(np.concatenate(labels)).to(segments.device)
-    pixel = (number >= 0).nonzero().squeeze(1)
+    sizes = torch.bincount(number + 1, minlength=count + 1)[1:]
+    pixel = number.argsort(stable=True)[-int(sizes.sum()) :] if count else number[:0]
     segment = number[pixel]
 
     height, width = segments.shape[-2:]
@@ -72,7 +75,7 @@ def model_segments(segments: Int64[Tensor, "B H W"], min_pixels: int, max_segmen
     scale = _segment_means(offset.square().sum(1, keepdim=True) / 2, segment, len(label)).sqrt().squeeze(1)
     x, y = (offset / scale[segment, None]).float().unbind(1)
     planar = torch.isin(label, torch.tensor(PLANAR, device=label.device))
-    return SegmentPixels(pixel, segment, x, y, scale.float(), planar, label)
+    return SegmentPixels(pixel, segment, x, y, scale.float(), planar, label, sizes.tolist())
 
 
 def model_residuals(
@@ -94,65 +97,57 @@ def model_residuals(
             pass through the fit.
     """
     scale = pixels.scale_px.to(flow.dtype)[pixels.segment]
-    u, v = (flow[:, axis].flatten()[pixels.pixel] / scale for axis in (0, 1))
-    x, y = pixels.x.to(flow.dtype), pixels.y.to(flow.dtype)
-    planar = pixels.planar[pixels.segment]
-    moved = (u, v) if plane_model == "homography" else (0, 0)
-    target_x, target_y = torch.where(planar, x + moved[0], 0), torch.where(planar, y + moved[1], 0)
-    parameters = _fit(x, y, u, v, target_x, target_y, pixels.segment, len(pixels.label), ridge)
+    moved = flow.movedim(1, 0).flatten(1).gather(1, pixels.pixel.expand(2, -1)) / scale
+    place = torch.stack([pixels.x, pixels.y, torch.ones_like(pixels.x)]).to(flow.dtype)
+    target = place[:2] + moved if plane_model == "homography" else place[:2]
+    target = torch.where(pixels.planar[pixels.segment], target, 0)
+    # x, y, 1, X x, X y, Y x, Y y, u, v: what the equations are of, and what remains.
+    products = torch.cat([place, target[:1] * place[:2], target[1:] * place[:2], moved])
+    segments = torch.split(products, pixels.sizes, dim=1)
+    if not segments:
+        return moved.mT
+    means = torch.stack([of_segment @ of_segment.mT / of_segment.shape[1] for of_segment in segments])
+    parameters = _fit(means, ridge)
     if stop_gradient:
         parameters = parameters.detach()
-    a0, a1, a2, b0, b1, b2, g, h = parameters[pixels.segment].unbind(1)
-    depth = g * x + h * y
-    left_u = u - (a0 * x + a1 * y + a2 - target_x * depth)
-    left_v = v - (b0 * x + b1 * y + b2 - target_y * depth)
-    return torch.stack([left_u, left_v], dim=1) * scale[:, None]
+    left = [leaves @ of_segment for leaves, of_segment in zip(_leaves(parameters), segments, strict=True)]
+    return (torch.cat(left, dim=1) * scale).mT
 
 
-def _fit(
-    x: Float[Tensor, " P"],
-    y: Float[Tensor, " P"],
-    u: Float[Tensor, " P"],
-    v: Float[Tensor, " P"],
-    target_x: Float[Tensor, " P"],
-    target_y: Float[Tensor, " P"],
-    segment: Int64[Tensor, " P"],
-    segments: int,
-    ridge: float,
-) -> Float[Tensor, "S 8"]:
-    """The eight parameters of every segment, by their normal equations."""
-    place = torch.stack([x, y, torch.ones_like(x)], dim=1)
-    outer = place[:, :, None] * place[:, None]
-    far, along = target_x.square() + target_y.square(), target_x * u + target_y * v
-    means = _segment_means(
-        torch.cat(
-            [
-                outer.flatten(1),
-                (target_x[:, None, None] * outer[..., :2]).flatten(1),
-                (target_y[:, None, None] * outer[..., :2]).flatten(1),
-                (far[:, None, None] * outer[:, :2, :2]).flatten(1),
-                u[:, None] * place,
-                v[:, None] * place,
-                -along[:, None] * place[:, :2],
-            ],
-            dim=1,
-        ),
-        segment,
-        segments,
-    )
-    parts = torch.split(means, [9, 6, 6, 4, 8], dim=1)
-    square, by_x, by_y = parts[0].view(-1, 3, 3), -parts[1].view(-1, 3, 2), -parts[2].view(-1, 3, 2)
+def _fit(means: Float[Tensor, "S 9 9"], ridge: float) -> Float[Tensor, "S 8"]:
+    """The eight parameters of every segment, by their normal equations.
+
+    Args:
+        means: Over a segment, of what each two of the nine give multiplied.
+    """
+    square, by_x, by_y = means[:, :3, :3], -means[:, :3, 3:5], -means[:, :3, 5:7]
+    far = means[:, 3:5, 3:5] + means[:, 5:7, 5:7]
+    along = means[:, 3:5, 7] + means[:, 5:7, 8]
     matrix = torch.cat(
         [
             torch.cat([square, torch.zeros_like(square), by_x], dim=2),
             torch.cat([torch.zeros_like(square), square, by_y], dim=2),
-            torch.cat([by_x.mT, by_y.mT, parts[3].view(-1, 2, 2)], dim=2),
+            torch.cat([by_x.mT, by_y.mT, far], dim=2),
         ],
         dim=1,
     )
-    matrix = matrix + ridge * torch.eye(8, dtype=x.dtype, device=x.device)
-    solution: Tensor = torch.linalg.solve(matrix, parts[4])
+    matrix = matrix + ridge * torch.eye(8, dtype=matrix.dtype, device=matrix.device)
+    right = torch.cat([means[:, :3, 7], means[:, :3, 8], -along], dim=1)
+    solution: Tensor = torch.linalg.solve(matrix, right)
     return solution
+
+
+def _leaves(parameters: Float[Tensor, "S 8"]) -> Float[Tensor, "S 2 9"]:
+    """How much of each of the nine the model leaves of u and of v."""
+    of_u, of_v, depth = torch.split(parameters, [3, 3, 2], dim=1)
+    nothing, one = torch.zeros_like(depth), torch.ones_like(depth[:, :1])
+    return torch.stack(
+        [
+            torch.cat([-of_u, depth, nothing, one, nothing[:, :1]], dim=1),
+            torch.cat([-of_v, nothing, depth, nothing[:, :1], one], dim=1),
+        ],
+        dim=1,
+    )
 
 
 def _segment_means(

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from semraft.ops import warp_numba
+
 
 def warp(
     image: Shaped[Tensor, "B C H W"],
@@ -92,9 +94,12 @@ def _blend(
 ) -> Float[Tensor, "B C H W"]:
     """The image at points in frame, bilinear: quicker than four gathers, and keeps only the points.
 
-    `grid_sample` wants coordinates as parts of the size: of a power of two, those of whole points are exact,
-    and of others off by 1e-7 of it at most.
+    By a compiled loop in float32 on the CPU, and else by `grid_sample`. That wants coordinates as parts of
+    the size: of a power of two, those of whole points are exact, and of others off by 1e-7 of it at most.
     """
+    if image.device.type == "cpu" and image.dtype == x.dtype == torch.float32:
+        blended: Tensor = warp_numba.blend(image, x, y)
+        return blended
     height, width = image.shape[-2:]
     rows, columns = (1 << size.bit_length() for size in (height, width))
     grid = torch.stack([(2 * x + 1) / columns - 1, (2 * y + 1) / rows - 1], dim=-1)
