@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "semraft needs Python 3.11 to 3.13, this is " + sys.version'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/semraft train world-base --profile > /dev/null  # Compiles the CPU loops, once an installation.
+	$(BIN)/semraft train world-signed-distance --profile > /dev/null  # Compiles the CPU loops, once an installation.
 	touch $@
 
 # What has to be beaten, then the study of the world: its runs share the cores, its report is the last word.

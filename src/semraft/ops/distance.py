@@ -21,7 +21,7 @@ def distance_to(mask: Bool[Tensor, "*N H W"], radius_px: int) -> Float[Tensor, "
     """
     if not 1 <= radius_px <= MAX_RADIUS_PX:
         raise ValueError(f"radius_px is {radius_px}: expected 1 to {MAX_RADIUS_PX}")
-    squared = torch.where(mask, 0, radius_px**2).to(torch.int16)
+    squared = torch.full_like(mask, radius_px**2, dtype=torch.int16).masked_fill_(mask, 0)
     for axis in (-1, -2):
         length = squared.shape[axis]
         nearest = squared.clone()
