@@ -23,12 +23,13 @@ demo: setup
 	$(BIN)/semraft evaluate zero constant farneback dis --dataset world --pairs 200
 	$(BIN)/semraft study run world --out $(DEMO) --jobs 3
 
+# A process a core, one thread each: tiny networks are slower on two.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 test-all: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' -n logical --maxprocesses 8 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
