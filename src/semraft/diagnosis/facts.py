@@ -127,7 +127,7 @@ def comes_back(record: Record, onset: int | None) -> Iterator[Fact]:
             else f"is back where it was at step {steps[place + 1 + back]}"
         )
         yield Fact(text=f"the error {says}", supports=back is not None)
-        lengths = record.pulse.known("true_length_px")[1]
+        lengths = with_truth(record.pulse, "true_length_px", "epe_px")[1]  # Of the same lines as `error`.
         times = float(lengths[place : place + 3].mean() / max(np.median(lengths[:place]), 1e-6))
         yield Fact(text=f"its batches move {times:.2g} times as far as usual", supports=times > HARD_TIMES)
 

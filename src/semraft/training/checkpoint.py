@@ -61,6 +61,7 @@ def link_checkpoint(path: Path, name: str) -> None:
     partial.unlink(missing_ok=True)
     os.link(path, partial)
     os.replace(partial, path.with_name(name))
+    partial.unlink(missing_ok=True)  # Between two names of one file a rename does nothing.
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

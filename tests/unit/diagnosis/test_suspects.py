@@ -14,6 +14,7 @@ from semraft.config import DataConfig, LossConfig, RunConfig, TermConfig
 from semraft.diagnosis.contradictions import CONTRADICTIONS
 from semraft.diagnosis.diagnosis import Diagnosis, diagnose
 from semraft.diagnosis.kinds import CONTRADICTORY
+from semraft.diagnosis.record import Line
 from semraft.diagnosis.suspects import Suspect
 from tests.unit.diagnosis.made_runs import CONFIG, ONSET, health, pulse, set_from, validation, write_run
 
@@ -113,6 +114,112 @@ def test_half_precision_is_suspected_only_where_it_is_used(tmp_path: Path) -> No
     assert found.evidence_for == ("the network computes in float16",)
     assert "--precision float32" in found.experiment
     assert named(diagnose(write_run(tmp_path / "b", pulses=worse)), "half-precision").evidence_for == ()
+
+
+WORSE = {"epe_px": 8.0, "first_epe_px": 8.0}
+
+
+def test_a_cause_comes_no_later_than_what_it_causes(tmp_path: Path) -> None:
+    """Errors rise at ONSET. Red when: a rate that is wrong only later is not doubted, or one that is wrong
+    from there on is, or one that did no harm so far."""
+
+    def rate_from(name: str, lines: list[Line], step: int) -> Suspect:
+        run = write_run(tmp_path / name, pulses=set_from(lines, onset=step, rate_ratio=30.0))
+        return named(diagnose(run), "learning-rate")
+
+    late = rate_from("late", pulse(WORSE), 100)
+    assert any("long before it (step 100)" in text for text in late.evidence_against)
+    together = rate_from("together", pulse(WORSE), ONSET)
+    assert any(f"with it (step {ONSET})" in text for text in together.evidence_for)
+    assert rate_from("silent", pulse(), ONSET).evidence_against == ("no error shows it so far",)
+
+
+def test_those_who_cannot_be_judged_come_last(tmp_path: Path) -> None:
+    found = diagnose(write_run(tmp_path / "run", pulses=[{"step": 1, "rate_ratio": 1.0}]))
+    judged = [bool(suspect.evidence_for or suspect.evidence_against) for suspect in found.suspects]
+    assert judged == sorted(judged, reverse=True)
+    assert {True, False} == set(judged)
+
+
+TWO = replace(CONFIG, loss=LossConfig(terms=(TermConfig(name="matching"), TermConfig(name="census"))))
+
+
+def terms_of(found: Diagnosis) -> dict[str, Suspect]:
+    return {suspect.term: suspect for suspect in found.suspects if suspect.term}
+
+
+def test_each_term_is_told_of_what_it_does_itself(tmp_path: Path) -> None:
+    """Red when: one is blamed for another, or a dead, a biased or a contrary term is not called so."""
+    for name, values, expected in (
+        ("dead-term", {"gradient_norm_matching": 0.0}, "its gradient is 0"),
+        ("term-biased", {"floor_matching": 0.2, "value_matching": 0.1}, "pulls away from the truth"),
+        ("term-too-heavy", {"cosine_matching_update": -0.5}, "cosine -0.50 with the flow gradient"),
+    ):
+        lines = set_from(health(share_pct=30.0), onset=1, **values)
+        found = terms_of(diagnose(write_run(tmp_path / name, config=TWO, pulses=pulse(), healths=lines)))
+        assert found["matching"].name == name
+        assert expected in found["matching"].evidence_for[0]
+        assert found["census"].evidence_for == ()
+    near = set_from(lines, onset=1, floor_matching=0.2, value_matching=0.19)
+    found = terms_of(diagnose(write_run(tmp_path / "near", config=TWO, pulses=pulse(), healths=near)))
+    assert any("0.2 on the true flow" in text for text in found["matching"].evidence_for)
+
+
+def test_a_rate_is_suspected_where_refinements_collapse_and_not_for_a_validation(tmp_path: Path) -> None:
+    """Red when: a collapse alone is no sign of a high rate, or validations that get worse are one."""
+    collapsed = diagnose(write_run(tmp_path / "a", pulses=pulse({"first_epe_px": 0.5})))
+    assert named(collapsed, "rate-too-high").evidence_for[0].startswith("refinement collapse at step ")
+    half, rising = replace(CONFIG, precision="float16"), validation([2.0, 1.9, 1.8, 1.9, 2.6, 2.9])
+    run = write_run(tmp_path / "b", config=half, pulses=pulse(), healths=health(moved=5), metrics=rising)
+    found = diagnose(run)
+    assert found.verdict.state == "worse"
+    assert named(found, "rate-too-high").evidence_for == named(found, "half-precision").evidence_for == ()
+
+
+@pytest.mark.parametrize(("pairs", "times", "often"), [(20, 48, True), (100, 9.6, False)])
+def test_few_pairs_are_learnt_by_heart(tmp_path: Path, pairs: int, times: float, often: bool) -> None:
+    """120 steps of 8. Red when: steps are taken for pairs, or scenes for the pairs that were asked for."""
+    data, optim = replace(CONFIG.data, train_pairs=pairs), replace(CONFIG.optim, batch=8)
+    rising = validation([2.0, 1.9, 1.8, 1.9, 2.6, 2.9])
+    config = replace(CONFIG, data=data, optim=optim)
+    found = named(
+        diagnose(write_run(tmp_path / "run", config=config, pulses=pulse(), metrics=rising)), "overfitting"
+    )
+    told = found.evidence_for if often else found.evidence_against
+    assert f"{pairs} training pairs were seen {times:g} times each" in told
+
+
+def test_what_a_run_that_went_well_has_otherwise(tmp_path: Path) -> None:
+    """Red when: own and other are exchanged, or a suspect is told of settings or numbers of another, or
+    somebody is suspected for nothing but them."""
+    config = replace(
+        TWO,
+        optim=replace(TWO.optim, learning_rate=5e-3),
+        data=replace(TWO.data, train_pairs=50),
+    )
+    lines = [line | {"share_pct_census": 70.0} for line in health(share_pct=70.0, moved=3, onset=41)]
+    others = [line | {"share_pct_census": 70.0} for line in health()]
+    well = write_run(tmp_path / "well", config=TWO, pulses=pulse(noise=1), healths=others)
+    run = write_run(tmp_path / "run", config=config, pulses=pulse(WORSE, noise=2), healths=lines)
+    found = diagnose(run, against=well)
+    rate, overfitting, terms = named(found, "rate-too-high"), named(found, "overfitting"), terms_of(found)
+    assert found.against is not None
+    assert found.against.parted is not None
+    assert rate.evidence_for[-2:] == (
+        "optim.learning_rate is 0.005, and 0.002 in well",
+        f"other than in well before errors part at step {found.against.parted.step}: moved_update (step 50)",
+    )
+    assert rate.confidence == len(rate.evidence_for) / (
+        len(rate.evidence_for) + len(rate.evidence_against) + 1
+    )
+    assert overfitting.evidence_for == ()
+    assert "share_pct_matching (step 1)" in terms["matching"].evidence_for[-1]
+    assert not any("other than" in text for text in terms["census"].evidence_for)
+    rising = validation([2.0, 1.9, 1.8, 1.9, 2.6, 2.9])
+    run = write_run(tmp_path / "risen", config=config, pulses=pulse(noise=2), healths=lines, metrics=rising)
+    told = named(diagnose(run, against=well), "overfitting").evidence_for
+    assert "data.train_pairs is 50, and None in well" in told
+    assert not any("other than" in text for text in told)
 
 
 CONFIGS = {
