@@ -1,9 +1,10 @@
 """Is a fault found, and a sound run left alone? Many short trainings with and without a planted fault.
 
-    python -m benchmarks.faults --out FOLDER [--draws setting|judging] [--jobs 2] [--sound 60] [--each 10]
+    python -m benchmarks.faults --out FOLDER [--draws judging] [--jobs 2] [--sound 60] [--each 10]
 
-Sizes, batches, terms, rates and seeds are drawn; `setting` and `judging` draw different ones, so that
-thresholds can be set on the first and judged on the second. Runs that are there already are not repeated.
+Sizes, batches, terms, rates and seeds are drawn, others for each of DRAWS: thresholds are set on the first
+two (`seen` was judged once, and thresholds then set again) and judged on the last. Runs that are there already
+are not repeated.
 Prints the table of docs/diagnosis.md and writes FOLDER/faults.json.
 """
 
@@ -29,6 +30,7 @@ from semraft.training.step import TrainingStopped
 NAMED = {"v1-weight": "term-too-heavy", "v1-constant": "term-biased"}
 """Faults whose cause has another name."""
 NEAR_FRAC = 0.1
+DRAWS = ("setting", "seen", "judging")
 NEED_INVALID = ("invalid-zeros", "normalization")
 """Faults that show only where some pixels have no flow truth."""
 TERMS = (
@@ -43,7 +45,7 @@ TERMS = (
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     out: Path
-    draws: Literal["setting", "judging"] = "judging"
+    draws: Literal["setting", "seen", "judging"] = "judging"
     jobs: int = 2
     sound: int = 60
     each: int = 10
@@ -51,7 +53,7 @@ class Options:
 
 def drawn(number: int, draws: str, fault: Fault) -> RunConfig:
     """Run `number` of a kind: a pure function of its arguments."""
-    rng = np.random.default_rng([number, draws == "judging", ("none", *FAULTS).index(fault)])
+    rng = np.random.default_rng([number, DRAWS.index(draws), ("none", *FAULTS).index(fault)])
     base = RECIPES[f"fault-{fault if fault != 'none' else 'learning-rate'}"].config
     large = fault == "batch-norm" or (fault == "none" and number % 15 == 14)
     steps = int(rng.integers(50, 70)) if large else int(rng.integers(120, 180))

@@ -183,7 +183,7 @@ def half_overflow(record: Record) -> Iterator[Sign]:
 PULLING_SHARE_PCT = 12.0
 PULL = 1.25
 """A floor so many times the value is more than the difference that noise makes."""
-RULED = 0.12
+RULED = 0.05
 """A value below this part of the floor: the flow is what the term wants."""
 
 

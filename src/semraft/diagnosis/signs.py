@@ -7,6 +7,7 @@ judge by chance state their false-alarm rate; every threshold was set on other r
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -48,17 +49,18 @@ def non_finite(record: Record) -> Iterator[Sign]:
 
 
 SPIKE_TIMES = 4.0
-"""A loss so many times the median of the lines before is a spike, if it stays above twice that."""
-SPIKE_LINES = 20
+"""An error so many times the median of the SPIKE_LINES before is a spike, if it stays above half that for
+SPIKE_STAYS lines: of sound runs some come back after three."""
+SPIKE_LINES, SPIKE_STAYS = 20, 5
 
 
 def spike(record: Record) -> Iterator[Sign]:
     """An error, for its batch's motion, that jumps and does not come back at once."""
     steps, values = relative_error(record)
-    if len(values) < SPIKE_LINES + 3:
+    if len(values) < SPIKE_LINES + SPIKE_STAYS:
         return
-    usual = np.median(sliding_window_view(values, SPIKE_LINES)[:-3], axis=1)
-    times = sliding_window_view(values[SPIKE_LINES:], 3) / np.maximum(usual, 1e-6)[:, None]
+    usual = np.median(sliding_window_view(values, SPIKE_LINES)[:-SPIKE_STAYS], axis=1)
+    times = sliding_window_view(values[SPIKE_LINES:], SPIKE_STAYS) / np.maximum(usual, 1e-6)[:, None]
     jumps = (times[:, 0] > SPIKE_TIMES) & (times > SPIKE_TIMES / 2).all(axis=1)
     if jumps.any():
         place = int(jumps.argmax())
@@ -75,7 +77,8 @@ MIN_LINES = 15
 WORSE_FRAC = 0.05
 COLLAPSED_FRAC = 0.03
 LEAST_CHANGE = 0.02
-VALIDATIONS_APART = 3
+VALIDATIONS_APART = ((2, 5.0), (4, 3.0))
+"""So many validations in a row are above the best by so many times what two usually differ by."""
 
 
 def worsening(record: Record) -> Iterator[Sign]:
@@ -96,11 +99,13 @@ def validation_worsening(record: Record) -> Iterator[Sign]:
     for split, found in record.validation.items():
         steps, epe_px = found.finite("epe")
         changes = np.diff(np.log(epe_px))
-        for last in range(3, len(epe_px)):
-            best = int(epe_px[: last - 1].argmin())
-            usual = max(float(np.median(np.abs(changes[: last - 1]))), LEAST_CHANGE)
-            risen = float(np.log(epe_px[last - 1 : last + 1] / epe_px[best]).min())
-            if risen > VALIDATIONS_APART * usual:
+        for last, (row, apart) in product(range(3, len(epe_px)), VALIDATIONS_APART):
+            before = last + 1 - row
+            if before < 2:
+                continue
+            best = int(epe_px[:before].argmin())
+            usual = max(float(np.median(np.abs(changes[:before]))), LEAST_CHANGE)
+            if np.log(epe_px[before : last + 1] / epe_px[best]).min() > apart * usual:
                 yield Sign(
                     name="validation-worsening",
                     first_step=int(steps[best]) + 1,

@@ -178,12 +178,15 @@ def test_again() -> None:
         ((3.0, 2.3, 2.25, 2.19, 2.17, 2.5, 2.2), False),
         ((3.0, 2.3, 2.25, 2.19, 2.17, 2.32, 2.33), False),
         ((2.0, 1.999, 1.998, 1.999, 1.997, 2.08, 2.08), False),
-        ((2.0, 1.999, 1.998, 1.999, 1.997, 2.13, 2.13), True),
+        ((2.0, 1.999, 1.998, 1.999, 1.997, 2.25, 2.25), True),
+        ((2.0, 1.999, 1.998, 1.999, 1.997, 2.13, 2.13, 2.13), False),
+        ((2.0, 1.999, 1.998, 1.999, 1.997, 2.13, 2.13, 2.13, 2.13), True),
     ],
 )
 def test_a_validation_that_gets_worse(epe: tuple[float, ...], seen: bool) -> None:
-    """Red when: one bad validation, or a change as small as the usual ones or as nobody cares, is a sign."""
-    split = Series(steps=np.arange(1, 8) * 40, values={"epe": np.array(epe)})
+    """By much twice, or by less four times. Red when: one bad validation, or a change as small as the usual
+    ones or as nobody cares, is a sign."""
+    split = Series(steps=np.arange(1, len(epe) + 1) * 40, values={"epe": np.array(epe)})
     found = list(signs.validation_worsening(replace(sound(), validation={"kitti": split})))
     assert [(sign.first_step, sign.evidence[:5]) for sign in found] == ([(201, "kitti")] if seen else [])
 
