@@ -3,9 +3,8 @@
     python -m benchmarks.faults --out FOLDER [--draws judging] [--jobs 2] [--sound 60] [--each 10]
 
 Sizes, batches, terms, rates and seeds are drawn, others for each of DRAWS: thresholds are set on the first
-two (`seen` was judged once, and thresholds then set again) and judged on the last. Runs that are there are not
-repeated.
-Prints the table of docs/diagnosis.md and writes FOLDER/faults.json.
+two (`seen` was judged once, and thresholds then set again) and judged on the last. Runs that are there are
+not repeated. Prints the table of docs/diagnosis.md and writes FOLDER/faults.json.
 """
 
 import json
