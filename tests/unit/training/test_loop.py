@@ -14,6 +14,7 @@ from semraft.data.loader import TrainingBatch, training_batches
 from semraft.losses.objective import Objective, objective
 from semraft.models.build import build_model
 from semraft.models.raft import RAFT
+from semraft.runtime import Processes
 from semraft.training import loop, pulse, state, step
 from semraft.training.step import TrainingStopped
 
@@ -77,6 +78,23 @@ def test_a_resumed_run_takes_up_optimiser_schedule_scaler_and_window(
     assert (cut_short / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     assert (cut_short / "pulse.jsonl").read_text() == (whole / "pulse.jsonl").read_text()
     assert json.loads((whole / "pulse.jsonl").read_text())["seen_samples"] == 4
+
+
+def test_a_process_that_does_not_write_keeps_nothing_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two. Red when: it writes, or what its steps told of themselves fills its memory."""
+    kept: list[int] = []
+
+    def counted(state: state.TrainingState, *arguments: Any) -> step.Taken:
+        kept.append(len(state.pulses))
+        return step.take_step(state, *arguments)
+
+    monkeypatch.setattr(loop, "take_step", counted)
+    monkeypatch.setattr(loop.runtime, "join_processes", lambda device: Processes(rank=1, count=2))
+    loop.train(replace(CONFIG, optim=replace(CONFIG.optim, batch=2)), tmp_path / "run")
+    assert kept == [0, 0, 0, 0]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_does_not_need_the_weights_it_started_from(tmp_path: Path) -> None:
