@@ -106,11 +106,12 @@ def model_residuals(
     segments = torch.split(products, pixels.sizes, dim=1)
     if not segments:
         return moved.mT
-    means = torch.stack([of_segment @ of_segment.mT / of_segment.shape[1] for of_segment in segments])
-    parameters = _fit(means, ridge)
-    if stop_gradient:
-        parameters = parameters.detach()
-    left = [leaves @ of_segment for leaves, of_segment in zip(_leaves(parameters), segments, strict=True)]
+    with torch.autocast(flow.device.type, enabled=False):  # It would multiply in half precision.
+        means = torch.stack([of_segment @ of_segment.mT / of_segment.shape[1] for of_segment in segments])
+        parameters = _fit(means, ridge)
+        if stop_gradient:
+            parameters = parameters.detach()
+        left = [leaves @ of_segment for leaves, of_segment in zip(_leaves(parameters), segments, strict=True)]
     return (torch.cat(left, dim=1) * scale).mT
 
 
