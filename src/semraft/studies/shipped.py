@@ -7,7 +7,7 @@ from semraft.recipes import RECIPES
 from semraft.studies.divergence import DIVERGENCE
 from semraft.studies.study import START, Study
 
-DEMO_STEPS = 230
+DEMO_STEPS = 250
 SMOKE = "smoke"
 """The study that shows whether everything works, in minutes."""
 
