@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 BENCHMARK ?= benchmark-results
+# A process a core, one thread each: tiny networks are slower on two.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 PEERS ?=
 
 .PHONY: setup demo test test-all benchmark lint type fmt golden clean
@@ -23,13 +25,12 @@ demo: setup
 	$(BIN)/semraft evaluate zero constant farneback dis --dataset world --pairs 200
 	$(BIN)/semraft study run world --out $(DEMO) --jobs 3
 
-# A process a core, one thread each: tiny networks are slower on two.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+	$(PYTEST)
 
 test-all: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' -n logical --maxprocesses 8 --dist loadfile
+	$(PYTEST) -m 'slow or not slow'
 
 lint: setup
 	$(BIN)/ruff check .

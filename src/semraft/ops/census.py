@@ -108,6 +108,13 @@ _CENTRE = CENSUS_RADIUS_PX * _PATCH_PX + CENSUS_RADIUS_PX
 _SOFT, _HALF = np.float32(CENSUS_SOFTNESS**2), np.float32(HAMMING_SOFTNESS)
 
 
+@njit(cache=True, nogil=True)
+@no_type_check
+def _inner(padded, image, y):
+    """A row without the border."""
+    return padded[image, y + CENSUS_RADIUS_PX, CENSUS_RADIUS_PX : padded.shape[2] - CENSUS_RADIUS_PX]
+
+
 # Without a check for division by zero ("numpy") the loops over x are vectors.
 @njit(cache=True, nogil=True, fastmath=REORDERED_SUMS, error_model="numpy")
 @no_type_check
@@ -115,7 +122,7 @@ def _sum_differences(start, stop, grey1, grey2, difference):
     _, height, width = difference.shape
     for line in range(start, stop):
         image, y = divmod(line, height)
-        middle1, middle2 = grey1[image, y + 3, 3 : 3 + width], grey2[image, y + 3, 3 : 3 + width]
+        middle1, middle2 = _inner(grey1, image, y), _inner(grey2, image, y)
         total = difference[image, y]
         total[:] = 0
         for k in range(_PATCH_PX**2):
@@ -137,8 +144,8 @@ def _sum_slopes(start, stop, grey1, grey2, gradient, of_grey2):
     _, height, width = of_grey2.shape
     for line in range(start, stop):
         image, y = divmod(line, height)
-        middle1, middle2 = grey1[image, y + 3, 3 : 3 + width], grey2[image, y + 3, 3 : 3 + width]
-        wanted, total = gradient[image, y + 3, 3 : 3 + width], of_grey2[image, y]
+        middle1, middle2 = _inner(grey1, image, y), _inner(grey2, image, y)
+        wanted, total = _inner(gradient, image, y), of_grey2[image, y]
         total[:] = 0
         for k in range(_PATCH_PX**2):
             dy, dx = divmod(k, _PATCH_PX)

@@ -70,13 +70,14 @@ def state_of(run: Path) -> str:
 def test_a_line_of_as_many_steps_as_it_is_the_mean_of(run: Path, state: TrainingState) -> None:
     """Two in a run of 2000. Red when: steps are lost or told twice, or a line has another step."""
     watcher = watcher_of(run)
+    watcher.tracker = tracker = Mock(spec=tracking.Tracker)
     for step in range(1, 5):
         state.step = step
         state.pulses.append({"epe_px": torch.tensor(float(step))})
         watcher.see(state, taken(Watch(device=CPU, values={"moved": 1.5}) if step == 3 else None))
     lines = [json.loads(line) for line in (run / "pulse.jsonl").read_text().splitlines()]
     assert lines == [{"step": 2, "epe_px": 1.5}, {"step": 4, "epe_px": 3.5}]
-    (step, values), _ = watcher.tracker.log_health.call_args  # type: ignore[attr-defined]
+    (step, values), _ = tracker.log_health.call_args
     assert (step, values["moved"]) == (3, 1.5)
     assert watcher.spent_s == pytest.approx(200, abs=10)
     assert not (run / "verdict.json").exists()
@@ -86,12 +87,13 @@ def test_a_verdict_every_ten_lines(run: Path, state: TrainingState) -> None:
     """Red when: lines are taken for steps, or no verdict is written in time."""
     assert [step for step in range(1, 61) if is_judged(step, CONFIG)] == [20, 40, 60]
     watcher = watcher_of(run)
+    watcher.tracker = tracker = Mock(spec=tracking.Tracker)
     state.step = 20
     state.pulses.append({"epe_px": torch.tensor(1.0)})
     watcher.see(state, taken())
     assert watcher.verdict is not None
     assert state_of(run) == "healthy"
-    watcher.tracker.draw.assert_called_once_with(20, "pulse", {"epe_px": 1.0})  # type: ignore[attr-defined]
+    tracker.draw.assert_called_once_with(20, "pulse", {"epe_px": 1.0})
 
 
 def test_a_cause_is_said_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
