@@ -88,6 +88,14 @@ def test_gradients(generator: torch.Generator) -> None:
     assert torch.autograd.gradcheck(lambda image, flow: warp(image, flow)[0], (image, flow))
 
 
+def test_the_last_pixels_have_no_neighbours() -> None:
+    """Red when: what comes next in memory, the first column or another channel's first row, is read."""
+    image = torch.ones(1, 2, 5, 7)
+    image[:, :, 0], image[..., 0] = torch.nan, torch.nan
+    warped, _ = warp(image, torch.zeros(1, 2, 5, 7))
+    assert (warped[:, :, 1:, 1:] == 1).all()
+
+
 def test_compiled_is_the_same(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 on the CPU, by one thread and by two. Red when: a neighbour's share or slope is another's,
     one beyond the edge is read, or samples share a plane."""

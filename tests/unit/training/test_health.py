@@ -1,5 +1,7 @@
 """What a training sees of itself, against the same worked out by hand on a small network."""
 
+import itertools
+import time
 from dataclasses import replace
 
 import pytest
@@ -145,6 +147,20 @@ def test_every_recipe_takes_a_watched_step(name: str, batch: FlowBatch) -> None:
     }
     assert floors == of_flow
     assert state.step == 1
+
+
+def test_all_that_watching_costs_is_counted(batch: FlowBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by a second whenever it is read: a span without another in it takes one.
+
+    Two looks at each of three refinements, one at the flow and one at the move; a watched step has four more.
+    Red when: one of them is left out, or one is counted twice.
+    """
+    base = RECIPES["world-base"].config
+    data = replace(base.data, crop=(64, 104))
+    config = replace(base, data=data, num_updates=3, precision="float32", health_every=10)
+    state = initial_state(config, CPU)
+    monkeypatch.setattr(time, "perf_counter", itertools.count(0.0).__next__)
+    assert [take_step(state, batch, config).watched_s for _ in range(2)] == [2 * 3 + 2 + 4, 2 * 3 + 2]
 
 
 def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
