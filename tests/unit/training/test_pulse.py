@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semraft.config import LossConfig, OptimConfig, RunConfig
+from semraft.config import DataConfig, LossConfig, OptimConfig, RunConfig
+from semraft.data import open_dataset
+from semraft.data.loader import collate, training_sample
 from semraft.losses.objective import Objective
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.optim import learning_rate
 from semraft.training.pulse import batch_pulse, flow_pulse, line_of, move_pulse, pulse_every
+from tests.helpers import REAL_DATA, needs_real_data
 
 CONFIG = RunConfig(loss=LossConfig(max_flow_px=50.0), optim=OptimConfig(steps=100, clip_norm=2.0))
 
@@ -55,6 +58,29 @@ def test_samples_that_fit_better_otherwise_are_counted() -> None:
     }
     assert float(found["trusted_frac"]) == pytest.approx((5 + 16 * 16 / (64 * 96)) / 6)
     assert "between_classes_frac" not in found
+
+
+@needs_real_data
+def test_real_pictures_are_read_as_they_are() -> None:
+    """Crops of a KITTI pair as a training of the study sees them, sparse truth and uneven colours included.
+
+    Red when: a threshold that the world's pictures allow is none for real ones, either way.
+    """
+    config = RunConfig(data=DataConfig(crop=(288, 960)))
+    kitti = open_dataset("kitti", REAL_DATA / "kitti2015", "train", config.data.world)
+    crops = [training_sample(number, 0, [kitti], [1.0], config.data).sample for number in range(12)]
+    batch = collate(crops)
+    batch = replace(batch, image1=batch.image1.float(), image2=batch.image2.float())
+
+    def found(**changed: Tensor) -> dict[str, Tensor]:
+        return batch_pulse(replace(batch, **changed), config)
+
+    sound = found()
+    assert (sound["seen_samples"], sound["swapped_samples"], sound["scaled_samples"]) == (12, 0, 0)
+    assert sound["false_still_frac"] == 0
+    assert found(flow=batch.flow.flip(1))["swapped_samples"] >= 10
+    assert found(flow=1.3 * batch.flow)["scaled_samples"] >= 10
+    assert found(valid=torch.ones_like(batch.valid))["false_still_frac"] > 0.02
 
 
 def test_the_part_that_seems_to_stand_still_is_of_visible_points() -> None:
