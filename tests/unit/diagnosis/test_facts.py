@@ -46,6 +46,12 @@ def test_how_long_gradients_are(times: float, supports: bool | None) -> None:
     assert says(told, *([] if supports is None else [(f"{times:.2g} times as long", supports)]))
 
 
+def test_little_is_known_soon_after_the_onset_and_told() -> None:
+    """Red when: the first lines from the onset on do not count."""
+    late = made(pulse({"gradient_norm": 4.0}, onset=115))
+    assert says(facts.gradients(late, 115), ("4 times as long", True))
+
+
 def test_whether_refinements_refine_since_then() -> None:
     """Red when: what was before counts too."""
     record = made(pulse({"first_epe_px": 0.5}, onset=111))

@@ -219,6 +219,7 @@ def test_what_a_run_that_went_well_has_otherwise(tmp_path: Path) -> None:
     run = write_run(tmp_path / "risen", config=config, pulses=pulse(noise=2), healths=lines, metrics=rising)
     told = named(diagnose(run, against=well), "overfitting").evidence_for
     assert "data.train_pairs is 50, and None in well" in told
+    assert not any("learning_rate" in text for text in told)
     assert not any("other than" in text for text in told)
 
 
