@@ -1,0 +1,65 @@
+"""semraft.diagnosis.kinds: the experiment that would settle each suspicion changes what it is about."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semraft.config import DataConfig, LossConfig, ModelConfig, RunConfig, TermConfig
+from semraft.diagnosis import kinds
+from semraft.diagnosis.kinds import CONTRADICTORY, Kind
+from semraft.diagnosis.record import Record, series
+from tests.unit.diagnosis.made_runs import CONFIG
+
+RUN = Path("runs/a")
+TERMS = LossConfig(terms=(TermConfig(name="matching", weight=0.5), TermConfig(name="census")))
+HALF = replace(CONFIG, precision="float16")
+FROZEN = replace(CONFIG, model=ModelConfig(batch_norm="freeze"))
+PLAIN = replace(CONFIG, data=replace(CONFIG.data, augment=replace(CONFIG.data.augment, enabled=False)))
+FILES = replace(CONFIG, data=DataConfig(train="viper", root="/d"))
+CHECK = "semraft data check --dataset world"
+SCORE = "semraft evaluate runs/a/checkpoints/best.pt runs/a/checkpoints/last.pt --dataset"
+
+
+def again(options: str, suffix: str) -> str:
+    return f"semraft train --from runs/a {options}{' ' if options else ''}--output runs/a-{suffix}"
+
+
+def contradiction(name: str) -> Kind:
+    return CONTRADICTORY[name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "expected"),
+    [
+        (kinds.RATE, CONFIG, again("--optim.learning-rate 0.000666667", "rate-0.000667")),
+        (contradiction("learning-rate"), CONFIG, again("--optim.learning-rate 0.06", "rate-0.06")),
+        (contradiction("optimizer-restart"), CONFIG, again("", "unbroken")),
+        (contradiction("no-clipping"), CONFIG, again("--optim.clip-norm 0", "unclipped")),
+        (contradiction("batch-norm"), FROZEN, again("--model.batch-norm train", "batch-norm-train")),
+        (contradiction("batch-norm"), CONFIG, again("--model.batch-norm freeze", "batch-norm-freeze")),
+        (contradiction("normalization"), CONFIG, again("--loss.normalize all", "normalize-all")),
+        (contradiction("invalid-zeros"), CONFIG, CHECK),
+        (contradiction("swapped-flow"), FILES, "semraft data check /d --dataset viper"),
+        (contradiction("flow-scale"), CONFIG, again("--data.augment.no-enabled", "unaugmented")),
+        (contradiction("label-resize"), PLAIN, CHECK),
+        (contradiction("half-overflow"), HALF, again("--precision float32", "float32")),
+        (contradiction("skipped-steps"), HALF, again("--precision float32", "float32")),
+        (kinds.PRECISION, CONFIG, again("--optim.learning-rate 0.000666667", "rate-0.000667")),
+        (kinds.OVERFITTING, FILES, f"{SCORE} viper --root /d --split train --pairs 200"),
+        (kinds.VALIDATION, FILES, f"{SCORE} viper --root /d --split val --pairs 200"),
+        (kinds.BATCHES, CONFIG, again("--seed 1", "seed1")),
+    ],
+)
+def test_what_it_changes(kind: Kind, config: RunConfig, expected: str) -> None:
+    """The weights move at a thirtieth of the rate asked for. Red when: the experiment is another one, or its
+    setting is the one that the run has."""
+    record = Record(config=config, pulse=series([{"step": 1, "rate_ratio": 1 / 30}]), health=series([]))
+    assert kind.experiment(record, RUN, "") == expected
+
+
+@pytest.mark.parametrize("kind", [kinds.TERM, kinds.DEAD_TERM])
+def test_the_term_it_is_about_is_left_out(kind: Kind) -> None:
+    record = Record(config=replace(CONFIG, loss=TERMS), pulse=series([]), health=series([]))
+    left = again("--loss.terms matching:0.5", "without-census")
+    assert kind.experiment(record, RUN, "census") == left
