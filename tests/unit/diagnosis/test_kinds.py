@@ -63,3 +63,11 @@ def test_the_term_it_is_about_is_left_out(kind: Kind) -> None:
     record = Record(config=replace(CONFIG, loss=TERMS), pulse=series([]), health=series([]))
     left = again("--loss.terms matching:0.5", "without-census")
     assert kind.experiment(record, RUN, "census") == left
+
+
+def test_a_run_that_one_stands_in_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when: what is beside `.` is written as `.-rate`."""
+    monkeypatch.chdir(tmp_path)
+    record = Record(config=CONFIG, pulse=series([]), health=series([]))
+    command = kinds.BATCHES.experiment(record, Path(), "")
+    assert command == f"semraft train --from {tmp_path} --seed 1 --output {tmp_path}-seed1"
