@@ -17,8 +17,12 @@ HALF = replace(CONFIG, precision="float16")
 FROZEN = replace(CONFIG, model=ModelConfig(batch_norm="freeze"))
 PLAIN = replace(CONFIG, data=replace(CONFIG.data, augment=replace(CONFIG.data.augment, enabled=False)))
 FILES = replace(CONFIG, data=DataConfig(train="viper", root="/d"))
+FEW = replace(CONFIG, data=replace(CONFIG.data, train_pairs=20))
 CHECK = "semraft data check --dataset world"
 SCORE = "semraft evaluate runs/a/checkpoints/best.pt runs/a/checkpoints/last.pt --dataset"
+
+
+RATES = series([{"step": 1, "rate_ratio": 1.0}, {"step": 2, "rate_ratio": 1 / 30}])
 
 
 def again(options: str, suffix: str) -> str:
@@ -46,15 +50,18 @@ def contradiction(name: str) -> Kind:
         (contradiction("half-overflow"), HALF, again("--precision float32", "float32")),
         (contradiction("skipped-steps"), HALF, again("--precision float32", "float32")),
         (kinds.PRECISION, CONFIG, again("--optim.learning-rate 0.000666667", "rate-0.000667")),
+        (kinds.OVERFITTING, CONFIG, again("--data.world.scenes 1280", "scenes-1280")),
+        (kinds.OVERFITTING, FEW, again("--data.train-pairs None", "all-pairs")),
+        (kinds.VALIDATION, CONFIG, f"{SCORE} world --split val --pairs 200 --size 128 256"),
         (kinds.OVERFITTING, FILES, f"{SCORE} viper --root /d --split train --pairs 200"),
         (kinds.VALIDATION, FILES, f"{SCORE} viper --root /d --split val --pairs 200"),
         (kinds.BATCHES, CONFIG, again("--seed 1", "seed1")),
     ],
 )
 def test_what_it_changes(kind: Kind, config: RunConfig, expected: str) -> None:
-    """The weights move at a thirtieth of the rate asked for. Red when: the experiment is another one, or its
-    setting is the one that the run has."""
-    record = Record(config=config, pulse=series([{"step": 1, "rate_ratio": 1 / 30}]), health=series([]))
+    """In the end the weights move at a thirtieth of the rate asked for. Red when: the experiment is another
+    one, or its setting is the one that the run has."""
+    record = Record(config=config, pulse=RATES, health=series([]))
     assert kind.experiment(record, RUN, "") == expected
 
 
