@@ -9,9 +9,10 @@ import torch
 
 from semraft.config import DataConfig, OptimConfig, WorldConfig
 from semraft.data.loader import TrainingBatch, training_batches
-from semraft.data.spoiled import SWAPPED_ONE_IN
+from semraft.data.spoiled import SWAPPED_ONE_IN, spoiled_resize
 from semraft.faults import SOUND, Fault, FaultConfig
 from semraft.ops.readings import between_frac
+from semraft.sample import FlowSample
 from semraft.training.sources import training_data
 
 DATA = DataConfig(
@@ -61,16 +62,18 @@ def test_it_begins_at_its_step_and_touches_what_it_should(
     assert set().union(*seen) >= touches - {"occluded1", "valid_noc"}
 
 
-def test_flow_stays_in_pixels_of_the_old_size(sound: list[TrainingBatch]) -> None:
-    """Red when: the factor is taken the wrong way round, or both components get one."""
-    one, two = sound[3].batch, batches(FaultConfig(kind="flow-scale", step=4))[3].batch
-    there = one.valid & (one.flow[:, 0].abs() > 1) & (one.flow[:, 1].abs() > 1)
-    for number in range(3):
-        ratio = (one.flow[number] / two.flow[number])[:, there[number]]
-        if ratio.shape[1]:
-            assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4)
-            assert (ratio[:, 0] >= 1 / 1.45).all()
-            assert (ratio[:, 0] <= 2).all()
+def test_flow_stays_in_pixels_of_the_old_size() -> None:
+    """40x60 pixels become 80x90. Red when: the factor is taken the wrong way round, or is that of the other
+    axis, or the sound resize is spoiled too."""
+    grey = np.full((40, 60, 3), 90, np.uint8)
+    flow = np.broadcast_to(np.array([3, 5], np.float32), (40, 60, 2)).copy()
+    sample = FlowSample(
+        id="a", scene="a", dataset="world", image1=grey, image2=grey, flow=flow, valid=np.ones((40, 60), bool)
+    )
+    fault = FaultConfig(kind="flow-scale", step=4)
+    found = [spoiled_resize(fault, step)(sample, (80, 90), DATA.augment).flow for step in (3, 4)]
+    np.testing.assert_allclose(found[0], np.broadcast_to([4.5, 10], (80, 90, 2)), rtol=1e-6)
+    np.testing.assert_allclose(found[1], np.broadcast_to([3, 5], (80, 90, 2)), rtol=1e-6)
 
 
 def test_labels_become_classes_between_two(sound: list[TrainingBatch]) -> None:

@@ -78,6 +78,8 @@ def test_what_is_not_finite_is_not_hidden() -> None:
     flow, term = torch.tensor([1.0, 2.0]), torch.tensor([1.0, math.inf])
     for left in (gated(flow, -term), projected(flow, -term), capped(flow, term, 0.5)):
         assert not left.isfinite().all()
+    told = combine([flow], {"any": [term]}, LossConfig(share_cap=0.5)).kept
+    assert float(told["any"]) == 0  # A mean over steps is made of it.
 
 
 def test_without_a_flow_gradient() -> None:

@@ -74,6 +74,9 @@ def test_a_misread_flow_fits_worse_than_its_reading(batch: FlowBatch) -> None:
     assert (swapped.swapped < 0.85 * swapped.as_given).all()
     short = read(batch.image1, batch.image2, 0.8 * batch.flow, visible)
     assert (short.scaled < 0.85 * short.as_given).all()
+    standing = read(batch.image1, batch.image1, batch.flow, visible)
+    assert (standing.still < 1e-6).all()
+    assert (standing.scaled > 0.01).all()  # No motion at all is no other length of it.
 
 
 def test_pixels_that_seem_to_stand_still(batch: FlowBatch) -> None:
@@ -93,9 +96,9 @@ def test_pixels_that_seem_to_stand_still(batch: FlowBatch) -> None:
 
 def test_classes_between_others() -> None:
     """Red when: a border is anything but a change along the row, or equal classes count as between."""
-    labels = torch.tensor([[[1, 1, 5, 5], [1, 3, 5, 5], [1, 9, 5, 5]]])
+    labels = torch.tensor([[[1, 1, 5, 5, 5], [1, 3, 5, 5, 5], [1, 9, 5, 5, 5]]])
     # Borders: row 0 at columns 1 and 2 (1|5 with 1 and 5 between: none), row 1 twice (3 is between once),
-    # row 2 twice.
+    # row 2 twice; none at column 3.
     assert float(between_frac(labels)) == pytest.approx(1 / 6)
     assert float(between_frac(torch.full((2, 3, 5), 4))) == 0
 
