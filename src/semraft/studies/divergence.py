@@ -68,6 +68,8 @@ _SUSPECTS = {
     "v1-5": ("base", "5"),
     "v1-5-learning-rate": ("base", "5,schedule=learning-rate"),
     "v1-5-exact": ("base", "5,mask=exact"),
+    "v1-5-forward-backward": ("base", "5,mask=forward-backward"),
+    "v1-exact": ("base", "0.5,mask=exact"),
     "v1-5-gamma-085": ("base-gamma-085", "5"),
     "v1-5-gamma-1": ("base-gamma-1", "5"),
     "v1-5-updates-8": ("base-updates-8", "5"),
@@ -81,6 +83,7 @@ _CURES = {
     "v1-5-flow-loss": _v1(_BASE, "5,schedule=flow-loss"),
     "v1-5-decay": _v1(_BASE, "5,schedule=decay"),
     "v1-5-uncertainty": _v1(_BASE, "5,modulation=uncertainty"),
+    "v1-5-exact-learning-rate": _v1(_BASE, "5,mask=exact,schedule=learning-rate"),
 }
 """What is to keep a term from doing harm, at that weight."""
 

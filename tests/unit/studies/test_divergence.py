@@ -62,6 +62,8 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
         "v1-5": {"weight"},
         "v1-5-learning-rate": {"weight", "schedule"},
         "v1-5-exact": {"weight", "mask"},
+        "v1-5-forward-backward": {"weight", "mask"},
+        "v1-exact": {"mask"},
         "v1-5-gamma-085": {"weight", "loss.gamma"},
         "v1-5-gamma-1": {"weight", "loss.gamma"},
         "v1-5-gate": {"weight", "loss.combine"},
@@ -70,6 +72,7 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
         "v1-5-flow-loss": {"weight", "schedule"},
         "v1-5-decay": {"weight", "schedule"},
         "v1-5-uncertainty": {"weight", "modulation"},
+        "v1-5-exact-learning-rate": {"weight", "mask", "schedule"},
     }
     whole = flat(STUDY.variants["as-it-was"]) | flat_terms(STUDY.variants["as-it-was"])
     assert (whole["loss.normalize"], whole["loss.gamma"]) == ("all", 0.85)
