@@ -212,7 +212,7 @@ def test_what_a_user_gets_wrong_is_one_clear_line(
     assert found == code
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err
-    assert says in printed.err + printed.out
+    assert says in printed.err
 
 
 def test_a_wrong_call_ends_the_process_without_a_traceback() -> None:

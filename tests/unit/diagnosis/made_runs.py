@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from semraft.config import LossConfig, OptimConfig, RunConfig, TermConfig, to_json
-from semraft.diagnosis.record import Line, Record, read_record
+from semraft.diagnosis.record import Line, Record, read_record, series
 
 STEPS = 120
 ONSET = 61
@@ -78,6 +78,14 @@ def health(moved: float = 1.0, share_pct: float = 4.0, onset: int = ONSET) -> li
         }
         for step in [1, *range(10, STEPS + 1, 10)]
     ]
+
+
+def made(
+    pulses: Iterable[Line] | None = None, healths: Iterable[Line] | None = None, config: RunConfig = CONFIG
+) -> Record:
+    """A record that was never written: of a healthy run, but for what is given."""
+    pulses, healths = pulse() if pulses is None else pulses, health() if healths is None else healths
+    return Record(config=config, pulse=series(pulses), health=series(healths))
 
 
 def validation(epe_px: Iterable[float], split: str = "world-val") -> list[dict[str, Any]]:

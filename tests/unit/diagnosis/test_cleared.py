@@ -7,8 +7,7 @@ import pytest
 from semraft.config import ModelConfig
 from semraft.diagnosis.cleared import cleared
 from semraft.diagnosis.kinds import CONTRADICTORY
-from semraft.diagnosis.record import Record, series
-from tests.unit.diagnosis.made_runs import CONFIG, STEPS
+from tests.unit.diagnosis.made_runs import CONFIG, STEPS, made
 
 LINE = {
     "rate_ratio": 1.0,
@@ -52,18 +51,13 @@ SAID = {
 FROZEN = replace(CONFIG, model=ModelConfig(batch_norm="freeze"))
 
 
-def record_of(lines: list[dict[str, float]]) -> Record:
-    return Record(config=FROZEN, pulse=series(lines), health=series([]))
-
-
 @pytest.mark.parametrize("name", CONTRADICTORY)
 def test_what_is_said(name: str) -> None:
     """Red when: another quantity is told, a mean for the largest, or a ratio the wrong way up."""
     lines = [{"step": step, **LINE, **(ONCE if step == 40 else {})} for step in range(1, STEPS + 1)]
-    assert cleared(record_of(lines), name) == SAID[name]
-    assert cleared(record_of([{"step": 1}]), name) is None
+    assert cleared(made(lines, config=FROZEN), name) == SAID[name]
+    assert cleared(made([{"step": 1}], config=FROZEN), name) is None
 
 
 def test_batch_norm_may_learn_where_nothing_is_frozen() -> None:
-    free = replace(record_of([{"step": 1, **LINE}]), config=CONFIG)
-    assert cleared(free, "batch-norm") == "batch norm may learn in this run (--model.batch-norm auto)"
+    assert cleared(made(), "batch-norm") == "batch norm may learn in this run (--model.batch-norm auto)"

@@ -6,20 +6,11 @@ from typing import Literal
 
 import pytest
 
-from semraft.config import RunConfig
 from semraft.diagnosis import facts
 from semraft.diagnosis.facts import Fact
-from semraft.diagnosis.record import Line, Record, series
-from tests.unit.diagnosis.made_runs import CONFIG, ONSET, health, pulse, set_from
+from tests.unit.diagnosis.made_runs import CONFIG, ONSET, health, made, pulse, set_from
 
 TERM = "matching"
-
-
-def made(
-    pulses: Iterable[Line] | None = None, healths: Iterable[Line] | None = None, config: RunConfig = CONFIG
-) -> Record:
-    pulses, healths = pulse() if pulses is None else pulses, health() if healths is None else healths
-    return Record(config=config, pulse=series(pulses), health=series(healths))
 
 
 def says(told: Iterable[Fact], *expected: tuple[str, bool]) -> bool:

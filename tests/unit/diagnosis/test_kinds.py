@@ -8,8 +8,7 @@ import pytest
 from semraft.config import DataConfig, LossConfig, ModelConfig, RunConfig, TermConfig
 from semraft.diagnosis import kinds
 from semraft.diagnosis.kinds import CONTRADICTORY, Kind
-from semraft.diagnosis.record import Record, series
-from tests.unit.diagnosis.made_runs import CONFIG
+from tests.unit.diagnosis.made_runs import CONFIG, made
 
 RUN = Path("runs/a")
 TERMS = LossConfig(terms=(TermConfig(name="matching", weight=0.5), TermConfig(name="census")))
@@ -20,35 +19,29 @@ FILES = replace(CONFIG, data=DataConfig(train="viper", root="/d"))
 FEW = replace(CONFIG, data=replace(CONFIG.data, train_pairs=20))
 CHECK = "semraft data check --dataset world"
 SCORE = "semraft evaluate runs/a/checkpoints/best.pt runs/a/checkpoints/last.pt --dataset"
-
-
-RATES = series([{"step": 1, "rate_ratio": 1.0}, {"step": 2, "rate_ratio": 1 / 30}])
+RATES = [{"step": 1, "rate_ratio": 1.0}, {"step": 2, "rate_ratio": 1 / 30}]
 
 
 def again(options: str, suffix: str) -> str:
     return f"semraft train --from runs/a {options}{' ' if options else ''}--output runs/a-{suffix}"
 
 
-def contradiction(name: str) -> Kind:
-    return CONTRADICTORY[name]
-
-
 @pytest.mark.parametrize(
     ("kind", "config", "expected"),
     [
         (kinds.RATE, CONFIG, again("--optim.learning-rate 0.000666667", "rate-0.000667")),
-        (contradiction("learning-rate"), CONFIG, again("--optim.learning-rate 0.06", "rate-0.06")),
-        (contradiction("optimizer-restart"), CONFIG, again("", "unbroken")),
-        (contradiction("no-clipping"), CONFIG, again("--optim.clip-norm 0", "unclipped")),
-        (contradiction("batch-norm"), FROZEN, again("--model.batch-norm train", "batch-norm-train")),
-        (contradiction("batch-norm"), CONFIG, again("--model.batch-norm freeze", "batch-norm-freeze")),
-        (contradiction("normalization"), CONFIG, again("--loss.normalize all", "normalize-all")),
-        (contradiction("invalid-zeros"), CONFIG, CHECK),
-        (contradiction("swapped-flow"), FILES, "semraft data check /d --dataset viper"),
-        (contradiction("flow-scale"), CONFIG, again("--data.augment.no-enabled", "unaugmented")),
-        (contradiction("label-resize"), PLAIN, CHECK),
-        (contradiction("half-overflow"), HALF, again("--precision float32", "float32")),
-        (contradiction("skipped-steps"), HALF, again("--precision float32", "float32")),
+        (CONTRADICTORY["learning-rate"], CONFIG, again("--optim.learning-rate 0.06", "rate-0.06")),
+        (CONTRADICTORY["optimizer-restart"], CONFIG, again("", "unbroken")),
+        (CONTRADICTORY["no-clipping"], CONFIG, again("--optim.clip-norm 0", "unclipped")),
+        (CONTRADICTORY["batch-norm"], FROZEN, again("--model.batch-norm train", "batch-norm-train")),
+        (CONTRADICTORY["batch-norm"], CONFIG, again("--model.batch-norm freeze", "batch-norm-freeze")),
+        (CONTRADICTORY["normalization"], CONFIG, again("--loss.normalize all", "normalize-all")),
+        (CONTRADICTORY["invalid-zeros"], CONFIG, CHECK),
+        (CONTRADICTORY["swapped-flow"], FILES, "semraft data check /d --dataset viper"),
+        (CONTRADICTORY["flow-scale"], CONFIG, again("--data.augment.no-enabled", "unaugmented")),
+        (CONTRADICTORY["label-resize"], PLAIN, CHECK),
+        (CONTRADICTORY["half-overflow"], HALF, again("--precision float32", "float32")),
+        (CONTRADICTORY["skipped-steps"], HALF, again("--precision float32", "float32")),
         (kinds.PRECISION, CONFIG, again("--optim.learning-rate 0.000666667", "rate-0.000667")),
         (kinds.OVERFITTING, CONFIG, again("--data.world.scenes 1280", "scenes-1280")),
         (kinds.OVERFITTING, FEW, again("--data.train-pairs None", "all-pairs")),
@@ -61,13 +54,12 @@ def contradiction(name: str) -> Kind:
 def test_what_it_changes(kind: Kind, config: RunConfig, expected: str) -> None:
     """In the end the weights move at a thirtieth of the rate asked for. Red when: the experiment is another
     one, or its setting is the one that the run has."""
-    record = Record(config=config, pulse=RATES, health=series([]))
-    assert kind.experiment(record, RUN, "") == expected
+    assert kind.experiment(made(RATES, config=config), RUN, "") == expected
 
 
 @pytest.mark.parametrize("kind", [kinds.TERM, kinds.DEAD_TERM])
 def test_the_term_it_is_about_is_left_out(kind: Kind) -> None:
-    record = Record(config=replace(CONFIG, loss=TERMS), pulse=series([]), health=series([]))
+    record = made(config=replace(CONFIG, loss=TERMS))
     left = again("--loss.terms matching:0.5", "without-census")
     assert kind.experiment(record, RUN, "census") == left
 
@@ -75,6 +67,5 @@ def test_the_term_it_is_about_is_left_out(kind: Kind) -> None:
 def test_a_run_that_one_stands_in_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when: what is beside `.` is written as `.-rate`."""
     monkeypatch.chdir(tmp_path)
-    record = Record(config=CONFIG, pulse=series([]), health=series([]))
-    command = kinds.BATCHES.experiment(record, Path(), "")
+    command = kinds.BATCHES.experiment(made(), Path(), "")
     assert command == f"semraft train --from {tmp_path} --seed 1 --output {tmp_path}-seed1"
