@@ -36,8 +36,12 @@ def _by(augment: AugmentConfig) -> RunConfig:
     return replace(_BASE, data=replace(_BASE.data, augment=augment))
 
 
+def _with(base: RunConfig, term: str) -> RunConfig:
+    return replace(base, loss=replace(base.loss, terms=(parse_term(term),)))
+
+
 def _v1(base: RunConfig, options: str) -> RunConfig:
-    return replace(base, loss=replace(base.loss, terms=(parse_term(f"semantic-v1:{options}"),)))
+    return _with(base, f"semantic-v1:{options}")
 
 
 def _held(loss: LossConfig) -> RunConfig:
@@ -75,6 +79,11 @@ _SUSPECTS = {
     "v1-5-updates-8": ("base-updates-8", "5"),
 }
 """A weight at which V1 does harm, and what may be to blame changed one at a time."""
+_FLOORS = {
+    "gradient-matching-5": _with(_BASE, "gradient-matching:5,mask=same-label"),
+    "second-order-5": _with(_BASE, "smoothness:5,order=2,mask=same-label"),
+}
+"""V1 with its bias floor taken away: the truth's own differences taken off, or second ones, at that weight."""
 _V1 = _FAULTS | _SUSPECTS
 _CURES = {
     "v1-5-gate": _held(LossConfig(combine="gate")),
@@ -100,6 +109,7 @@ DIVERGENCE = Study(
         "v1-grey-labels": _v1(_by(replace(_AUGMENT, labels="grey-blended")), "0.5"),
     }
     | {variant: _v1(_BASES[base], options) for variant, (base, options) in _V1.items()}
+    | _FLOORS
     | _CURES,
     base="base",
     seeds=_SEEDS,

@@ -19,6 +19,7 @@ from semraft.training.fingerprints import fingerprints
 from semraft.training.sources import training_data
 
 STUDY = STUDIES["divergence"]
+WITHOUT_FLOOR = {"gradient-matching-5": "gradient-matching", "second-order-5": "smoothness"}
 
 
 def test_a_run_with_v1_differs_from_its_base_by_v1_alone() -> None:
@@ -31,7 +32,7 @@ def test_a_run_with_v1_differs_from_its_base_by_v1_alone() -> None:
         if variant == "base" or variant.startswith("base-") or variant == "as-it-was-base":
             assert names == []
             continue
-        assert names == ["semantic-v1"]
+        assert names == [WITHOUT_FLOOR.get(variant, "semantic-v1")]
         base = STUDY.variants[STUDY.against.get(variant, STUDY.base)]
         held = {"loss.combine", "loss.share_cap"}  # Nothing to a run without terms.
         differs = set(differing_fields(config, base)) - {"data.augment.labels"} - held
@@ -78,6 +79,17 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
     assert (whole["loss.normalize"], whole["loss.gamma"]) == ("all", 0.85)
     assert whole["data.augment.invalid_targets"] == "as-zero"
     assert (whole["weight"], whole["mean"], whole["masked_by"]) == (1.0, "all", "broadcast")
+
+
+def test_what_takes_the_floor_away_takes_nothing_else() -> None:
+    """Red when: a term without V1's floor has another weight, mask or segments than V1, so that it is not the
+    floor that the two differ by."""
+    (held,) = STUDY.variants["v1-5"].loss.terms
+    for variant, name in WITHOUT_FLOOR.items():
+        (term,) = STUDY.variants[variant].loss.terms
+        assert term == replace(held, name=name, mask="same-label", order=2)
+        assert TERMS["semantic-v1"].mask == "same-label"
+        assert (term.boundary, term.where) == ("class", "all")
 
 
 def flat_terms(config: RunConfig) -> dict[str, Any]:
