@@ -10,6 +10,7 @@ from semraft.recipes import RECIPES
 from semraft.studies.study import START, Study
 
 _SEEDS = (0, 1, 2)
+_EIGHT = tuple(range(8))
 
 
 def _from_start(recipe: str) -> RunConfig:
@@ -83,7 +84,7 @@ _FLOORS = {
     "gradient-matching-5": _with(_BASE, "gradient-matching:5,mask=same-label"),
     "second-order-5": _with(_BASE, "smoothness:5,order=2,mask=same-label"),
 }
-"""V1 with its bias floor taken away: the truth's own differences taken off, or second ones, at that weight."""
+"""V1 without its bias floor: the truth's own differences taken off, or second ones, at that weight."""
 _V1 = _FAULTS | _SUSPECTS
 _CURES = {
     "v1-5-gate": _held(LossConfig(combine="gate")),
@@ -95,6 +96,21 @@ _CURES = {
     "v1-5-exact-learning-rate": _v1(_BASE, "5,mask=exact,schedule=learning-rate"),
 }
 """What is to keep a term from doing harm, at that weight."""
+
+_TOLD_APART = ("base", "v1", "v1-5", "v1-exact", "gradient-matching-5")
+
+
+def _start(name: str, seeds: tuple[int, ...]) -> Study:
+    """From scratch on the scenes of the study: what every variant of a seed goes on from."""
+    config = RECIPES["world-base"].config
+    return Study(
+        name=name,
+        about="world-base on the scenes of the divergence study, from scratch: what that starts from",
+        variants={"base": replace(config, data=replace(config.data, world=_BASE.data.world))},
+        base="base",
+        seeds=seeds,
+    )
+
 
 DIVERGENCE = Study(
     name="divergence",
@@ -122,16 +138,16 @@ DIVERGENCE = Study(
     ),
     against={variant: base for variant, (base, _) in _V1.items() if base != "base"}
     | {"as-it-was": "as-it-was-base"},
-    start=Study(
-        name="divergence-start",
-        about="world-base on the scenes of the divergence study, from scratch: what that starts from",
-        variants={
-            "base": replace(
-                RECIPES["world-base"].config,
-                data=replace(RECIPES["world-base"].config.data, world=_BASE.data.world),
-            )
-        },
-        base="base",
-        seeds=_SEEDS,
-    ),
+    start=_start("divergence-start", _SEEDS),
+)
+
+DIVERGENCE_SEEDS = replace(
+    DIVERGENCE,
+    name="divergence-seeds",
+    about="what the divergence study points at, with seeds enough to tell it from chance: base, V1, V1 ten "
+    "times as heavy, and what cures it; eight seeds, hours",
+    variants={variant: DIVERGENCE.variants[variant] for variant in _TOLD_APART},
+    seeds=_EIGHT,
+    against={},
+    start=_start("divergence-seeds-start", _EIGHT),
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from semraft.config import RunConfig
 from semraft.recipes import RECIPES
-from semraft.studies.divergence import DIVERGENCE
+from semraft.studies.divergence import DIVERGENCE, DIVERGENCE_SEEDS
 from semraft.studies.study import START, Study
 
 DEMO_STEPS = 250
@@ -135,6 +135,7 @@ STUDIES = {
             may_differ=("num_updates",),
         ),
         DIVERGENCE,
+        DIVERGENCE_SEEDS,
         Study(
             name="origin",
             about="the study this project started from: base and V1 on VIPER, Virtual KITTI and both, 24 h a "

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from semraft.config import LossConfig, RunConfig, TermConfig
+from semraft.losses.combine import combine, is_plain_sum
 from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
 from semraft.losses.sequence import trusted_pixels
@@ -107,7 +108,8 @@ def watch_losses(
     loss_scale: float,
 ) -> None:
     """Gradient norm of the flow loss and of each weighted term on the shared parameters, how they agree by
-    module (cosine), and the part of all norms that is a term's (share_pct). The graph stays.
+    module (cosine), and the part of all norms that is a term's, as far as it is let act (share_pct). The
+    graph stays.
 
     Args:
         loss_scale: What a gradient scaler multiplies losses with; it cancels out.
@@ -128,10 +130,17 @@ def watch_losses(
     norms = {
         name: _norm([g for g in found if g is not None]) / loss_scale for name, found in gradients.items()
     }
-    total = sum(norms.values())
     values = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
-    for name in list(norms)[1:]:
-        values[f"share_pct_{name}"] = 100 * norms[name] / total if total > SMALLEST else 0.0
+    terms = list(norms)[1:]
+    kept = (
+        {}
+        if is_plain_sum(config)
+        else combine(gradients["flow"], {name: gradients[name] for name in terms}, config).kept
+    )
+    acting = norms | {name: norms[name] * float(part) for name, part in kept.items()}
+    total = sum(acting.values())
+    for name in terms:
+        values[f"share_pct_{name}"] = 100 * acting[name] / total if total > SMALLEST else 0.0
         for module in dict.fromkeys(modules):
             pairs = [
                 (flow, term)

@@ -101,11 +101,24 @@ def flat_terms(config: RunConfig) -> dict[str, Any]:
 
 
 def test_the_study_and_its_start_are_of_the_scenes_for_reporting() -> None:
-    """Red when: the start saw other scenes, or scenes that choices were made on."""
+    """Red when: a start saw other scenes, or scenes that choices were made on."""
+    seeds = STUDIES["divergence-seeds"]
     assert STUDY.start is not None
-    worlds = {config.data.world for each in (STUDY, STUDY.start) for config in each.variants.values()}
+    assert seeds.start is not None
+    studies = (STUDY, STUDY.start, seeds, seeds.start)
+    worlds = {config.data.world for each in studies for config in each.variants.values()}
     assert [world.seed for world in worlds] == [5]
     assert {config.data.draws for config in STUDY.variants.values()} == {"by-seed"}
+
+
+def test_more_seeds_are_of_the_same_runs() -> None:
+    """Red when: the study with eight seeds takes other variants or another start than the one it follows."""
+    seeds = STUDIES["divergence-seeds"]
+    assert STUDY.start is not None
+    assert seeds.start is not None
+    assert set(STUDY.seeds) < set(seeds.seeds)
+    assert seeds.start.variants == STUDY.start.variants
+    assert all(config == STUDY.variants[variant] for variant, config in seeds.variants.items())
 
 
 def test_the_three_seeds_that_were_one_are_refused(tmp_path: Path) -> None:

@@ -73,6 +73,19 @@ def test_gradients_by_loss_and_module(model: RAFT, batch: FlowBatch) -> None:
     losses.total.backward()  # The graph is still there.
 
 
+def test_a_term_that_is_held_has_the_share_it_is_let(model: RAFT, batch: FlowBatch) -> None:
+    """Red when: a capped term is called too large for what it asks, or a norm is no longer what it asks."""
+    _, losses = losses_of(model, batch)
+    free, held = Watch(device=CPU), Watch(device=CPU)
+    for watch, cap in ((free, 0.0), (held, 0.01)):
+        health.watch_losses(watch, losses, WEIGHTS, model, replace(LOSS, share_cap=cap), 1024.0)
+    for name in WEIGHTS:
+        assert free.values[f"share_pct_{name}"] > 1
+        assert held.values[f"share_pct_{name}"] == pytest.approx(100 * 0.01 / 1.02, rel=1e-4)
+        asked = f"gradient_norm_{name}"
+        assert held.values[asked] == pytest.approx(free.values[asked], rel=1e-4)
+
+
 def test_a_term_without_weight_has_no_gradient_to_watch(model: RAFT, batch: FlowBatch) -> None:
     prediction = model(batch.image1, batch.image2, 2)
     weights = WEIGHTS | {"semantic-v1": 0.0}
