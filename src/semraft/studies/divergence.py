@@ -98,6 +98,8 @@ _CURES = {
 """What is to keep a term from doing harm, at that weight."""
 
 _TOLD_APART = ("base", "v1", "v1-5", "v1-exact", "gradient-matching-5")
+_STATIC = _with(_BASE, "smoothness:0.5,order=1,mask=exact,where=static")
+"""V1 under the exact mask without what may move, the one place where that was worse than base."""
 
 
 def _start(name: str, seeds: tuple[int, ...]) -> Study:
@@ -146,7 +148,8 @@ DIVERGENCE_SEEDS = replace(
     name="divergence-seeds",
     about="what the divergence study points at, with seeds enough to tell it from chance: base, V1, V1 ten "
     "times as heavy, and what cures it; eight seeds, hours",
-    variants={variant: DIVERGENCE.variants[variant] for variant in _TOLD_APART},
+    variants={variant: DIVERGENCE.variants[variant] for variant in _TOLD_APART}
+    | {"v1-exact-static": _STATIC},
     seeds=_EIGHT,
     against={},
     start=_start("divergence-seeds-start", _EIGHT),
