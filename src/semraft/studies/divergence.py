@@ -97,7 +97,7 @@ _CURES = {
 }
 """What is to keep a term from doing harm, at that weight."""
 
-_TOLD_APART = ("base", "v1", "v1-5", "v1-exact", "gradient-matching-5")
+_TOLD_APART = ("base", "v1", "v1-5", "v1-exact", "gradient-matching-5", "v1-5-cap")
 _STATIC = _with(_BASE, "smoothness:0.5,order=1,mask=exact,where=static")
 """V1 under the exact mask without what may move, the one place where that was worse than base."""
 
