@@ -127,5 +127,6 @@ def shipped(json: Annotated[bool, tyro.conf.arg(help="Print JSON instead of text
         }
         print(dumps(rows, indent=2))
         return
+    width = max(map(len, STUDIES))
     for name, study in STUDIES.items():
-        print(f"{name:17} {len(study.variants)} x {len(study.seeds)} runs: {study.about}")
+        print(f"{name:{width}} {len(study.variants)} x {len(study.seeds)} runs: {study.about}")

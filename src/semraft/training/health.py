@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from semraft.config import LossConfig, RunConfig, TermConfig
-from semraft.losses.combine import combine, is_plain_sum
+from semraft.losses.combine import combine
 from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
 from semraft.losses.sequence import trusted_pixels
@@ -132,11 +132,7 @@ def watch_losses(
     }
     values = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
     terms = list(norms)[1:]
-    kept = (
-        {}
-        if is_plain_sum(config)
-        else combine(gradients["flow"], {name: gradients[name] for name in terms}, config).kept
-    )
+    kept = combine(gradients["flow"], {name: gradients[name] for name in terms}, config).kept
     acting = norms | {name: norms[name] * float(part) for name, part in kept.items()}
     total = sum(acting.values())
     for name in terms:
