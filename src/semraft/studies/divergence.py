@@ -11,6 +11,7 @@ from semraft.studies.study import START, Study
 
 _SEEDS = (0, 1, 2)
 _EIGHT = tuple(range(8))
+_SIXTEEN = tuple(range(16))
 
 
 def _from_start(recipe: str) -> RunConfig:
@@ -37,8 +38,8 @@ def _by(augment: AugmentConfig) -> RunConfig:
     return replace(_BASE, data=replace(_BASE.data, augment=augment))
 
 
-def _with(base: RunConfig, term: str) -> RunConfig:
-    return replace(base, loss=replace(base.loss, terms=(parse_term(term),)))
+def _with(base: RunConfig, *terms: str) -> RunConfig:
+    return replace(base, loss=replace(base.loss, terms=tuple(map(parse_term, terms))))
 
 
 def _v1(base: RunConfig, options: str) -> RunConfig:
@@ -153,4 +154,19 @@ DIVERGENCE_SEEDS = replace(
     seeds=_EIGHT,
     against={},
     start=_start("divergence-seeds-start", _EIGHT),
+)
+
+_CURED = _with(_BASE, "motion-model:0.25,where=static", "boundary-weight:0.02,where=things")
+"""What V1 is for without its floor: planes move as planes. Things, which pay for any further term, weigh
+more."""
+
+DIVERGENCE_CURED = replace(
+    DIVERGENCE,
+    name="divergence-cured",
+    about="is the cured loss not worse than base anywhere and better somewhere? planes that move as planes "
+    "instead of V1, things weighing more; sixteen seeds, an hour",
+    variants={"base": _BASE, "cured": _CURED},
+    seeds=_SIXTEEN,
+    against={},
+    start=_start("divergence-cured-start", _SIXTEEN),
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from semraft.config import RunConfig
 from semraft.recipes import RECIPES
-from semraft.studies.divergence import DIVERGENCE, DIVERGENCE_SEEDS
+from semraft.studies.divergence import DIVERGENCE, DIVERGENCE_CURED, DIVERGENCE_SEEDS
 from semraft.studies.study import START, Study
 
 DEMO_STEPS = 250
@@ -136,6 +136,7 @@ STUDIES = {
         ),
         DIVERGENCE,
         DIVERGENCE_SEEDS,
+        DIVERGENCE_CURED,
         Study(
             name="origin",
             about="the study this project started from: base and V1 on VIPER, Virtual KITTI and both, 24 h a "
