@@ -136,20 +136,21 @@ def main(folder: Annotated[Path, tyro.conf.Positional]) -> None:
             for name, other in against.items()
         ),
     )
-    print_table(
-        (f"harm less that of `{HARMED}`", "EPE, last batches", "length"),
-        (
+    if HARMED in against:
+        print_table(
+            (f"harm less that of `{HARMED}`", "EPE, last batches", "length"),
             (
-                f"`{name}`",
-                over_seeds(harm[name][:, -1] - harm[HARMED][:, -1]),
-                over_seeds(short[name] - short[HARMED]),
-            )
-            for name in against
-            if name != HARMED and "base" not in name
-        ),
-    )
+                (
+                    f"`{name}`",
+                    over_seeds(harm[name][:, -1] - harm[HARMED][:, -1]),
+                    over_seeds(short[name] - short[HARMED]),
+                )
+                for name in against
+                if name != HARMED and "base" not in name
+            ),
+        )
     print_table(
-        ("EPE", *(f"to step {WINDOW * (place + 1)}" for place in range(harm[HARMED].shape[1]))),
+        ("EPE", *(f"to step {WINDOW * (place + 1)}" for place in range(lates[base].windows_px.shape[1]))),
         ((f"`{name}`", *map(over_seeds, course.T)) for name, course in harm.items()),
     )
     print_table(
