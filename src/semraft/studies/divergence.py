@@ -11,7 +11,6 @@ from semraft.studies.study import START, Study
 
 _SEEDS = (0, 1, 2)
 _EIGHT = tuple(range(8))
-_SIXTEEN = tuple(range(16))
 
 
 def _from_start(recipe: str) -> RunConfig:
@@ -164,9 +163,9 @@ DIVERGENCE_CURED = replace(
     DIVERGENCE,
     name="divergence-cured",
     about="is the cured loss not worse than base anywhere and better somewhere? planes that move as planes "
-    "instead of V1, things weighing more; sixteen seeds, an hour",
+    "instead of V1, things weighing more; eight seeds, an hour",
     variants={"base": _BASE, "cured": _CURED},
-    seeds=_SIXTEEN,
+    seeds=_EIGHT,
     against={},
-    start=_start("divergence-cured-start", _SIXTEEN),
+    start=_start("divergence-cured-start", _EIGHT),
 )
