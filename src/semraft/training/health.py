@@ -28,7 +28,7 @@ from semraft.ops.classes import CLASSES
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.evaluate import place_masks
 
-STEPS_PER_LOSS = 60
+STEPS_PER_LOSS = 100
 """Steps between two watched ones, for each loss whose gradient is taken: a backward pass is 0.6 of a step."""
 MODULES = {
     "feature_encoder": "encoder",

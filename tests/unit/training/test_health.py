@@ -198,6 +198,6 @@ def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
 
 def test_when_to_watch() -> None:
     """Red when: a run with more terms, each of which costs a backward pass, is watched as often."""
-    assert [step for step in range(1, 125) if health.is_watched(RunConfig(), step)] == [1, 30, 60, 90, 120]
-    assert health.watched_every(RunConfig(loss=LOSS)) == 180
+    assert [step for step in range(1, 325) if health.is_watched(RunConfig(), step)] == [1, 100, 200, 300]
+    assert health.watched_every(RunConfig(loss=LOSS)) == 300
     assert health.watched_every(RunConfig(loss=LOSS, health_every=7)) == 7
