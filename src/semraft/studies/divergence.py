@@ -103,13 +103,13 @@ _STATIC = _with(_BASE, "smoothness:0.5,order=1,mask=exact,where=static")
 """V1 under the exact mask without what may move, the one place where that was worse than base."""
 
 
-def _start(name: str, seeds: tuple[int, ...]) -> Study:
-    """From scratch on the scenes of the study: what every variant of a seed goes on from."""
+def _start(name: str, base: RunConfig, seeds: tuple[int, ...]) -> Study:
+    """From scratch on the scenes of a base: what every variant of a seed goes on from."""
     config = RECIPES["world-base"].config
     return Study(
         name=name,
         about="world-base on the scenes of the divergence study, from scratch: what that starts from",
-        variants={"base": replace(config, data=replace(config.data, world=_BASE.data.world))},
+        variants={"base": replace(config, data=replace(config.data, world=base.data.world))},
         base="base",
         seeds=seeds,
     )
@@ -141,7 +141,7 @@ DIVERGENCE = Study(
     ),
     against={variant: base for variant, (base, _) in _V1.items() if base != "base"}
     | {"as-it-was": "as-it-was-base"},
-    start=_start("divergence-start", _SEEDS),
+    start=_start("divergence-start", _BASE, _SEEDS),
 )
 
 DIVERGENCE_SEEDS = replace(
@@ -153,20 +153,27 @@ DIVERGENCE_SEEDS = replace(
     | {"v1-exact-static": _STATIC},
     seeds=_EIGHT,
     against={},
-    start=_start("divergence-seeds-start", _EIGHT),
+    start=_start("divergence-seeds-start", _BASE, _EIGHT),
 )
 
-_CURED = _with(_BASE, "motion-model:0.25,where=static", "boundary-weight:0.02,where=things")
-"""What V1 is for without its floor: planes move as planes. Things, which pay for any further term, weigh
-more."""
+_UNSEEN = replace(_BASE, data=replace(_BASE.data, world=replace(_BASE.data.world, seed=7)))
+"""Terms and weights of the cure were chosen on world seed 4, with what seed 5 had shown; on 7 nothing was."""
+_PLANES, _THINGS = "motion-model:0.25,where=static", "boundary-weight:0.02,where=things"
 
-DIVERGENCE_CURED = replace(
-    DIVERGENCE,
+DIVERGENCE_CURED = Study(
     name="divergence-cured",
     about="is the cured loss not worse than base anywhere and better somewhere? planes that move as planes "
-    "instead of V1, things weighing more; eight seeds, an hour",
-    variants={"base": _BASE, "cured": _CURED},
+    "instead of V1, things weighing more, and each of the two alone; unseen scenes, eight seeds, an hour",
+    variants={
+        "base": _UNSEEN,
+        "cured": _with(_UNSEEN, _PLANES, _THINGS),
+        "planes": _with(_UNSEEN, _PLANES),
+        "things": _with(_UNSEEN, _THINGS),
+    },
+    base="base",
     seeds=_EIGHT,
-    against={},
-    start=_start("divergence-cured-start", _EIGHT),
+    may_differ=("loss",),
+    start=_start("divergence-cured-start", _UNSEEN, _EIGHT),
 )
+"""What V1 is for without its floor: planes move as planes. Things, which pay for any further term, weigh
+more. Fixed before the first run: scenes, seeds and variants, and that EPE of what moves decides about better."""
