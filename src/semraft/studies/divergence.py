@@ -176,4 +176,4 @@ DIVERGENCE_CURED = Study(
     start=_start("divergence-cured-start", _UNSEEN, _EIGHT),
 )
 """What V1 is for without its floor: planes move as planes. Things, which pay for any further term, weigh
-more. Fixed before the first run: scenes, seeds and variants, and that EPE of what moves decides about better."""
+more. Fixed before the first run: scenes, seeds, variants, and that EPE of what moves decides about better."""
