@@ -20,6 +20,8 @@ ROLLBACKS = "rollbacks.jsonl"
 WEIGHTS = "weights.jsonl"
 """The weights of loss terms that were measured as shares of the gradient."""
 PAIRS = "pairs"
+QUEUED = 1000
+"""Numbers that TensorBoard may be behind by; it writes them every two minutes anyway."""
 CHECKPOINTS = "checkpoints"
 
 
@@ -107,7 +109,9 @@ class Tracker:
         from torch.utils.tensorboard import SummaryWriter
 
         self._metrics, self._health = run / METRICS, run / HEALTH
-        self._writers: list[ScalarWriter] = [SummaryWriter(str(run), purge_step=first_step), *others]
+        # A queue that a line of metrics fits in: the training would wait for a full one.
+        tensorboard = SummaryWriter(str(run), purge_step=first_step, max_queue=QUEUED)
+        self._writers: list[ScalarWriter] = [tensorboard, *others]
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes the metrics of one split at one step to all of them."""

@@ -17,6 +17,7 @@ import torch
 import semraft as semraft_package
 from semraft import cli
 from semraft.data.pictures import write_image
+from semraft.diagnosis.record import read_lines
 
 SMALL = [
     *("--data.world.size", "64", "96", "--data.world.scenes", "12", "--data.crop", "64", "64"),
@@ -144,6 +145,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     first = [next(line for line in lines(run) if line["split"] == "train") for run in runs]
     assert first[1]["flow_loss"] == pytest.approx(first[0]["flow_loss"], rel=1e-5)
     assert apart(*runs) < 1e-3
+    same_gradients_seen(*runs)
 
 
 def test_terms_are_held_alike_on_two_processes(tmp_path: Path) -> None:
@@ -160,6 +162,15 @@ def test_terms_are_held_alike_on_two_processes(tmp_path: Path) -> None:
     name = "semantic_loss_log_variance"
     assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-4)
     assert apart(*runs) < 1e-3
+    same_gradients_seen(*runs)
+
+
+def same_gradients_seen(one: Path, other: Path) -> None:
+    """Of the whole batch, whatever processes share it: the norms and shares of the first step."""
+    first = [read_lines(run / "health.jsonl")[0] for run in (one, other)]
+    seen = [name for name in first[0] if name.startswith(("gradient_norm_", "share_pct_"))]
+    assert len(seen) > 3
+    assert [first[1][name] for name in seen] == pytest.approx([first[0][name] for name in seen], rel=2e-3)
 
 
 def on_one_and_two(folder: Path, *options: str) -> tuple[Path, Path]:

@@ -63,13 +63,15 @@ def judge(record: Record, stopped: bool = False) -> Verdict:
 
 
 def write_verdict(run: Path, verdict: Verdict, rollbacks: Sequence[str] = ()) -> None:
-    """Writes verdict.json, whole or not at all.
+    """Writes verdict.json, whole or not at all; not where that is what it says, for a disk is slow.
 
     Args:
         rollbacks: What was done to the run when it went wrong before, in words.
     """
     content = verdict.to_json() | ({"rollbacks": list(rollbacks)} if rollbacks else {})
-    write_text(run / VERDICT, json.dumps(content, indent=2) + "\n")
+    path, text = run / VERDICT, json.dumps(content, indent=2) + "\n"
+    if not path.exists() or path.read_text() != text:
+        write_text(path, text)
 
 
 def _by_step(sign: Sign) -> int:

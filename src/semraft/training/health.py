@@ -1,13 +1,13 @@
 """What a training watches of itself, every so many steps: gradients, flow, activations, moves; health.jsonl.
 
-Every number is a fact of one batch: of losses and their gradients the mean over the processes that share it,
-of all else the part of the process that writes. What to conclude is not said here. A watched step costs a
-backward pass for each loss, so that the distance between two of them grows with the number of terms: below
-3 per cent of the time in all (docs/performance.md).
+Every number is a fact of one batch: of gradients of the whole one whatever processes share it, of all else
+the part of the process that writes. What to conclude is not said here. A watched step costs a backward pass
+for each term (the flow loss's gradient is what they leave of the step's own), so that the distance between
+two of them grows with the number of terms: below 3 per cent of the time in all (docs/performance.md).
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -16,20 +16,19 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from semraft.config import LossConfig, RunConfig, TermConfig
-from semraft.losses.combine import combine
+from semraft.losses.combine import Combined, Gradients, term_gradients
 from semraft.losses.objective import Objective
-from semraft.losses.reduction import mean_over_processes, refinement_sum
+from semraft.losses.reduction import mean_over_processes
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS, case_of
-from semraft.losses.weights import gradients_of
 from semraft.metrics import SPEED_EDGES_PX, SPEEDS, Record, measure, metric_name, pool
 from semraft.models.raft import RAFT
 from semraft.ops.classes import CLASSES
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.evaluate import place_masks
 
-STEPS_PER_LOSS = 100
-"""Steps between two watched ones, for each loss whose gradient is taken: a backward pass is 0.6 of a step."""
+STEPS_PER_TERM = 30
+"""Steps between two watched ones, for each term whose gradient is taken: a backward pass is 0.6 of a step."""
 MODULES = {
     "feature_encoder": "encoder",
     "context_encoder": "context",
@@ -55,7 +54,7 @@ class Watch:
 
 def watched_every(config: RunConfig) -> int:
     """Steps between two watched ones."""
-    return config.health_every or STEPS_PER_LOSS * (1 + len(config.loss.terms))
+    return config.health_every or STEPS_PER_TERM * max(1, len(config.loss.terms))
 
 
 def is_watched(config: RunConfig, step: int) -> bool:
@@ -99,55 +98,54 @@ def ranges_of(model: RAFT) -> Iterator[Ranges]:
             hook.remove()
 
 
-def watch_losses(
+def watch_terms(
     watch: Watch,
     losses: Objective,
     weights: Mapping[str, float],
-    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
     config: LossConfig,
-    loss_scale: float,
-) -> None:
+    scale: Callable[[Tensor], Tensor],
+) -> dict[str, Gradients]:
+    """`term_gradients`, and the time they took: of a plain sum nothing but watching needs them."""
+    started = _now(watch.device)
+    terms = term_gradients(losses, weights, parameters, config, scale)
+    watch.spent_s += _now(watch.device) - started
+    return terms
+
+
+@torch.no_grad()
+def watch_gradients(watch: Watch, combined: Combined, names: Sequence[str], loss_scale: float) -> None:
     """Gradient norm of the flow loss and of each weighted term on the shared parameters, how they agree by
-    module (cosine), and the part of all norms that is a term's, as far as it is let act (share_pct). The
-    graph stays.
+    module (cosine), and the part of all norms that is a term's, as far as it is let act (share_pct).
 
     Args:
-        loss_scale: What a gradient scaler multiplies losses with; it cancels out.
+        names: Of the parameters that the gradients are of.
+        loss_scale: What a gradient scaler multiplied losses with; it cancels out.
     """
     started = _now(watch.device)
-    named = [
-        (MODULES[name.split(".")[0]], parameter)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and name.split(".")[0] in MODULES
-    ]
-    modules, parameters = [module for module, _ in named], [parameter for _, parameter in named]
-    scaled = {"flow": loss_scale * refinement_sum(losses.values["flow_loss"], config.gamma)}
-    for chosen in config.terms:
-        value = refinement_sum(losses.values[TERMS[chosen.name].scalar], config.gamma)
-        if weights[chosen.name] and value.requires_grad:
-            scaled[chosen.name] = loss_scale * weights[chosen.name] * value
-    gradients = {name: gradients_of(loss, parameters) for name, loss in scaled.items()}
+    modules = [MODULES.get(name.split(".")[0]) for name in names]
+
+    def by_module(gradients: Gradients) -> dict[str, Gradients]:
+        pairs = list(zip(modules, gradients, strict=True))
+        return {module: [found for own, found in pairs if own == module] for module in MODULES.values()}
+
+    flow = by_module(combined.flow)
+    terms = {name: by_module(found) for name, found in combined.terms.items()}
     norms = {
-        name: _norm([g for g in found if g is not None]) / loss_scale for name, found in gradients.items()
+        name: _norm([g for module in found.values() for g in module if g is not None]) / loss_scale
+        for name, found in {"flow": flow, **terms}.items()
     }
-    values = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
-    terms = list(norms)[1:]
-    kept = combine(gradients["flow"], {name: gradients[name] for name in terms}, config).kept
-    acting = norms | {name: norms[name] * float(part) for name, part in kept.items()}
+    watch.values |= {f"gradient_norm_{name}": norm for name, norm in norms.items()}
+    kept = {name: float(part) for name, part in combined.kept.items()}
+    acting = {name: norm * kept.get(name, 1.0) for name, norm in norms.items()}
     total = sum(acting.values())
-    for name in terms:
-        values[f"share_pct_{name}"] = 100 * acting[name] / total if total > SMALLEST else 0.0
-        for module in dict.fromkeys(modules):
-            pairs = [
-                (flow, term)
-                for own, flow, term in zip(modules, gradients["flow"], gradients[name], strict=True)
-                if own == module and flow is not None and term is not None
-            ]
+    for name, found in terms.items():
+        watch.values[f"share_pct_{name}"] = 100 * acting[name] / total if total > SMALLEST else 0.0
+        for module in MODULES.values():
+            both = zip(flow[module], found[module], strict=True)
+            pairs = [(one, two) for one, two in both if one is not None and two is not None]
             if pairs:
-                values[f"cosine_{name}_{module}"] = _cosine(pairs)
-    names = list(values)
-    means = mean_over_processes(torch.tensor([values[name] for name in names], dtype=torch.float64))
-    watch.values |= dict(zip(names, means.tolist(), strict=True))
+                watch.values[f"cosine_{name}_{module}"] = _cosine(pairs)
     watch.spent_s += _now(watch.device) - started
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from semraft import runtime
 from semraft.config import RunConfig
-from semraft.losses.combine import combined_gradients, is_plain_sum
+from semraft.losses.combine import combined_gradients, is_plain_sum, parted
 from semraft.losses.modulation import learn_log_variances, modulated
 from semraft.losses.objective import Objective, needed_passes, objective
 from semraft.losses.terms import TERMS
@@ -22,8 +22,9 @@ from semraft.training.health import (
     is_watched,
     ranges_of,
     watch_flow,
-    watch_losses,
+    watch_gradients,
     watch_move,
+    watch_terms,
     watch_weights,
 )
 from semraft.training.optim import learning_rate, set_learning_rate
@@ -84,11 +85,10 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
     watched_s = ranges.spent_s + time.perf_counter() - started
     if watch is not None:
         watch.values |= {name: float(value) for name, value in ranges.largest.items()}
-        watch_losses(watch, losses, weights, state.model, config.loss, state.scaler.get_scale())
         watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
         watch_weights(watch, state.model)
     state.optimizer.zero_grad(set_to_none=True)
-    told = _learn(losses, weights, state, config)
+    told = _learn(losses, weights, state, config, watch)
     state.scaler.unscale_(state.optimizer)
     gradient_norm = clip(state.model, config.optim.clip_norm)
     _refuse_non_finite(step, batch, losses, None if state.scaler.is_enabled() else gradient_norm)
@@ -139,27 +139,31 @@ def backward_flow(
 
 
 def _learn(
-    losses: Objective, weights: dict[str, float], state: TrainingState, config: RunConfig
+    losses: Objective, weights: dict[str, float], state: TrainingState, config: RunConfig, watch: Watch | None
 ) -> dict[str, Tensor]:
     """Gives every parameter its gradient, times the loss scale; what there is to tell of terms that are held.
 
     Told of a term: which part of its gradient's norm was kept, and the log variance that its weight has.
     """
-    device = losses.total.device
+    device, scale = losses.total.device, state.scaler.scale
+    named = [(name, value) for name, value in state.model.named_parameters() if value.requires_grad]
+    trained, plain = [parameter for _, parameter in named], is_plain_sum(config.loss)
+    if plain:
+        terms = {} if watch is None else watch_terms(watch, losses, weights, trained, config.loss, scale)
+        torch.autograd.backward(scale(losses.total + _nothing_of_heads(state.model)))
+        combined = parted([parameter.grad for parameter in trained], terms)
+    else:
+        combined = combined_gradients(losses, weights, trained, config.loss, scale)
+        for (name, parameter), gradient in zip(named, combined.gradients, strict=True):
+            still = torch.zeros_like(parameter) if is_of_head(name) else None  # As _nothing_of_heads has it.
+            parameter.grad = still if gradient is None else gradient
+    if watch is not None:
+        watch_gradients(watch, combined, [name for name, _ in named], state.scaler.get_scale())
     told = {
         f"{TERMS[name].scalar}_log_variance": torch.tensor(value.item(), device=device)
         for name, value in state.log_variances.items()
     }
-    if is_plain_sum(config.loss):
-        torch.autograd.backward(state.scaler.scale(losses.total + _nothing_of_heads(state.model)))
-        return told
-    named = [(name, value) for name, value in state.model.named_parameters() if value.requires_grad]
-    trained = [parameter for _, parameter in named]
-    combined = combined_gradients(losses, weights, trained, config.loss, state.scaler.scale)
-    for (name, parameter), gradient in zip(named, combined.gradients, strict=True):
-        still = torch.zeros_like(parameter) if is_of_head(name) else None  # As _nothing_of_heads has it.
-        parameter.grad = still if gradient is None else gradient
-    for chosen in config.loss.terms:
+    for chosen in () if plain else config.loss.terms:
         nothing_taken = torch.ones((), device=device)
         told[f"{TERMS[chosen.name].scalar}_kept_frac"] = combined.kept.get(chosen.name, nothing_taken)
     return told

@@ -10,8 +10,10 @@ import torch
 from semraft.config import LossConfig, ModelConfig, RunConfig, WorldConfig, parse_term
 from semraft.data import open_dataset
 from semraft.data.loader import collate
+from semraft.losses.combine import combined_gradients, is_plain_sum, parted
 from semraft.losses.objective import Objective, objective
 from semraft.losses.reduction import refinement_sum
+from semraft.losses.weights import gradients_of
 from semraft.models.build import build_model
 from semraft.models.raft import RAFT
 from semraft.recipes import RECIPES
@@ -43,11 +45,29 @@ def losses_of(model: RAFT, batch: FlowBatch) -> tuple[Prediction, Objective]:
     return prediction, objective(prediction, batch, LOSS, WEIGHTS)
 
 
+def watched(
+    losses: Objective, model: RAFT, config: LossConfig = LOSS, weights: dict[str, float] = WEIGHTS
+) -> dict[str, float]:
+    """What a step with a loss scale of 1024 sees of its gradients, as the step takes them."""
+    watch, parameters = Watch(device=CPU), list(model.parameters())
+
+    def scale(loss: torch.Tensor) -> torch.Tensor:
+        return 1024 * loss
+
+    if is_plain_sum(config):
+        terms = health.watch_terms(watch, losses, weights, parameters, config, scale)
+        combined = parted(gradients_of(scale(losses.total), parameters), terms)
+    else:
+        combined = combined_gradients(losses, weights, parameters, config, scale)
+    health.watch_gradients(watch, combined, [name for name, _ in model.named_parameters()], 1024.0)
+    return watch.values
+
+
 def test_gradients_by_loss_and_module(model: RAFT, batch: FlowBatch) -> None:
-    """Red when: a weight or the gradient scale is left in or out, modules are mixed, or heads are counted."""
+    """Against a backward pass of every loss. Red when: a weight or the gradient scale is left in or out,
+    modules are mixed, heads are counted, or the flow's gradient is not what terms leave of the whole."""
     _, losses = losses_of(model, batch)
-    watch = Watch(device=CPU)
-    health.watch_losses(watch, losses, WEIGHTS, model, LOSS, loss_scale=1024.0)
+    values = watched(losses, model)
     named = dict(model.named_parameters())
     flat: dict[str, dict[str, torch.Tensor]] = {}
     for name, scalar, weight in (
@@ -60,40 +80,49 @@ def test_gradients_by_loss_and_module(model: RAFT, batch: FlowBatch) -> None:
         flat[name] = {key: g for key, g in zip(named, found, strict=True) if g is not None}
     norms = {name: torch.cat([g.flatten() for g in found.values()]).norm() for name, found in flat.items()}
     for name, norm in norms.items():
-        assert watch.values[f"gradient_norm_{name}"] == pytest.approx(float(norm), rel=1e-4)
+        assert values[f"gradient_norm_{name}"] == pytest.approx(float(norm), rel=1e-4)
     share = 100 * norms["signed-distance"] / torch.stack(list(norms.values())).sum()
-    assert watch.values["share_pct_signed-distance"] == pytest.approx(float(share), rel=1e-4)
+    assert values["share_pct_signed-distance"] == pytest.approx(float(share), rel=1e-4)
     for prefix, module in health.MODULES.items():
         both = [key for key in flat["flow"] if key.startswith(prefix) and key in flat["semantic-v1"]]
         one, two = (
             torch.cat([flat[name][key].flatten() for key in both]) for name in ("flow", "semantic-v1")
         )
         cosine = torch.nn.functional.cosine_similarity(one.double(), two.double(), dim=0)
-        assert watch.values[f"cosine_semantic-v1_{module}"] == pytest.approx(float(cosine), abs=1e-4)
-    losses.total.backward()  # The graph is still there.
+        assert values[f"cosine_semantic-v1_{module}"] == pytest.approx(float(cosine), abs=1e-4)
+
+
+def test_a_batch_without_flow_truth_has_no_flow_gradient(model: RAFT, batch: FlowBatch) -> None:
+    """Red when: rounding of a difference is taken for a gradient, with cosines that mean nothing."""
+    blind = replace(batch, valid=torch.zeros_like(batch.valid))
+    prediction = model(batch.image1, batch.image2, 2)
+    config = LossConfig(terms=(parse_term("matching:0.5"), parse_term("signed-distance:3,where=things")))
+    losses = objective(prediction, blind, config)
+    values = watched(losses, model, config, {"matching": 0.5, "signed-distance": 3.0})
+    acting = [name for name in ("matching", "signed-distance") if values[f"gradient_norm_{name}"] > 0]
+    assert acting
+    assert values["gradient_norm_flow"] == 0
+    assert sum(values[f"share_pct_{name}"] for name in acting) == pytest.approx(100)
+    assert all(values[f"cosine_{name}_update"] == 0 for name in acting)
 
 
 def test_a_term_that_is_held_has_the_share_it_is_let(model: RAFT, batch: FlowBatch) -> None:
     """Red when: a capped term is called too large for what it asks, or a norm is no longer what it asks."""
     _, losses = losses_of(model, batch)
-    free, held = Watch(device=CPU), Watch(device=CPU)
-    for watch, cap in ((free, 0.0), (held, 0.01)):
-        health.watch_losses(watch, losses, WEIGHTS, model, replace(LOSS, share_cap=cap), 1024.0)
+    free, held = (watched(losses, model, replace(LOSS, share_cap=cap)) for cap in (0.0, 0.01))
     for name in WEIGHTS:
-        assert free.values[f"share_pct_{name}"] > 1
-        assert held.values[f"share_pct_{name}"] == pytest.approx(100 * 0.01 / 1.02, rel=1e-4)
+        assert free[f"share_pct_{name}"] > 1
+        assert held[f"share_pct_{name}"] == pytest.approx(100 * 0.01 / 1.02, rel=1e-4)
         asked = f"gradient_norm_{name}"
-        assert held.values[asked] == pytest.approx(free.values[asked], rel=1e-4)
+        assert held[asked] == pytest.approx(free[asked], rel=1e-4)
 
 
 def test_a_term_without_weight_has_no_gradient_to_watch(model: RAFT, batch: FlowBatch) -> None:
     prediction = model(batch.image1, batch.image2, 2)
     weights = WEIGHTS | {"semantic-v1": 0.0}
-    losses = objective(prediction, batch, LOSS, weights)
-    watch = Watch(device=CPU)
-    health.watch_losses(watch, losses, weights, model, LOSS, 1.0)
-    assert "gradient_norm_signed-distance" in watch.values
-    assert not any("semantic-v1" in name for name in watch.values)
+    values = watched(objective(prediction, batch, LOSS, weights), model, LOSS, weights)
+    assert "gradient_norm_signed-distance" in values
+    assert not any("semantic-v1" in name for name in values)
 
 
 def test_flow_against_the_truth(batch: FlowBatch) -> None:
@@ -165,7 +194,7 @@ def test_every_recipe_takes_a_watched_step(name: str, batch: FlowBatch) -> None:
 def test_all_that_watching_costs_is_counted(batch: FlowBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that goes on by a second whenever it is read: a span without another in it takes one.
 
-    Two looks at each of three refinements, one at the flow and one at the move; a watched step has four more.
+    Two looks at each of three refinements, one at the flow and one at the move; a watched step has five more.
     Red when: one of them is left out, or one is counted twice.
     """
     base = RECIPES["world-base"].config
@@ -173,7 +202,7 @@ def test_all_that_watching_costs_is_counted(batch: FlowBatch, monkeypatch: pytes
     config = replace(base, data=data, num_updates=3, precision="float32", health_every=10)
     state = initial_state(config, CPU)
     monkeypatch.setattr(time, "perf_counter", itertools.count(0.0).__next__)
-    assert [take_step(state, batch, config).watched_s for _ in range(2)] == [2 * 3 + 2 + 4, 2 * 3 + 2]
+    assert [take_step(state, batch, config).watched_s for _ in range(2)] == [2 * 3 + 2 + 5, 2 * 3 + 2]
 
 
 def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
@@ -198,6 +227,6 @@ def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
 
 def test_when_to_watch() -> None:
     """Red when: a run with more terms, each of which costs a backward pass, is watched as often."""
-    assert [step for step in range(1, 325) if health.is_watched(RunConfig(), step)] == [1, 100, 200, 300]
-    assert health.watched_every(RunConfig(loss=LOSS)) == 300
+    assert [step for step in range(1, 100) if health.is_watched(RunConfig(), step)] == [1, 30, 60, 90]
+    assert health.watched_every(RunConfig(loss=LOSS)) == 60
     assert health.watched_every(RunConfig(loss=LOSS, health_every=7)) == 7
