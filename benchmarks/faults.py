@@ -3,8 +3,9 @@
     python -m benchmarks.faults --out FOLDER [--draws judging] [--jobs 2] [--sound 60] [--each 10]
 
 Sizes, batches, terms, rates and seeds are drawn, others for each of DRAWS: thresholds are set on the first
-two (`seen` was judged once, and thresholds then set again) and judged on the last. Runs that are there are
-not repeated. Prints the table of docs/diagnosis.md and writes FOLDER/faults.json.
+two (`seen` was judged once, and thresholds then set again) and judged on the last two, `judged` with a line
+of health.jsonl every 30 steps and `judging` by the default. Runs that are there are not repeated. Prints the
+table of docs/diagnosis.md and writes FOLDER/faults.json.
 """
 
 import json
@@ -19,17 +20,18 @@ import torch
 import tyro
 
 from semraft.config import ModelConfig, RunConfig, load_config, parse_term
-from semraft.diagnosis.record import read_record
+from semraft.diagnosis.record import read_lines, read_record
 from semraft.diagnosis.verdict import judge
 from semraft.faults import FAULTS, SOUND, Fault, FaultConfig
 from semraft.recipes import RECIPES
+from semraft.tracking import HEALTH
 from semraft.training.loop import train
 from semraft.training.step import TrainingStopped
 
 NAMED = {"v1-weight": "term-too-heavy", "v1-constant": "term-biased"}
 """Faults whose cause has another name."""
 NEAR_FRAC = 0.1
-DRAWS = ("setting", "seen", "judging")
+DRAWS = ("setting", "seen", "judged", "judging")
 NEED_INVALID = ("invalid-zeros", "normalization")
 """Faults that show only where some pixels have no flow truth."""
 TERMS = (
@@ -44,7 +46,7 @@ TERMS = (
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     out: Path
-    draws: Literal["setting", "seen", "judging"] = "judging"
+    draws: Literal["setting", "seen", "judged", "judging"] = "judging"
     jobs: int = 2
     sound: int = 60
     each: int = 10
@@ -73,6 +75,7 @@ def drawn(number: int, draws: str, fault: Fault) -> RunConfig:
         loss=replace(base.loss, gamma=float(rng.choice([0.8, 0.85])), terms=tuple(map(parse_term, terms))),
         optim=replace(base.optim, steps=steps, batch=batch, learning_rate=rate),
         num_updates=2 if large else int(rng.integers(2, 5)),
+        precision="float32",  # `auto` is another on another processor.
         fault=SOUND if fault == "none" else FaultConfig(kind=fault, step=int(steps * rng.uniform(0.4, 0.7))),
         saved_pairs=1,
     )
@@ -111,6 +114,7 @@ def judged(run: Path, fault: Fault) -> dict[str, Any]:
         "found": verdict.state != "healthy",
         "named": cause == NAMED.get(fault, fault),
         "near": verdict.first_step is not None and abs(verdict.first_step - planted) <= NEAR_FRAC * planted,
+        "watching_pct": read_lines(run / HEALTH)[-1]["watching_pct"],
     }
 
 
@@ -138,6 +142,10 @@ def main(options: Options) -> None:
             if (row["found"] if fault == "none" else not (row["named"] and row["near"]))
         )
         print(f"| {fault} | {len(of)} | {counts} | {odd} |")
+    watching = np.array([row["watching_pct"] for row in rows])
+    low, middle, high = np.percentile(watching, (0, 50, 100))
+    within = (watching <= 3).sum()
+    print(f"\nwatching: {low:.1f} to {high:.1f} % of the time, median {middle:.1f}; {within} runs within 3 %")
 
 
 if __name__ == "__main__":

@@ -253,7 +253,6 @@ def _fault_recipes() -> dict[str, Recipe]:
         log_every=20,
         validate_every=40,
         checkpoint_every=20,
-        health_every=30,
     )
     recipes = {}
     for fault in FAULTS:

@@ -44,24 +44,24 @@ def read(
     at all. Pictures are 0..255 and compared by their green, of mean 0 and variance 1 over the grid. Where a
     reading leaves the frame it misses by as much as no motion does."""
     given, seen = at_points(flow), at_points(trusted)
-    moved = torch.stack(
-        [given, given.flip(1), torch.zeros_like(given), *(factor * given for factor in FACTORS)], dim=1
-    )
+    factors = torch.tensor((1.0, 0.0, *FACTORS), device=flow.device)
+    moved = torch.cat([given.flip(1)[:, None], factors.view(-1, 1, 1, 1) * given[:, None]], dim=1)
+    swapped, as_given, still, scaled = 0, 1, 2, slice(3, None)
     before = _normal(at_points(image1[:, 1]), at_points(image1[:, 1]))
     found, inside = _look_up(image2[:, 1], moved)
     found = _normal(found.flatten(1, 2), at_points(image2[:, 1])).view_as(found)
     missed = (found - before[:, None]).abs().clamp(max=CUT)
-    missed = torch.where(inside, missed, missed[:, 2:3])
-    moving = seen & inside[:, 0] & (given.square().sum(dim=1) >= 1)
+    missed = torch.where(inside, missed, missed[:, still, None])
+    moving = seen & inside[:, as_given] & (given.square().sum(dim=1) >= 1)
     points = moving.sum(dim=(1, 2))
     misfit = torch.where(moving[:, None], missed, 0).sum(dim=(2, 3)) / points.clamp(min=1)[:, None]
-    standing = seen & (given == 0).all(dim=1) & (missed[:, 2] > CUT / 2)
+    standing = seen & (given == 0).all(dim=1) & (missed[:, still] > CUT / 2)
     return Readings(
         points=points,
-        as_given=misfit[:, 0],
-        swapped=misfit[:, 1],
-        scaled=misfit[:, 3:].amin(dim=1),
-        still=misfit[:, 2],
+        as_given=misfit[:, as_given],
+        swapped=misfit[:, swapped],
+        scaled=misfit[:, scaled].amin(dim=1),
+        still=misfit[:, still],
         false_still=standing.sum(dim=(1, 2)),
     )
 
@@ -97,7 +97,8 @@ def between_frac(labels: Int64[Tensor, "B H W"]) -> Float[Tensor, ""]:
     A class is a number only by convention: between two others, and not one of them, it is by chance, or
     because labels were blended.
     """
-    left, here, right = labels[..., :-2], labels[..., 1:-1], labels[..., 2:]
+    small = labels.byte()  # Comparing is five times as fast as of 64 bits.
+    left, here, right = small[..., :-2], small[..., 1:-1], small[..., 2:]
     border = left != right
     between = (torch.minimum(left, right) < here) & (here < torch.maximum(left, right))
     return (between & border).sum() / border.sum().clamp(min=1)

@@ -20,7 +20,6 @@ def _from_start(recipe: str) -> RunConfig:
         config,
         model=replace(config.model, weights=START),
         data=replace(config.data, draws="by-seed"),
-        health_every=60,  # Short runs that are to be judged.
     )
 
 

@@ -227,6 +227,6 @@ def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
 
 def test_when_to_watch() -> None:
     """Red when: a run with more terms, each of which costs a backward pass, is watched as often."""
-    assert [step for step in range(1, 100) if health.is_watched(RunConfig(), step)] == [1, 30, 60, 90]
-    assert health.watched_every(RunConfig(loss=LOSS)) == 60
+    assert [step for step in range(1, 200) if health.is_watched(RunConfig(), step)] == [1, 60, 120, 180]
+    assert health.watched_every(RunConfig(loss=LOSS)) == 120
     assert health.watched_every(RunConfig(loss=LOSS, health_every=7)) == 7
