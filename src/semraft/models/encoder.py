@@ -56,8 +56,6 @@ def _normalize(y: Tensor, norm: nn.Module, rectify: bool) -> Tensor:
     if isinstance(norm, nn.BatchNorm2d):
         y, mean, variance = normalize(y, norm.weight, norm.bias, norm.eps, False, rectify)
         count = y.numel() // y.shape[1]
-        if not norm.track_running_stats:
-            return y
         with torch.no_grad():
             cast(Tensor, norm.num_batches_tracked).add_(1)
             cast(Tensor, norm.running_mean).lerp_(mean[0], cast(float, norm.momentum))

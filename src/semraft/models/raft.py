@@ -271,23 +271,26 @@ class RAFT(nn.Module):
 
 
 class StatisticsAsTheyAre:
-    """Inside, batch norm does not move its running statistics: they have moved the first time.
+    """Inside, batch norm moves copies of its running statistics: they themselves have moved the first time.
 
+    Not none at all: torch's own norms keep them for the gradient, and all that is kept must be made again.
     Entered once a backward pass: measuring a loss term's share takes several through one graph.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.kept: list[dict[str, Tensor]] = []
 
     def __enter__(self) -> None:
-        self._track(False)
+        self.kept = [dict(norm.named_buffers()) for norm in self.norms]
+        for norm, statistics in zip(self.norms, self.kept, strict=True):
+            for name, value in statistics.items():
+                setattr(norm, name, value.clone())
 
     def __exit__(self, *error: object) -> None:
-        self._track(True)
-
-    def _track(self, moving: bool) -> None:
-        for norm in self.norms:
-            norm.track_running_stats = moving
+        for norm, statistics in zip(self.norms, self.kept, strict=True):
+            for name, value in statistics.items():
+                setattr(norm, name, value)
 
 
 def _prepared(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 P Q"]:
