@@ -240,17 +240,23 @@ def test_what_is_computed_again_is_the_same(arch: str, recompute: Recompute, kin
 
 @ALL_ARCHS
 @pytest.mark.parametrize("recompute", ["ends", "everything"])
-def test_what_is_computed_again_is_the_same_in_half_precision(arch: str, recompute: Recompute) -> None:
-    """Within rounding: a weight that both frames share is rounded once or twice. Red when: torch's own norms,
-    which are those of half precision and of a GPU, keep other tensors the second time, or statistics move
-    twice."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_is_computed_again_is_the_same_in_other_types(
+    arch: str, recompute: Recompute, dtype: torch.dtype
+) -> None:
+    """Within rounding: in bfloat16 a weight that both frames share is rounded once or twice. Red when:
+    torch's own norms, here those of float64 and else those of a GPU, keep other tensors the second time, or
+    statistics move twice."""
     gradients, statistics = [], []
     for mode in ("nothing", recompute):
         torch.manual_seed(0)
         model = ARCHITECTURES[arch]().train()
         model.recompute = mode
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            flows = model(*make_images(72, 88), num_updates=2).flows
+        images = make_images(72, 88)
+        if dtype == torch.float64:
+            model, images = model.double(), (images[0].double(), images[1].double())
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            flows = model(*images, num_updates=2).flows
         sum(flow.abs().sum() for flow in flows).backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
         statistics.append(list(model.buffers()))
