@@ -120,7 +120,7 @@ def line_of(pulses: Sequence[Pulse]) -> dict[str, float]:
             together.setdefault(name, []).append(value.detach())
     line = {}
     for name, values in together.items():
-        if len(values) == 1:  # Of a short run: the same, six times as fast.
+        if len(values) == 1:  # Of a short run: the same, and much faster.
             line[name] = float(values[0])
             continue
         stacked = torch.stack(values).double().cpu()
