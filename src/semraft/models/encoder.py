@@ -15,9 +15,6 @@ STRIDE = 8
 """Pixels of the image for one cell of the features, in each direction."""
 
 Norm = Literal["instance", "batch", "none"]
-OURS = (torch.float32, torch.bfloat16)
-"""Types that are normalised by our own loops on the CPU, in float32: torch's gradient of an instance norm in
-bfloat16 takes a sixth of a training step."""
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
@@ -45,7 +42,7 @@ def normalized(
         y = _convolve_scaled(x, convolution, norm)
         return F.relu(y, inplace=True) if rectify else y
     y = convolution(x)
-    if y.device.type == "cpu" and y.dtype in OURS and not isinstance(norm, nn.Identity):
+    if _is_ours(y) and not isinstance(norm, nn.Identity):
         return _normalize(y.float(), norm, rectify).to(y.dtype)
     if y.device.type == "cpu" and isinstance(norm, nn.InstanceNorm2d):
         # One channel a group is the same norm, and the faster one in channels_last memory.
@@ -53,6 +50,13 @@ def normalized(
     else:
         y = norm(y)
     return F.relu(y, inplace=True) if rectify else y
+
+
+def _is_ours(y: Tensor) -> bool:
+    """Whether our own loops normalise this, in float32: in bfloat16 they take more memory, and are worth it
+    for the gradient, which takes torch a sixth of a training step."""
+    half = y.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return y.device.type == "cpu" and (y.dtype == torch.float32 or half)
 
 
 def _normalize(y: Tensor, norm: nn.Module, rectify: bool) -> Tensor:

@@ -23,8 +23,8 @@ def upsample_convex(
     The mask's channels run over the neighbour (row, column), then the pixel in its cell (row, column);
     neighbours outside are zero. Values are not scaled: multiply flow by 8 before (paper, appendix B).
     """
-    if cells.device.type == "cpu" and cells.dtype == mask.dtype == torch.float32:
-        upsampled: Tensor = _compiled(cells, mask.contiguous(memory_format=torch.channels_last))
+    if cells.device.type == "cpu" and cells.dtype == torch.float32:
+        upsampled: Tensor = _compiled(cells, mask.float().contiguous(memory_format=torch.channels_last))
         return upsampled
     batch, channels, height, width = cells.shape
     weights = mask.to(cells.dtype).reshape(batch, 9, STRIDE**2, height * width).softmax(dim=1)
