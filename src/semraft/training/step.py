@@ -67,7 +67,7 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
     rate = learning_rate(step - 1, config.optim)
     set_learning_rate(state.optimizer, rate)
     watch = Watch(device=batch.image1.device) if is_watched(config, step) else None
-    with ranges_of(state.model) as ranges:
+    with ranges_of(state.model, hidden=watch is not None) as ranges:
         prediction = forward(state.network, batch, config)
     if "backward_flow" in needed_passes(config.loss):
         prediction.backward_flow = backward_flow(state.model, batch, prediction, config)

@@ -1,6 +1,7 @@
 """The readings of a batch against the same worked out point by point, and what planted faults do to them."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from semraft.config import WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import collate
-from semraft.ops.readings import CUT, FACTORS, STRIDE_PX, between_frac, read
+from semraft.ops.readings import CUT, FACTORS, STRIDE_PX, Readings, between_frac, read, read_by_tensors
 from semraft.sample import FlowBatch
 
 
@@ -52,9 +53,10 @@ def by_hand(batch: FlowBatch, number: int, change: str, factor: float = 1.0) -> 
     return len(missed), sum(missed) / len(missed)
 
 
-def test_against_point_by_point(batch: FlowBatch) -> None:
+@pytest.mark.parametrize("way", [read, read_by_tensors])
+def test_against_point_by_point(batch: FlowBatch, way: Callable[..., Readings]) -> None:
     """Red when: u and v, rows and columns, the grid, or what leaves the frame are mistaken."""
-    found = read(batch.image1, batch.image2, batch.flow, batch.valid)
+    found = way(batch.image1, batch.image2, batch.flow, batch.valid)
     for number in range(3):
         points, given = by_hand(batch, number, "given")
         assert int(found.points[number]) == points
@@ -77,6 +79,17 @@ def test_a_misread_flow_fits_worse_than_its_reading(batch: FlowBatch) -> None:
     standing = read(batch.image1, batch.image1, batch.flow, visible)
     assert (standing.still < 1e-6).all()
     assert (standing.scaled > 0.01).all()  # No motion at all is no other length of it.
+
+
+def test_both_ways_see_the_same_standstill(batch: FlowBatch) -> None:
+    """With flow that is no number among the rest. Red when: the compiled loop counts other pixels."""
+    flow = torch.where(batch.valid[:, None], batch.flow, torch.nan)
+    flow[:, :, 20:50, 30:80] = 0
+    results = [way(batch.image1, batch.image2, flow, batch.valid) for way in (read, read_by_tensors)]
+    assert (results[0].false_still > 0).all()
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_pixels_that_seem_to_stand_still(batch: FlowBatch) -> None:
