@@ -166,8 +166,8 @@ def test_terms_are_held_alike_on_two_processes(tmp_path: Path) -> None:
 
 
 def same_gradients_seen(one: Path, other: Path) -> None:
-    """Of the whole batch, whatever processes share it: the norms and shares of the first step."""
-    first = [read_lines(run / "health.jsonl")[0] for run in (one, other)]
+    """Of the whole batch, whatever processes share it: the norms and shares of the second step."""
+    first = [read_lines(run / "health.jsonl")[1] for run in (one, other)]
     seen = [name for name in first[0] if name.startswith(("gradient_norm_", "share_pct_"))]
     assert len(seen) > 3
     assert [first[1][name] for name in seen] == pytest.approx([first[0][name] for name in seen], rel=2e-3)
@@ -176,7 +176,8 @@ def same_gradients_seen(one: Path, other: Path) -> None:
 def on_one_and_two(folder: Path, *options: str) -> tuple[Path, Path]:
     """The same run on one process and on two."""
     runs = folder / "one", folder / "two"
-    command = ["train", "world-semantic-v1", *SMALL, "--seed", "5", "--optim.batch", "4", *options]
+    watched = ("--health-every", "2", "--optim.batch", "4")
+    command = ["train", "world-semantic-v1", *SMALL, "--seed", "5", *watched, *options]
     semraft(*command, "--output", str(runs[0]))
     on_two_processes(*command, "--output", str(runs[1]))
     return runs

@@ -82,7 +82,7 @@ class Columns:
     def add(self, line: Line) -> None:
         """Adds a line; names that it is the first to have are NaN in those before."""
         for name in line:
-            if name not in ("step", "split", *self.values):
+            if name not in self.values and name not in ("step", "split"):
                 self.values[name] = [math.nan] * len(self.steps)
         for name, values in self.values.items():
             values.append(_number(line[name]) if name in line else math.nan)

@@ -63,6 +63,11 @@ def is_watched(config: RunConfig, step: int) -> bool:
     return step == 1 or step % watched_every(config) == 0
 
 
+def sees_gradients(config: RunConfig, step: int) -> bool:
+    """Whether a watched step tells of its gradients too: the first, of which they say little, does not."""
+    return step % watched_every(config) == 0
+
+
 @dataclass(kw_only=True, slots=True)
 class Ranges:
     """The largest hidden state and correlation of all refinements, on their device."""

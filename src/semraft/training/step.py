@@ -21,6 +21,7 @@ from semraft.training.health import (
     Watch,
     is_watched,
     ranges_of,
+    sees_gradients,
     watch_flow,
     watch_gradients,
     watch_move,
@@ -88,7 +89,7 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
         watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
         watch_weights(watch, state.model)
     state.optimizer.zero_grad(set_to_none=True)
-    told = _learn(losses, weights, state, config, watch)
+    told = _learn(losses, weights, state, config, watch if sees_gradients(config, step) else None)
     state.scaler.unscale_(state.optimizer)
     gradient_norm = clip(state.model, config.optim.clip_norm)
     _refuse_non_finite(step, batch, losses, None if state.scaler.is_enabled() else gradient_norm)
