@@ -3,8 +3,7 @@
 Every number is a fact of one batch: of gradients of the whole one whatever processes share it, of all else
 the part of the process that writes. What to conclude is not said here. A watched step costs a backward pass
 for each term (the flow loss's gradient is what they leave of the step's own), so that the distance between
-two of them grows with the number of terms: some 3 per cent of short steps, less of others
-(docs/performance.md).
+two of them grows with the number of terms: below 3 per cent of the time in all (docs/performance.md).
 """
 
 import time
