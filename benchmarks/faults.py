@@ -76,6 +76,7 @@ def drawn(number: int, draws: str, fault: Fault) -> RunConfig:
         optim=replace(base.optim, steps=steps, batch=batch, learning_rate=rate),
         num_updates=2 if large else int(rng.integers(2, 5)),
         precision="float32",  # `auto` is another on another processor.
+        health_every=0 if draws == "judging" else 30,
         fault=SOUND if fault == "none" else FaultConfig(kind=fault, step=int(steps * rng.uniform(0.4, 0.7))),
         saved_pairs=1,
     )

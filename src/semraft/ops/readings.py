@@ -185,7 +185,7 @@ def between_frac(labels: Int64[Tensor, "B H W"]) -> Float[Tensor, ""]:
     A class is a number only by convention: between two others, and not one of them, it is by chance, or
     because labels were blended.
     """
-    small = labels.byte()  # Comparing is five times as fast as of 64 bits.
+    small = labels.byte()  # Of 64 bits it takes twice as long.
     left, here, right = small[..., :-2], small[..., 1:-1], small[..., 2:]
     border = left != right
     between = (torch.minimum(left, right) < here) & (here < torch.maximum(left, right))

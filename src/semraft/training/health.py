@@ -7,7 +7,7 @@ two of them grows with the number of terms: below 3 per cent of the time in all 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from semraft.config import LossConfig, RunConfig, TermConfig
-from semraft.losses.combine import Combined, Gradients, term_gradients
-from semraft.losses.objective import Objective
+from semraft.losses.combine import Combined, Gradients
 from semraft.losses.reduction import mean_over_processes
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS, case_of
@@ -59,7 +58,7 @@ def watched_every(config: RunConfig) -> int:
 
 def is_watched(config: RunConfig, step: int) -> bool:
     """Whether a step is watched: the first, and every so many."""
-    return step == 1 or step % watched_every(config) == 0
+    return step == 1 or sees_gradients(config, step)
 
 
 def sees_gradients(config: RunConfig, step: int) -> bool:
@@ -106,19 +105,12 @@ def ranges_of(model: RAFT, hidden: bool) -> Iterator[Ranges]:
             hook.remove()
 
 
-def watch_terms(
-    watch: Watch,
-    losses: Objective,
-    weights: Mapping[str, float],
-    parameters: Sequence[nn.Parameter],
-    config: LossConfig,
-    scale: Callable[[Tensor], Tensor],
-) -> dict[str, Gradients]:
-    """`term_gradients`, and the time they took: of a plain sum nothing but watching needs them."""
+@contextmanager
+def counted(watch: Watch) -> Iterator[None]:
+    """Inside, time is spent on watching."""
     started = _now(watch.device)
-    terms = term_gradients(losses, weights, parameters, config, scale)
+    yield
     watch.spent_s += _now(watch.device) - started
-    return terms
 
 
 @torch.no_grad()

@@ -102,10 +102,9 @@ def move_pulse(
         "optimizer_steps_missing": step - known,
     }
     if config.optim.clip_norm and step % CLIPPED_EVERY == 0:
-        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-        # Products of each with itself: a norm of so small vectors takes several times as long.
-        squares = torch.stack([torch.dot(gradient, gradient) for gradient in gradients])
-        found["clipped_ratio_max"] = squares.sum().sqrt() / config.optim.clip_norm
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        found["clipped_ratio_max"] = norm / config.optim.clip_norm
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if norms:
         means = [norm.running_mean.double().sum() for norm in norms if norm.running_mean is not None]

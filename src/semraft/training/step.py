@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from semraft import runtime
 from semraft.config import RunConfig
-from semraft.losses.combine import combined_gradients, is_plain_sum, parted
+from semraft.losses.combine import (
+    Gradients,
+    combined_gradients,
+    is_plain_sum,
+    parted,
+    term_gradients,
+)
 from semraft.losses.modulation import learn_log_variances, modulated
 from semraft.losses.objective import Objective, needed_passes, objective
 from semraft.losses.terms import TERMS
@@ -19,13 +25,13 @@ from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.health import (
     Watch,
+    counted,
     is_watched,
     ranges_of,
     sees_gradients,
     watch_flow,
     watch_gradients,
     watch_move,
-    watch_terms,
     watch_weights,
 )
 from semraft.training.optim import learning_rate, set_learning_rate
@@ -150,7 +156,10 @@ def _learn(
     named = [(name, value) for name, value in state.model.named_parameters() if value.requires_grad]
     trained, plain = [parameter for _, parameter in named], is_plain_sum(config.loss)
     if plain:
-        terms = {} if watch is None else watch_terms(watch, losses, weights, trained, config.loss, scale)
+        terms: dict[str, Gradients] = {}
+        if watch is not None:
+            with counted(watch):
+                terms = term_gradients(losses, weights, trained, config.loss, scale)
         torch.autograd.backward(scale(losses.total + _nothing_of_heads(state.model)))
         combined = parted([parameter.grad for parameter in trained], terms)
     else:

@@ -10,7 +10,7 @@ import torch
 from semraft.config import LossConfig, ModelConfig, RunConfig, WorldConfig, parse_term
 from semraft.data import open_dataset
 from semraft.data.loader import collate
-from semraft.losses.combine import combined_gradients, is_plain_sum, parted
+from semraft.losses.combine import combined_gradients, is_plain_sum, parted, term_gradients
 from semraft.losses.objective import Objective, objective
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.weights import gradients_of
@@ -55,7 +55,7 @@ def watched(
         return 1024 * loss
 
     if is_plain_sum(config):
-        terms = health.watch_terms(watch, losses, weights, parameters, config, scale)
+        terms = term_gradients(losses, weights, parameters, config, scale)
         combined = parted(gradients_of(scale(losses.total), parameters), terms)
     else:
         combined = combined_gradients(losses, weights, parameters, config, scale)
@@ -104,6 +104,17 @@ def test_a_batch_without_flow_truth_has_no_flow_gradient(model: RAFT, batch: Flo
     assert values["gradient_norm_flow"] == 0
     assert sum(values[f"share_pct_{name}"] for name in acting) == pytest.approx(100)
     assert all(values[f"cosine_{name}_update"] == 0 for name in acting)
+
+
+def test_what_rounding_leaves_is_no_gradient() -> None:
+    """Two terms and no flow loss. Red when: the difference's last digits are taken for a flow gradient."""
+    generator = torch.Generator().manual_seed(0)
+    terms = {name: [torch.randn(1000, generator=generator)] for name in ("one", "other")}
+    total = terms["other"][0] * (1 + 1e-6) + terms["one"][0]
+    assert (total - terms["one"][0] - terms["other"][0]).norm() > 0
+    assert parted([total], terms).flow[0].norm() == 0
+    louder = total + 1e-3 * torch.randn(1000, generator=generator)
+    assert parted([louder], terms).flow[0].norm() > 0
 
 
 def test_a_term_that_is_held_has_the_share_it_is_let(model: RAFT, batch: FlowBatch) -> None:
