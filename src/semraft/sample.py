@@ -81,23 +81,31 @@ class FramePart(NamedTuple):
     measured: str
     """The file that says so."""
 
+    def within(self, path: Path, size: tuple[int, int]) -> Window:
+        """The window, for a file of this height and width.
+
+        Raises:
+            WrongSize: They are not the frame's.
+        """
+        require_size(path, size, self.frame, self.measured)
+        return self.window
+
     def of(self, path: Path, array: np.ndarray) -> np.ndarray:
         """The window of what a file holds, not copied.
 
         Raises:
             WrongSize: The file's height and width are not the frame's.
         """
-        require_size(path, array, self.frame, self.measured)
-        return self.window.of(array)
+        return self.within(path, array.shape[:2]).of(array)
 
 
-def require_size(path: Path, array: np.ndarray, frame: tuple[int, int], measured: str) -> None:
-    """Checks that what a file holds has a frame's height and width, which the file `measured` says.
+def require_size(path: Path, size: tuple[int, int], frame: tuple[int, int], measured: str) -> None:
+    """Checks that a file has a frame's height and width, which the file `measured` says.
 
     Raises:
         WrongSize: It has not.
     """
-    (rows, columns), (height, width) = array.shape[:2], frame
+    (rows, columns), (height, width) = size, frame
     if (rows, columns) != (height, width):
         raise WrongSize(path, f"is {columns}x{rows} (width x height), but {measured} is {width}x{height}")
 

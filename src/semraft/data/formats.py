@@ -14,11 +14,11 @@ import zlib
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt16
 
-from semraft.data.pictures import PNG_RGB, decode, encode, png_kind, read_bytes, split_png
+from semraft.data import png
+from semraft.data.pictures import chosen, encode, read_bytes, stored_pixels
 from semraft.sample import DamagedFile, FramePart
 
 Encoding = Literal["kitti", "virtual-kitti"]
@@ -178,17 +178,16 @@ def _read_flow_png(
     path: Path, encoding: Encoding, part: FramePart | None
 ) -> tuple[Float32[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
     data = read_bytes(path)
-    depth, color_type = split_png(path, data)[0][1][8:10]
-    if (depth, color_type) != (16, PNG_RGB):
-        raise DamagedFile(path, f"expected flow in 16-bit RGB, got {png_kind(depth, color_type)}")
-    raw = decode(path, data, cv2.IMREAD_UNCHANGED)
-    scale, offset = _png_scale(encoding, *raw.shape[:2])
-    if part is not None:
-        raw = part.of(path, raw)
+    chunks = png.split_png(path, data)
+    header = png.header_of(chunks)
+    if (header.depth, header.color_type) != (16, png.RGB):
+        raise DamagedFile(path, f"expected flow in 16-bit RGB, got {header.kind}")
+    raw = stored_pixels(path, chunks, chosen(path, part))
+    scale, offset = _png_scale(encoding, *header.size)
     flow = np.empty((*raw.shape[:2], 2), np.float32)
-    for component, channel in enumerate((2, 1)):  # OpenCV orders B, G, R.
-        flow[..., component] = raw[..., channel] * scale[component] + offset[component]
-    return flow, raw[..., 0] != 0
+    for component in range(2):
+        flow[..., component] = raw[..., component] * scale[component] + offset[component]
+    return flow, raw[..., 2] != 0
 
 
 def _part(

@@ -13,9 +13,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+from isal import isal_zlib
 from jaxtyping import Shaped
 
 from semraft.data.pictures import decode_image
+from semraft.data.png import InflateError
 from semraft.sample import DamagedFile, Window
 
 Array = Shaped[np.ndarray, "H W *channels"]
@@ -90,10 +92,10 @@ class PackedFile:
                 bodies = [file.read(length) for length in lengths[bands]]
                 try:
                     if as_file:
-                        arrays[name] = decode_image(self.path, zlib.decompress(bodies[0]), window)
+                        arrays[name] = decode_image(self.path, isal_zlib.decompress(bodies[0]), window)
                     else:
                         arrays[name] = _join(bodies, first * _BAND_ROWS, entry, self.frame, window)
-                except (zlib.error, ValueError) as error:
+                except (InflateError, ValueError) as error:
                     raise DamagedFile(self.path, f"the packed {name} is damaged: {error}") from error
                 offset += sum(lengths)
         return arrays
@@ -108,7 +110,7 @@ def _join(
     planes = result.view(np.uint8).reshape(window.height, window.width, -1)
     for row, band in enumerate(bands):
         rows = slice(top + row * _BAND_ROWS, min(top + (row + 1) * _BAND_ROWS, frame[0]))
-        raw = np.frombuffer(zlib.decompress(band), np.uint8)
+        raw = np.frombuffer(isal_zlib.decompress(band), np.uint8)
         start, end = max(rows.start, window.top), min(rows.stop, window.top + window.height)
         inside = slice(start - rows.start, end - rows.start), slice(window.left, window.left + window.width)
         target = planes[start - window.top : end - window.top]

@@ -160,7 +160,7 @@ def require_one_size(pair: Pair, arrays: dict[str, Any]) -> None:
     """
     height, width = arrays["image1"].shape[:2]
     for role, path in pair.files.items():
-        require_size(path, arrays[role], (height, width), pair.files["image1"].name)
+        require_size(path, arrays[role].shape[:2], (height, width), pair.files["image1"].name)
 
 
 def make_sample(pair: Pair, dataset: str, arrays: dict[str, Any], *, sparse: bool = False) -> FlowSample:

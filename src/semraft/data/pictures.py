@@ -1,26 +1,21 @@
-"""Picture files to arrays and back: images, label ids, label colours, masks; and a png's chunks.
+"""Picture files to arrays and back: images, label ids, label colours, masks.
 
-Not for flow (`formats`, which reads its pngs with what is here), what the ids and colours mean (`taxonomy`)
+Not for flow (`formats`, which reads its pngs itself), what the ids and colours mean (`taxonomy`)
 nor where a data set keeps its files (one module each).
 
 Every reader raises FileNotFoundError for a file that is not there and DamagedFile for one that does not hold
 what it should; a wrong call is a ValueError.
 """
 
-import struct
-import zlib
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Int32, Integer, Shaped, UInt8
+from jaxtyping import Bool, Int32, Integer, Shaped, UInt8, UInt16
 
+from semraft.data import png
 from semraft.sample import Choose, DamagedFile, FramePart, Window
-
-PNG_RGB = 2
-"""The colour type of a png of three channels, as its header has it."""
-_PNG_GREY, _PNG_PALETTE, _PNG_RGBA = 0, 3, 6
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -33,8 +28,7 @@ def read_image(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndar
         DamagedFile: Undecodable, cut off, or not 8 bits a channel.
     """
     path = Path(path)
-    image = _decode_image(path, read_bytes(path))
-    return _swap_red_blue(image if part is None else part.of(path, image))
+    return _decode_image(path, read_bytes(path), chosen(path, part))
 
 
 def read_first_image(path: Path | str, choose: Choose) -> tuple[UInt8[np.ndarray, "H W 3"], FramePart]:
@@ -43,11 +37,13 @@ def read_first_image(path: Path | str, choose: Choose) -> tuple[UInt8[np.ndarray
     Raises:
         DamagedFile: As `read_image`.
     """
-    path = Path(path)
-    image = _decode_image(path, read_bytes(path))
-    height, width = image.shape[:2]
-    part = FramePart(choose((height, width)), (height, width), path.name)
-    return _swap_red_blue(part.window.of(image)), part
+    path, parts = Path(path), []
+
+    def remember(size: tuple[int, int]) -> Window:
+        parts.append(FramePart(choose(size), size, path.name))
+        return parts[0].window
+
+    return _decode_image(path, read_bytes(path), remember), parts[0]
 
 
 def decode_image(path: Path, data: bytes, window: Window) -> UInt8[np.ndarray, "h w 3"]:
@@ -56,21 +52,28 @@ def decode_image(path: Path, data: bytes, window: Window) -> UInt8[np.ndarray, "
     Raises:
         DamagedFile: As `read_image`.
     """
-    return _swap_red_blue(window.of(_decode_image(path, data)))
+    return _decode_image(path, data, lambda size: window)
 
 
-def _decode_image(path: Path, data: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with its colours as OpenCV orders them."""
+def chosen(path: Path, part: FramePart | None) -> Choose:
+    """What is to be read of a file once its height and width are known: the part, or the whole."""
+    return (lambda size: Window(0, 0, *size)) if part is None else partial(part.within, path)
+
+
+def _decode_image(path: Path, data: bytes, choose: Choose) -> UInt8[np.ndarray, "h w 3"]:
+    if data.startswith(png.SIGNATURE):
+        chunks = png.split_png(path, data)
+        header = png.header_of(chunks)
+        if (header.depth, header.color_type) == (8, png.RGB):
+            return stored_pixels(path, chunks, choose)
     # Older OpenCV fills the missing part of a cut file with grey and returns it as if it were whole.
-    if data.startswith(_PNG_SIGNATURE):
-        split_png(path, data)
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise DamagedFile(path, "the JPEG data is cut off: no end marker after the last scan")
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     image = decode(path, data, flags)
     if image.dtype != np.uint8:
         raise DamagedFile(path, f"has {image.dtype} values, a picture must have 8 bits a channel")
-    return image
+    return _swap_red_blue(choose(image.shape[:2]).of(image))
 
 
 def write_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
@@ -94,9 +97,9 @@ def holds_ids(path: Path | str) -> bool:
     path = Path(path)
     with path.open("rb") as file:
         head = file.read(26)
-    if not head.startswith(_PNG_SIGNATURE) or len(head) < 26:
+    if not head.startswith(png.SIGNATURE) or len(head) < 26:
         raise DamagedFile(path, "is no png file" if head else "is empty (0 bytes)")
-    return head[25] in (_PNG_GREY, _PNG_PALETTE)
+    return head[25] in (png.GREY, png.PALETTE)
 
 
 def read_ids(
@@ -110,19 +113,11 @@ def read_ids(
         DamagedFile: Not a png, cut off, or a png of colours.
     """
     path = Path(path)
-    chunks = split_png(path, read_bytes(path))
-    header = chunks[0][1]
-    depth, color_type = header[8], header[9]
-    if color_type not in (_PNG_GREY, _PNG_PALETTE):
+    chunks, choose = png.split_png(path, read_bytes(path)), chosen(path, part)
+    header = png.header_of(chunks)
+    if header.color_type not in (png.GREY, png.PALETTE):
         raise DamagedFile(path, "holds colours, expected ids (a grey or palette png)")
-    # OpenCV expands palettes and can't be told not to. Called grey, the same pixel data decodes to indices.
-    grey = [(b"IHDR", header[:9] + bytes([_PNG_GREY]) + header[10:])]
-    grey += [chunk for chunk in chunks if chunk[0] in (b"IDAT", b"IEND")]
-    ids = decode(path, _join_png(grey), cv2.IMREAD_UNCHANGED)
-    if part is not None:
-        ids = part.of(path, ids)
-    if depth < 8:
-        ids //= 255 // (2**depth - 1)  # Undoes the stretch of 1, 2 and 4 bits to 0..255.
+    ids = stored_pixels(path, chunks, choose)[..., 0]
     return ids if ids.dtype == np.uint8 else ids.astype(np.int32)
 
 
@@ -149,9 +144,10 @@ def write_palette(path: Path | str, ids: UInt8[np.ndarray, "H W"], palette: UInt
     _require_png(path)
     if ids.max() >= len(palette):
         raise ValueError(f"ids: {ids.max()} found, the palette has {len(palette)} colours from 0")
-    header, *rest = split_png(Path(path), encode(".png", ids))
-    recast = header[1][:9] + bytes([_PNG_PALETTE]) + header[1][10:]
-    Path(path).write_bytes(_join_png([(b"IHDR", recast), (b"PLTE", palette.tobytes()), *rest]))
+    chunks = png.split_png(Path(path), encode(".png", ids))
+    recast = png.header_of(chunks)._replace(color_type=png.PALETTE)
+    parts = [(b"IHDR", bytes(recast)), (b"PLTE", palette.tobytes()), *chunks[1:]]
+    Path(path).write_bytes(png.join_png(parts))
 
 
 def read_colors(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -161,12 +157,15 @@ def read_colors(path: Path | str, part: FramePart | None = None) -> UInt8[np.nda
         DamagedFile: Not a png (lossy colours are no labels), cut off, grey, or 16 bits a channel.
     """
     path = Path(path)
-    data = read_bytes(path)
-    depth, color_type = split_png(path, data)[0][1][8:10]
-    if color_type not in (PNG_RGB, _PNG_PALETTE, _PNG_RGBA) or depth > 8:
-        raise DamagedFile(path, f"expected colours of 8 bits, got {png_kind(depth, color_type)}")
+    data, choose = read_bytes(path), chosen(path, part)
+    chunks = png.split_png(path, data)
+    header = png.header_of(chunks)
+    if header.color_type not in (png.RGB, png.PALETTE, png.RGBA) or header.depth > 8:
+        raise DamagedFile(path, f"expected colours of 8 bits, got {header.kind}")
+    if header.color_type == png.RGB:
+        return stored_pixels(path, chunks, choose)
     colors = decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return _swap_red_blue(colors if part is None else part.of(path, colors))
+    return _swap_red_blue(choose(colors.shape[:2]).of(colors))
 
 
 def read_mask(path: Path | str, part: FramePart | None = None) -> Bool[np.ndarray, "H W"]:
@@ -183,6 +182,28 @@ def read_mask(path: Path | str, part: FramePart | None = None) -> Bool[np.ndarra
 def write_mask(path: Path | str, mask: Bool[np.ndarray, "H W"]) -> None:
     """Writes a mask as a grey png, 255 where True."""
     write_ids(path, mask.astype(np.uint8) * np.uint8(255))
+
+
+def stored_pixels(
+    path: Path, chunks: png.Chunks, choose: Choose
+) -> UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"]:
+    """The window of a grey, palette or RGB png's samples as stored: of a palette the indices; R, G, B.
+
+    Raises:
+        DamagedFile: Its data is not what its header says.
+    """
+    header = png.header_of(chunks)
+    if png.is_plain(header):
+        return png.stored_pixels(path, chunks, choose(header.size))
+    # OpenCV expands palettes and can't be told not to. Called grey, the same data decodes to indices.
+    color_type = png.RGB if header.color_type == png.RGB else png.GREY
+    bare = [(b"IHDR", bytes(header._replace(color_type=color_type)))]
+    bare += [chunk for chunk in chunks if chunk[0] in (b"IDAT", b"IEND")]
+    pixels = decode(path, png.join_png(bare), cv2.IMREAD_UNCHANGED)
+    pixels = choose(pixels.shape[:2]).of(pixels)
+    if header.depth < 8:
+        pixels //= 255 // (2**header.depth - 1)  # Undoes the stretch of 1, 2 and 4 bits to 0..255.
+    return _swap_red_blue(pixels) if pixels.ndim == 3 else pixels[..., None]
 
 
 def read_bytes(path: Path) -> bytes:
@@ -212,42 +233,10 @@ def encode(suffix: str, image: Shaped[np.ndarray, "H W ..."]) -> bytes:
     return data.tobytes()
 
 
-def split_png(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
-    """The chunks (type, body) of a png, IHDR first and IEND last, each proven by its checksum."""
-    if not data.startswith(_PNG_SIGNATURE):
-        raise DamagedFile(path, f"starts with {data[:8]!r}, which is no png signature")
-    chunks: list[tuple[bytes, bytes]] = []
-    at = len(_PNG_SIGNATURE)
-    while not chunks or chunks[-1][0] != b"IEND":
-        body_end = at + 8 + int.from_bytes(data[at : at + 4])
-        if body_end + 4 > len(data):
-            raise DamagedFile(path, f"is cut off: the png goes on after its {len(data)} bytes")
-        if zlib.crc32(data[at + 4 : body_end]) != int.from_bytes(data[body_end : body_end + 4]):
-            raise DamagedFile(path, f"the png's checksum fails in the chunk at byte {at}")
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : body_end]))
-        at = body_end + 4
-    if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
-        raise DamagedFile(path, "the png does not begin with its header")
-    return chunks
-
-
-def png_kind(depth: int, color_type: int) -> str:
-    """What to call a png of this header in a message, such as "an 8-bit grey png"."""
-    names = {_PNG_GREY: "grey", PNG_RGB: "RGB", _PNG_PALETTE: "palette", _PNG_RGBA: "RGBA"}
-    return f"{'an' if depth == 8 else 'a'} {depth}-bit {names.get(color_type, 'grey and alpha')} png"
-
-
-def _join_png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    parts = [_PNG_SIGNATURE]
-    for kind, body in chunks:
-        parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body))]
-    return b"".join(parts)
-
-
 def _require_png(path: Path | str) -> None:
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: ids are written to .png, not {Path(path).suffix!r}")
 
 
-def _swap_red_blue(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+def _swap_red_blue(image: Shaped[np.ndarray, "H W 3"]) -> Shaped[np.ndarray, "H W 3"]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -122,7 +122,6 @@ def watch_gradients(watch: Watch, combined: Combined, names: Sequence[str], loss
         names: Of the parameters that the gradients are of.
         loss_scale: What a gradient scaler multiplied losses with; it cancels out.
     """
-    started = _now(watch.device)
     modules = [MODULES.get(name.split(".")[0]) for name in names]
 
     def by_module(gradients: Gradients) -> dict[str, Gradients]:
@@ -146,7 +145,6 @@ def watch_gradients(watch: Watch, combined: Combined, names: Sequence[str], loss
             pairs = [(one, two) for one, two in both if one is not None and two is not None]
             if pairs:
                 watch.values[f"cosine_{name}_{module}"] = _cosine(pairs)
-    watch.spent_s += _now(watch.device) - started
 
 
 @torch.no_grad()
@@ -158,7 +156,6 @@ def watch_flow(
     `shrinkage_SPEED` is mean |predicted| / mean |true|. `gained_px` is the error after the first refinement
     minus that after the last, `undone_px` the mean over pixels of the last error minus the best of all.
     """
-    started = _now(watch.device)
     trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
     true_px, found_px = (_length_px(flow)[trusted] for flow in (batch.flow, prediction.flow))
     speed = torch.bucketize(true_px, torch.tensor(SPEED_EDGES_PX, device=true_px.device), right=True)
@@ -178,7 +175,6 @@ def watch_flow(
         if name in pooled:
             watch.values[name] = pooled[name]
     watch.values |= floors(prediction, batch, config, by_class)
-    watch.spent_s += _now(watch.device) - started
 
 
 @torch.no_grad()
@@ -214,19 +210,16 @@ def floors(
 
 def watch_weights(watch: Watch, model: nn.Module) -> None:
     """Keeps a copy of what the step is about to move."""
-    started = _now(watch.device)
     watch.before = {
         name: parameter.detach().clone()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and name.split(".")[0] in MODULES
     }
-    watch.spent_s += _now(watch.device) - started
 
 
 @torch.no_grad()
 def watch_move(watch: Watch, model: nn.Module) -> None:
     """How far the step moved each module: |change| / |weights|."""
-    started = _now(watch.device)
     now = dict(model.named_parameters())
     for module in MODULES.values():
         names = [name for name in watch.before if MODULES[name.split(".")[0]] == module]
@@ -236,7 +229,6 @@ def watch_move(watch: Watch, model: nn.Module) -> None:
                 _norm([watch.before[name] for name in names]), SMALLEST
             )
     watch.before.clear()
-    watch.spent_s += _now(watch.device) - started
 
 
 def _values(

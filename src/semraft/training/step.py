@@ -9,13 +9,7 @@ from torch import Tensor, nn
 
 from semraft import runtime
 from semraft.config import RunConfig
-from semraft.losses.combine import (
-    Gradients,
-    combined_gradients,
-    is_plain_sum,
-    parted,
-    term_gradients,
-)
+from semraft.losses.combine import Gradients, combined_gradients, is_plain_sum, parted, term_gradients
 from semraft.losses.modulation import learn_log_variances, modulated
 from semraft.losses.objective import Objective, needed_passes, objective
 from semraft.losses.terms import TERMS
@@ -91,9 +85,10 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
     state.pulses.append(pulse)
     watched_s = ranges.spent_s + time.perf_counter() - started
     if watch is not None:
-        watch.values |= {name: float(value) for name, value in ranges.largest.items()}
-        watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
-        watch_weights(watch, state.model)
+        with counted(watch):
+            watch.values |= {name: float(value) for name, value in ranges.largest.items()}
+            watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
+            watch_weights(watch, state.model)
     state.optimizer.zero_grad(set_to_none=True)
     told = _learn(losses, weights, state, config, watch if sees_gradients(config, step) else None)
     state.scaler.unscale_(state.optimizer)
@@ -106,8 +101,9 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
     pulse |= move_pulse(state.model, state.optimizer, gradient_norm, asked, step)
     watched_s += time.perf_counter() - started
     if watch is not None:
-        watch_move(watch, state.model)
-        watch.values |= {"learning_rate": rate, "loss_scale": state.scaler.get_scale()}
+        with counted(watch):
+            watch_move(watch, state.model)
+            watch.values |= {"learning_rate": rate, "loss_scale": state.scaler.get_scale()}
     state.step, state.measured = step, measured
     state.flow_level = next_flow_level(losses, config.loss, state.flow_level)
     state.add(losses, gradient_norm, told)
@@ -168,7 +164,8 @@ def _learn(
             still = torch.zeros_like(parameter) if is_of_head(name) else None  # As _nothing_of_heads has it.
             parameter.grad = still if gradient is None else gradient
     if watch is not None:
-        watch_gradients(watch, combined, [name for name, _ in named], state.scaler.get_scale())
+        with counted(watch):
+            watch_gradients(watch, combined, [name for name, _ in named], state.scaler.get_scale())
     told = {
         f"{TERMS[name].scalar}_log_variance": torch.tensor(value.item(), device=device)
         for name, value in state.log_variances.items()
