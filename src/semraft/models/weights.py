@@ -162,7 +162,11 @@ def read_tensors(path: Path | str) -> Any:
 
     Raises:
         DamagedFile: A file that torch can't read, or that holds more than that.
+        ValueError: A folder; says which files of tensors are in it.
     """
+    if Path(path).is_dir():
+        inside = sorted(str(file) for file in Path(path).rglob("*.pt"))
+        raise ValueError(f"{path} is a folder, give a file of weights: {', '.join(inside) or 'it has none'}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:

@@ -129,6 +129,8 @@ def test_files(tmp_path: Path) -> None:
             load_state(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         load_state(tmp_path / "absent.pth")
+    with pytest.raises(ValueError, match=r"is a folder, give a file of weights: \S+last\.pt"):
+        load_state(tmp_path)
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
