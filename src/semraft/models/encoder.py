@@ -92,6 +92,11 @@ def shortcut(x: Float[Tensor, "B C H W"], layers: nn.Module) -> Float[Tensor, "B
     return normalized(x, cast(Convolution, convolution), norm, rectify=False)
 
 
+def _rectified_sum(y: Float[Tensor, "B C H W"], other: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """relu(y + other), over y where no gradient needs it: a new tensor's pages take longer than the sum."""
+    return F.relu(y + other if torch.is_grad_enabled() else y.add_(other), inplace=True)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut. Differs from ResNet: the second is rectified before the sum.
 
@@ -109,7 +114,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         y = normalized(x, self.conv1, self.norm1)
         y = normalized(y, self.conv2, self.norm2)
-        return F.relu(y + shortcut(x, self.shortcut), inplace=True)
+        return _rectified_sum(y, shortcut(x, self.shortcut))
 
 
 class BottleneckBlock(nn.Module):
@@ -130,7 +135,7 @@ class BottleneckBlock(nn.Module):
         y = normalized(x, self.conv1, self.norm1)
         y = normalized(y, self.conv2, self.norm2)
         y = normalized(y, self.conv3, self.norm3)
-        return F.relu(y + shortcut(x, self.shortcut), inplace=True)
+        return _rectified_sum(y, shortcut(x, self.shortcut))
 
 
 class Encoder(nn.Module):

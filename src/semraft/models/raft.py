@@ -155,7 +155,7 @@ class RAFT(nn.Module):
             return hidden, flow + change
 
         cells = cell_positions(features1)
-        flow = torch.zeros_like(cells) if flow_init is None else flow_init.to(cells.dtype)
+        flow = in_fast_format(torch.zeros_like(cells) if flow_init is None else flow_init.to(cells.dtype))
         for updates_left in reversed(range(num_updates)):
             # A refinement learns from its own change, not through where it looked.
             hidden, flow = between(refine, hidden, flow.detach())

@@ -9,7 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semraft.models.convolution import Convolution, Kernel, convolve, prepare, prepare_all
+from semraft.models.convolution import (
+    Convolution,
+    Kernel,
+    convolve,
+    in_fast_format,
+    prepare,
+    prepare_all,
+)
 from semraft.models.encoder import STRIDE
 
 Kernels = Mapping[nn.Module, Kernel]
@@ -91,9 +98,9 @@ class ConvGRU(nn.Module):
         gates = 2 * self.channels[0]
         return GateConstants(
             prepare(changing[:gates], None, context),
-            share[:, :gates],
+            in_fast_format(share[:, :gates]),
             prepare(changing[gates:], None, context),
-            share[:, gates:],
+            in_fast_format(share[:, gates:]),
         )
 
     def forward(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from semraft.config import CorrelationKind, Recompute
 from semraft.models import correlation, raft
@@ -283,3 +284,34 @@ def test_computing_again_keeps_less(recompute: Recompute) -> None:
         return sum(kept.values()) / 1e6
 
     assert kept_mb(recompute) < {"ends": 0.65, "everything": 0.35}[recompute] * kept_mb("nothing")
+
+
+class _Layouts(TorchDispatchMode):
+    """Notes what joins, adds or convolves features into another memory format than channels_last."""
+
+    OPERATIONS = ("convolution", "cat", "add", "mul", "sigmoid", "tanh", "lerp", "relu_")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in self.OPERATIONS and made.dim() == 4:
+            features = made.shape[0] == 2 and made.shape[1] > 3  # No weights, no pictures.
+            if features and not made.is_contiguous(memory_format=torch.channels_last):
+                self.slow.append(f"{func} of {tuple(made.shape)}, strides {made.stride()}")
+        return made
+
+
+@ALL_ARCHS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_stay_in_one_memory_format(arch: str, dtype: torch.dtype) -> None:
+    """With a flow to start from, in another one. Red when: one tensor of a refinement is laid out otherwise:
+    what it meets is copied, converted or added element by element, half of the time in bfloat16."""
+    model = ARCHITECTURES[arch]().eval()
+    images, flow = make_images(128, 136), torch.zeros(2, 2, 16, 17)
+    half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with torch.no_grad(), half, _Layouts() as layouts:
+        model(*images, num_updates=2, flow_init=flow)
+    assert layouts.slow == []
