@@ -43,7 +43,7 @@ def normalized(
         return F.relu(y, inplace=True) if rectify else y
     y = convolution(x)
     if _is_ours(y) and not isinstance(norm, nn.Identity):
-        return _normalize(y.float(), norm, rectify).to(y.dtype)
+        return _normalize(y, norm, rectify)
     if y.device.type == "cpu" and isinstance(norm, nn.InstanceNorm2d):
         # One channel a group is the same norm, and the faster one in channels_last memory.
         y = F.group_norm(y, y.shape[1])
@@ -53,15 +53,14 @@ def normalized(
 
 
 def _is_ours(y: Tensor) -> bool:
-    """Whether our own loops normalise this, in float32: in bfloat16 they take more memory, and are worth it
-    for the gradient, which takes torch a sixth of a training step."""
-    half = y.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    return y.device.type == "cpu" and (y.dtype == torch.float32 or half)
+    """Whether our own loops normalise this."""
+    return y.device.type == "cpu" and y.dtype in (torch.float32, torch.bfloat16)
 
 
 def _normalize(y: Tensor, norm: nn.Module, rectify: bool) -> Tensor:
+    inplace = not torch.is_grad_enabled()
     if isinstance(norm, nn.BatchNorm2d):
-        y, mean, variance = normalize(y, norm.weight, norm.bias, norm.eps, False, rectify)
+        y, mean, variance = normalize(y, norm.weight, norm.bias, norm.eps, False, rectify, inplace)
         count = y.numel() // y.shape[1]
         with torch.no_grad():
             cast(Tensor, norm.num_batches_tracked).add_(1)
@@ -70,8 +69,8 @@ def _normalize(y: Tensor, norm: nn.Module, rectify: bool) -> Tensor:
                 variance[0] * (count / (count - 1)), cast(float, norm.momentum)
             )
         return y
-    ones, zeros = y.new_ones(y.shape[1]), y.new_zeros(y.shape[1])
-    return normalize(y, ones, zeros, cast(nn.InstanceNorm2d, norm).eps, True, rectify)[0]
+    ones, zeros = torch.ones(y.shape[1]), torch.zeros(y.shape[1])
+    return normalize(y, ones, zeros, cast(nn.InstanceNorm2d, norm).eps, True, rectify, inplace)[0]
 
 
 def _convolve_scaled(x: Tensor, convolution: Convolution, norm: nn.BatchNorm2d) -> Tensor:

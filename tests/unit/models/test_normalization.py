@@ -60,6 +60,38 @@ def test_a_large_mean_costs_few_digits() -> None:
     torch.testing.assert_close(y, F.instance_norm(x.double()).float(), rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("rectify", [True, False])
+def test_bfloat16_is_rounded_once(per_image: bool, rectify: bool) -> None:
+    """Of the same numbers in float32: exactly what that gives, rounded. Red when: a sum is made in bfloat16,
+    a row is another one's, a gradient or a value is rounded before the end."""
+    x, weight, bias = make(torch.float32, 3.0)
+    half = x.detach().bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    whole = half.detach().float().requires_grad_()
+    slope = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    found = normalize(half, weight, bias, 1e-3, per_image, rectify)
+    expected = normalize(whole, weight, bias, 1e-3, per_image, rectify)
+    assert torch.equal(found[0], expected[0].bfloat16())
+    assert torch.equal(found[1], expected[1])
+    assert torch.equal(found[2], expected[2])
+    of_half = torch.autograd.grad(found[0], (half, weight, bias), slope)
+    of_whole = torch.autograd.grad(expected[0], (whole, weight, bias), slope.float())
+    assert torch.equal(of_half[0], of_whole[0].bfloat16())
+    assert torch.equal(of_half[1], of_whole[1])
+    assert torch.equal(of_half[2], of_whole[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inplace_writes_over_what_it_reads(dtype: torch.dtype) -> None:
+    """Red when: pixels are read after they were written; a view forgets that its memory is channels_last."""
+    x, weight, bias = (value.detach() for value in make(torch.float32))
+    x = x[:1].to(dtype).contiguous(memory_format=torch.channels_last)
+    expected = normalize(x, weight, bias, 1e-3, True, True)
+    found = normalize(x, weight, bias, 1e-3, True, True, inplace=True)
+    assert found[0] is x
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_not_a_number_comes_through() -> None:
     """A broken value must reach the loss, where it is refused. Red when: the rectifier makes it zero."""
     x, weight, bias = (value.detach() for value in make(torch.float32))

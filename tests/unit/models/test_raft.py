@@ -298,7 +298,7 @@ class _Layouts(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         if func.overloadpacket.__name__ in self.OPERATIONS and made.dim() == 4:
-            features = made.shape[0] == 2 and made.shape[1] > 3  # No weights, no pictures.
+            features = made.shape[1] > 3 and made.shape[3] >= 17  # No pictures, no weights.
             if features and not made.is_contiguous(memory_format=torch.channels_last):
                 self.slow.append(f"{func} of {tuple(made.shape)}, strides {made.stride()}")
         return made
@@ -307,10 +307,11 @@ class _Layouts(TorchDispatchMode):
 @ALL_ARCHS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_features_stay_in_one_memory_format(arch: str, dtype: torch.dtype) -> None:
-    """With a flow to start from, in another one. Red when: one tensor of a refinement is laid out otherwise:
-    what it meets is copied, converted or added element by element, half of the time in bfloat16."""
+    """One image, whose format is told least surely, and a flow to start from in another one. Red when: a
+    tensor of a refinement is laid out otherwise: what it meets is copied, or added element by element, which
+    took half of the time in bfloat16."""
     model = ARCHITECTURES[arch]().eval()
-    images, flow = make_images(128, 136), torch.zeros(2, 2, 16, 17)
+    images, flow = make_images(128, 136, batch=1), torch.zeros(1, 2, 16, 17)
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
     with torch.no_grad(), half, _Layouts() as layouts:
         model(*images, num_updates=2, flow_init=flow)
