@@ -66,8 +66,13 @@ def join_processes(device: torch.device | None = None) -> Processes:
 
 
 def leave_processes() -> None:
-    """Leaves the process group, if there is one."""
+    """Leaves the process group, if there is one, when all do.
+
+    A process that ends while a thread of gloo's still holds a tensor of the last exchange is aborted (pytorch
+    pull request 179291); the others' arrival, with no tensor in it, comes after that.
+    """
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

@@ -206,7 +206,7 @@ def test_all_that_watching_costs_is_counted(batch: FlowBatch, monkeypatch: pytes
     """By a clock that goes on by a second whenever it is read: a span without another in it takes one.
 
     A look at each of three refinements, one at the flow and one at the move; a watched step has a second look
-    at each refinement and five more, the first three: not at gradients.
+    at each refinement and four more, the first two: not at gradients.
     Red when: one of them is left out, or one is counted twice.
     """
     base = RECIPES["world-base"].config
@@ -215,7 +215,7 @@ def test_all_that_watching_costs_is_counted(batch: FlowBatch, monkeypatch: pytes
     state = initial_state(config, CPU)
     monkeypatch.setattr(time, "perf_counter", itertools.count(0.0).__next__)
     seen = [take_step(state, batch, config).watched_s for _ in range(3)]
-    assert seen == [2 * 3 + 2 + 3, 3 + 2, 2 * 3 + 2 + 5]
+    assert seen == [2 * 3 + 2 + 2, 3 + 2, 2 * 3 + 2 + 4]
 
 
 def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
