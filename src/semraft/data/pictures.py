@@ -1,6 +1,6 @@
 """Picture files to arrays and back: images, label ids, label colours, masks.
 
-Not for flow (`formats`, which reads its pngs itself), what the ids and colours mean (`taxonomy`)
+Not for the bytes of a png (`png`), flow (`formats`), what the ids and colours mean (`taxonomy`)
 nor where a data set keeps its files (one module each).
 
 Every reader raises FileNotFoundError for a file that is not there and DamagedFile for one that does not hold

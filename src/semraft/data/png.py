@@ -111,10 +111,14 @@ def stored_pixels(
 
     Raises:
         DamagedFile: Its data does not inflate, ends before the window does, or is filtered in no known way.
+        ValueError: The window goes beyond the picture.
     """
     header = header_of(chunks)
     pixel_bytes = _CHANNELS[header.color_type] * header.depth // 8
-    row_bytes, bottom = 1 + header.width * pixel_bytes, window.top + window.height
+    bottom, right = window.top + window.height, window.left + window.width
+    if bottom > header.height or right > header.width:
+        raise ValueError(f"{path}: {window} goes beyond a picture of {header.width}x{header.height}")
+    row_bytes = 1 + header.width * pixel_bytes
     needed = bottom * row_bytes
     deflated = b"".join(body for kind, body in chunks if kind == b"IDAT")
     try:
@@ -129,7 +133,6 @@ def stored_pixels(
         first -= 1
     if rows[first:, 0].max() > _PAETH:
         raise DamagedFile(path, f"can't be decoded: a row has the filter {rows[first:, 0].max()}")
-    right = window.left + window.width
     # A row and a column of zeros before the first: where a filter finds no neighbour, it is 0.
     samples = np.zeros((1 + bottom - first, (1 + right) * pixel_bytes), np.uint8)
     _unfilter(rows[first:], pixel_bytes, samples)

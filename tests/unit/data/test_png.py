@@ -112,6 +112,15 @@ def test_what_is_wrong_with_the_data_is_damage(rng: np.random.Generator) -> None
         read(zlib.compress(b"\5" + unknown[1:]), whole)
 
 
+@pytest.mark.parametrize("window", [Window(0, 3, 2, 3), Window(5, 0, 2, 2)])
+def test_a_window_beyond_the_picture_is_refused(window: Window) -> None:
+    """Red when: compiled loops, which check no index, read the memory behind it."""
+    pixels = np.zeros((6, 5, 3), np.uint8)
+    chunks = chunks_of(pixels, png.RGB, zlib.compress(filtered(pixels, [0] * 6)))
+    with pytest.raises(ValueError, match="goes beyond a picture of 5x6"):
+        png.stored_pixels(HERE, chunks, window)
+
+
 def test_a_chunk_below_the_window_is_proven_too() -> None:
     """Red when: reading less of a file means checking less of it."""
     pixels = np.zeros((64, 64, 3), np.uint8)
