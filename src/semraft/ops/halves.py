@@ -4,13 +4,14 @@ A loop over blocks of rows works on float32 whatever is stored: `opened` gives a
 place for new ones and `close` puts them where they belong. Of float32 they are the block itself.
 """
 
+from collections.abc import Callable
 from typing import Any, no_type_check
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
 from numba import types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 from torch import Tensor
 
 
@@ -20,55 +21,52 @@ def as_array(x: Shaped[Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
     return array
 
 
-def opened(block: Any, bits: Any) -> Any:
-    """A block's numbers as float32; `bits`, as many uint32 or more, holds them where they are not."""
-    raise NotImplementedError("only in compiled loops")
-
-
-def room(block: Any, bits: Any) -> Any:
-    """Where to write a block's new numbers in float32, before `close`."""
-    raise NotImplementedError("only in compiled loops")
-
-
-def close(block: Any, bits: Any) -> None:
-    """What `room` was filled with becomes the block, rounded to the nearest, of two to the even one."""
-    raise NotImplementedError("only in compiled loops")
-
-
-@overload(opened)
 @no_type_check
-def _opened(block, bits):
-    if block.dtype != types.uint16:
-        return lambda block, bits: block
-
-    def widen(block, bits):
-        stored = block.reshape(block.size)
-        for n in range(stored.size):
-            bits[n] = np.uint32(stored[n]) << np.uint32(16)
-        return bits[: block.size].view(np.float32).reshape(block.shape)
-
-    return widen
+def _same(block, bits):
+    return block
 
 
-@overload(room)
+@no_type_check
+def _nothing(block, bits):
+    pass
+
+
+@register_jitable
 @no_type_check
 def _room(block, bits):
-    if block.dtype != types.uint16:
-        return lambda block, bits: block
-    return lambda block, bits: bits[: block.size].view(np.float32).reshape(block.shape)
+    return bits[: block.size].view(np.float32).reshape(block.shape)
 
 
-@overload(close)
 @no_type_check
-def _close(block, bits):
-    if block.dtype != types.uint16:
-        return lambda block, bits: None
+def _widen(block, bits):
+    stored = block.reshape(block.size)
+    for n in range(stored.size):
+        bits[n] = np.uint32(stored[n]) << np.uint32(16)
+    return _room(block, bits)
 
-    def narrow(block, bits):
-        stored = block.reshape(block.size)
-        for n in range(stored.size):
-            # Half of the lower half's range less one, and one for an odd upper half.
-            rounding = np.uint32(0x7FFF) + ((bits[n] >> np.uint32(16)) & np.uint32(1))
-            stored[n] = np.uint16((bits[n] + rounding) >> np.uint32(16))
 
-    return narrow
+@no_type_check
+def _narrow(block, bits):
+    stored = block.reshape(block.size)
+    for n in range(stored.size):
+        # Half of the lower half's range less one, and one for an odd upper half.
+        rounding = np.uint32(0x7FFF) + ((bits[n] >> np.uint32(16)) & np.uint32(1))
+        stored[n] = np.uint16((bits[n] + rounding) >> np.uint32(16))
+
+
+def _by_storage(of_float32: Callable[..., Any], of_bfloat16: Callable[..., Any]) -> Callable[..., Any]:
+    """One of two functions of (block, bits): Numba takes it by the block's type, Python by its dtype."""
+
+    def either(block: np.ndarray, bits: np.ndarray) -> Any:
+        return (of_bfloat16 if block.dtype == np.uint16 else of_float32)(block, bits)
+
+    overload(either)(lambda block, bits: of_bfloat16 if block.dtype == types.uint16 else of_float32)
+    return either
+
+
+opened = _by_storage(_same, _widen)
+"""A block's numbers as float32; `bits`, as many uint32 or more, holds them where they are not."""
+room = _by_storage(_same, _room)
+"""Where to write a block's new numbers in float32, before `close`."""
+close = _by_storage(_nothing, _narrow)
+"""What `room` was filled with becomes the block, rounded to the nearest, of two to the even one."""

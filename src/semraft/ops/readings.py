@@ -50,12 +50,7 @@ def read(
     return read_by_tensors(image1, image2, flow, trusted)
 
 
-def read_by_tensors(
-    image1: Float[Tensor, "B 3 H W"],
-    image2: Float[Tensor, "B 3 H W"],
-    flow: Float[Tensor, "B 2 H W"],
-    trusted: Bool[Tensor, "B H W"],
-) -> Readings:
+def read_by_tensors(image1: Tensor, image2: Tensor, flow: Tensor, trusted: Tensor) -> Readings:
     """`read` by tensor operations, which is how a GPU does it."""
     given, seen = at_points(flow), at_points(trusted)
     factors = torch.tensor((1.0, 0.0, *FACTORS), device=flow.device)

@@ -1,6 +1,9 @@
 """bfloat16 in compiled loops, against torch's own conversions."""
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 import torch
 from numba import njit
 
@@ -17,19 +20,20 @@ def _copy(source, target):
     close(target, bits)
 
 
-def test_conversions_are_torchs() -> None:
+@pytest.mark.parametrize("copy", [_copy, _copy.py_func], ids=["compiled", "python"])
+def test_conversions_are_torchs(copy: Callable[[np.ndarray, np.ndarray], None]) -> None:
     """Every bfloat16 to float32; float32 of all sizes to the nearest bfloat16, ties, infinity and what is not
     a number among them. Red when: digits are cut off, ties go up, or the largest become something else."""
     every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16).view(256, 256)
     wide = torch.empty(256, 256)
-    _copy(as_array(every), as_array(wide))
+    copy(as_array(every), as_array(wide))
     assert torch.equal(wide.view(torch.int32), every.float().view(torch.int32))
 
     between = wide.view(torch.int32)[:, :, None] + torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
     numbers = between.to(torch.int32).view(torch.float32).reshape(256, -1)
     numbers = torch.where(numbers.isnan(), torch.nan, numbers)  # Payloads differ, and mean nothing.
     small = torch.empty(numbers.shape, dtype=torch.bfloat16)
-    _copy(as_array(numbers), as_array(small))
+    copy(as_array(numbers), as_array(small))
     expected = numbers.bfloat16()
     assert torch.equal(small.isnan(), expected.isnan())
     there = ~expected.isnan()
