@@ -5,8 +5,9 @@ of 144: evaluate input and kernel as polynomials at 8 (6) points, multiply, inte
 Algorithms for Convolutional Neural Networks", CVPR 2016). The products are matrix products over channels, so
 torch does them; the transforms around them are sums, done here by Numba for all channels of a pixel at once.
 
-Points are 0, +-1/2, +-3/2 and infinity for 3 taps, 0, +-1, +-2, +-1/2 and infinity for 5: among those tried
-they round least, 1.8 and 1.7 times the direct convolution's error (docs/performance.md). Tensors are
+Interpolation magnifies rounding, above all that of the sums over channels. So the points are those that
+magnify least (0, +-5/8, +-3/2 and infinity for 3 taps, 0, +-1, +-2, +-1/2 and infinity for 5), and sums are
+short: four times the rounding of the best direct convolution (docs/performance.md, "Rounding"). Tensors are
 channels_last: a pixel's channels lie together in memory.
 """
 
@@ -26,6 +27,8 @@ TILE = 4
 """Results of a tile along each axis that the kernel extends over."""
 BLOCK = 128
 """Tiles transformed and multiplied at a time: what they need stays in the caches."""
+SUMMED = 64
+"""Channels summed up in one go: sums of such sums round less than one long sum does."""
 
 KERNELS = ((3, 3), (1, 5), (5, 1))
 """The kernel sizes there are transforms for."""
@@ -41,7 +44,8 @@ def evaluation(taps: int) -> Float[Tensor, "points taps"]:
 
     Row i holds the powers of point p_i over the product of p_i - p_j; the last, for infinity, the last tap.
     """
-    finite = np.array([0, 0.5, -0.5, 1.5, -1.5] if taps == 3 else [0, 1, -1, 2, -2, 0.5, -0.5])
+    near, far = float(kernels.NEAR), float(kernels.FAR)
+    finite = np.array([0, near, -near, far, -far] if taps == 3 else [0, 1, -1, 2, -2, 0.5, -0.5])
     gaps = finite[:, None] - finite + np.eye(len(finite))
     rows = finite[:, None] ** np.arange(taps) / gaps.prod(1, keepdims=True)
     return torch.from_numpy(np.vstack([rows, np.eye(taps)[-1:]]))
@@ -128,13 +132,18 @@ def _convolve(
     for first in range(0, batch * tiles[0] * tiles[1], block):
         count = min(block, batch * tiles[0] * tiles[1] - first)
         _to_points(parts, kernel_size, spectra, first, count, tiles)
-        if count == block:
-            torch.bmm(spectra, spectrum, out=products)
-        else:
-            products[:, :count] = torch.bmm(spectra[:, :count], spectrum)
+        _multiply(spectra[:, :count], spectrum, products[:, :count])
         arguments = (products.numpy(), results, shifts, first, tiles, kernel_size[1] == 1)
         in_threads(from_points, count, *arguments)
     return result
+
+
+def _multiply(spectra: Tensor, spectrum: Tensor, products: Tensor) -> None:
+    """Sums over channels, `SUMMED` at a time."""
+    lefts, rights = spectra.split(SUMMED, dim=2), spectrum.split(SUMMED, dim=1)
+    torch.bmm(lefts[0], rights[0], out=products)
+    for left, right in zip(lefts[1:], rights[1:], strict=True):
+        products.baddbmm_(left, right)
 
 
 def _correlate(parts: Sequence[Tensor], gradient: Tensor, kernel_size: tuple[int, int]) -> Tensor:

@@ -17,14 +17,19 @@ from semraft.ops.compiled import REORDERED_SUMS
 # `no_type_check` because Numba compiles these functions: nothing may be wrapped around them.
 
 
+NEAR, FAR = np.float32(0.625), np.float32(1.5)
+"""The points of 3 taps are 0, +-NEAR, +-FAR and infinity; these two and their powers are exact in float32."""
+_NEAR2, _NEAR3, _FAR2, _FAR3 = NEAR**2, NEAR**3, FAR**2, FAR**3
+
+
 @njit(inline="always")
 @no_type_check
 def _input_6(d0, d1, d2, d3, d4, d5):
     """B^T d for 3 taps: the tile's six values as a polynomial's, at the points."""
-    half, nine_16 = np.float32(0.5), np.float32(0.5625)
-    a, b = d4 - np.float32(2.25) * d2, half * (d3 - np.float32(2.25) * d1)
-    c, d = d4 - np.float32(0.25) * d2, np.float32(1.5) * (d3 - np.float32(0.25) * d1)
-    first, last = nine_16 * d0 - np.float32(2.5) * d2 + d4, nine_16 * d1 - np.float32(2.5) * d3 + d5
+    a, b = d4 - _FAR2 * d2, NEAR * (d3 - _FAR2 * d1)
+    c, d = d4 - _NEAR2 * d2, FAR * (d3 - _NEAR2 * d1)
+    product, total = _NEAR2 * _FAR2, _NEAR2 + _FAR2
+    first, last = product * d0 - total * d2 + d4, product * d1 - total * d3 + d5
     return first, a + b, a - b, c + d, c - d, last
 
 
@@ -32,18 +37,17 @@ def _input_6(d0, d1, d2, d3, d4, d5):
 @no_type_check
 def _output_6(m0, m1, m2, m3, m4, m5):
     """A^T m: the six products interpolated to four results."""
-    even, odd, even3, odd3 = m1 + m2, m1 - m2, m3 + m4, m3 - m4
-    second = np.float32(0.5) * odd + np.float32(1.5) * odd3
-    third = np.float32(0.25) * even + np.float32(2.25) * even3
-    return m0 + even + even3, second, third, np.float32(0.125) * odd + np.float32(3.375) * odd3 + m5
+    even, odd, even_far, odd_far = m1 + m2, m1 - m2, m3 + m4, m3 - m4
+    second, third = NEAR * odd + FAR * odd_far, _NEAR2 * even + _FAR2 * even_far
+    return m0 + even + even_far, second, third, _NEAR3 * odd + _FAR3 * odd_far + m5
 
 
 @njit(inline="always")
 @no_type_check
 def _gradient_6(g0, g1, g2, g3):
     """A g, the transpose of `_output_6`."""
-    a, b = g0 + np.float32(0.25) * g2, np.float32(0.5) * g1 + np.float32(0.125) * g3
-    c, d = g0 + np.float32(2.25) * g2, np.float32(1.5) * g1 + np.float32(3.375) * g3
+    a, b = g0 + _NEAR2 * g2, NEAR * g1 + _NEAR3 * g3
+    c, d = g0 + _FAR2 * g2, FAR * g1 + _FAR3 * g3
     return g0, a + b, a - b, c + d, c - d, g3
 
 
