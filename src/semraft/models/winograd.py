@@ -140,7 +140,7 @@ def _convolve(
 
 def _multiply(spectra: Tensor, spectrum: Tensor, products: Tensor) -> None:
     """Sums over channels, `SUMMED` at a time."""
-    lefts, rights = spectra.split(SUMMED, dim=2), spectrum.split(SUMMED, dim=1)
+    lefts, rights = torch.split(spectra, SUMMED, dim=2), torch.split(spectrum, SUMMED, dim=1)
     torch.bmm(lefts[0], rights[0], out=products)
     for left, right in zip(lefts[1:], rights[1:], strict=True):
         products.baddbmm_(left, right)
