@@ -137,6 +137,12 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done what it was told; the CPU always has."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def environment_record(device: torch.device, precision: str, processes: Processes) -> dict[str, Any]:
     """What a run ran on: versions, commit, hardware. JSON-ready."""
     return {

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from semraft import runtime
 from semraft.config import LossConfig, RunConfig, TermConfig
 from semraft.losses.combine import Combined, Gradients
 from semraft.losses.reduction import mean_over_processes
@@ -274,6 +275,5 @@ def _cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
 
 def _now(device: torch.device) -> float:
     """Seconds, once the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    runtime.synchronize(device)
     return time.perf_counter()

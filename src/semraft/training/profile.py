@@ -271,7 +271,7 @@ def _clock(device: torch.device) -> Callable[[], float]:
         return time.process_time
 
     def after_all() -> float:
-        torch.cuda.synchronize(device)
+        runtime.synchronize(device)
         return time.perf_counter()
 
     return after_all
