@@ -1,10 +1,11 @@
 """The command line: argv -> one function. Commands import what they need when they run.
 
-Exit codes: 0 done, 1 the work failed, 2 the call was wrong. What a user can cause ends in one line on
-standard error; SEMRAFT_TRACEBACK=1 shows where it came from.
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 75 the time is up and the run is to be resumed.
+What a user can cause ends in one line on standard error; SEMRAFT_TRACEBACK=1 shows where it came from.
 """
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ from semraft import cli_data, cli_study
 from semraft.config import RunConfig, TermConfig, WorldConfig, load_config
 from semraft.options import refuse_bad_terms, terms_as_text
 
+OUT_OF_TIME = 75
+"""The exit code of a training that --max-minutes stopped: EX_TEMPFAIL of sysexits.h, try again."""
+
 Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
 
 
@@ -32,6 +36,7 @@ def train(arguments: Sequence[str]) -> None:
     first, rest = arguments[0], list(arguments[1:])
     if first in ("--resume", "--from") and not rest:
         raise ValueError(f"{first} needs the folder of a run")
+    max_minutes = _take_minutes(rest)
     profiled, as_json = "--profile" in rest, "--profile" in rest and "--json" in rest
     if profiled:
         rest = [option for option in rest if option not in ("--profile", "--json")]
@@ -63,9 +68,28 @@ def train(arguments: Sequence[str]) -> None:
         return
     from semraft.training.loop import train as train_run
 
-    train_run(config, run, resume)
+    train_run(config, run, resume, max_minutes)
     if os.environ.get("RANK", "0") == "0":
         print(f"run: {run}")
+
+
+def _take_minutes(options: list[str]) -> float:
+    """Takes `--max-minutes M` out of the options of a training: infinity without it.
+
+    It is of this sitting, not of the run: a run is the same however often it was stopped and resumed.
+    """
+    if "--max-minutes" not in options:
+        return math.inf
+    place = options.index("--max-minutes")
+    text = "".join(options[place + 1 : place + 2])
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not minutes >= 0:
+        raise ValueError(f"--max-minutes is {text!r}: expected minutes, 0 or more")
+    del options[place : place + 2]
+    return minutes
 
 
 def _profile(config: RunConfig, as_json: bool) -> None:
@@ -84,6 +108,7 @@ TRAIN_HELP = """usage: semraft train RECIPE [--data.root ROOT] [--model.weights 
        semraft train --from RUN [OPTION ...]     repeat a run, as its config.json has it (or any such file)
        semraft train --resume RUN                go on exactly where it stopped
        semraft train RECIPE --profile [--json] [OPTION ...]   what a step costs, part by part; trains nothing
+       ... --max-minutes M                       stop with a checkpoint after M minutes, with exit code 75
 
 `semraft train RECIPE --help` lists the options with the recipe's values. Under torchrun or SLURM the same
 command trains on several GPUs or machines.
@@ -334,8 +359,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """1 for work that failed, 2 for a wrong call, None for a fault of ours."""
+    """1 for work that failed, 2 for a wrong call, OUT_OF_TIME, None for a fault of ours."""
     names = {kind.__name__ for kind in type(error).__mro__}  # By name: their modules import torch.
+    if "OutOfTime" in names:
+        return OUT_OF_TIME
     if names & {"DamagedFile", "TrainingStopped", "StudyStopped", "OutOfMemoryError"}:
         return 1
     if isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError)):

@@ -202,6 +202,9 @@ class LossConfig:
     original study's repair: the loss grows with the batch, and with what has no truth."""
     max_flow_px: float = 400.0
     """Ground truth at least so long is not trained on."""
+    occluded: Literal["keep", "leave-out"] = "keep"
+    """Whether the flow loss acts where the point seen in frame 1 is not visible in frame 2. `leave-out` needs
+    data that say where that is; terms go by their own masks."""
     terms: tuple[TermConfig, ...] = ()
     """Auxiliary terms, for example `semantic-v1:0.5 signed-distance:share=0.4,where=things,ramp=200`."""
     combine: Literal["sum", "gate", "project"] = "sum"
@@ -232,12 +235,16 @@ class OptimConfig:
     """Part of the schedule spent rising to the peak."""
     clip_norm: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
+    ema: float = 0.0
+    """Exponential moving average of the weights: the part of it that stays at each step, for example 0.999,
+    less over the first steps; 0: no average. It is what is validated, and what a checkpoint gives."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "optim.steps", self.steps, "1 or more")
         require(self.batch >= 1, "optim.batch", self.batch, "1 or more")
         require(self.learning_rate > 0, "optim.learning-rate", self.learning_rate, "above 0")
         require(self.clip_norm >= 0, "optim.clip-norm", self.clip_norm, "0 or more")
+        require(0 <= self.ema < 1, "optim.ema", self.ema, "0 or more, below 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

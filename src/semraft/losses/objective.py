@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from semraft.config import LossConfig, TermConfig
@@ -29,6 +29,14 @@ class Objective:
     """Scalar name (`flow_loss`, `semantic_loss`, ...) -> values; one value for a term that acts once."""
 
 
+def taught_pixels(batch: FlowBatch, config: LossConfig) -> Bool[Tensor, "B H W"]:
+    """The valid pixels that the flow loss reads: all, or those visible in frame 2 (`occluded`)."""
+    if config.occluded == "keep":
+        return batch.valid
+    assert batch.occluded1 is not None  # `check_terms` has seen to it.
+    return batch.valid & ~batch.occluded1
+
+
 def objective(
     prediction: Prediction,
     batch: FlowBatch,
@@ -43,9 +51,8 @@ def objective(
         weights: Each term's weight at this step (`losses.weights`); without, those of the configuration.
     """
     trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
-    flow_values = sequence_values(
-        prediction.flows, batch.flow, batch.valid, config.normalize, config.max_flow_px
-    )
+    taught = taught_pixels(batch, config)
+    flow_values = sequence_values(prediction.flows, batch.flow, taught, config.normalize, config.max_flow_px)
     total = refinement_sum(flow_values, config.gamma)
     values = {"flow_loss": flow_values}
     for chosen in config.terms:
@@ -67,7 +74,7 @@ def needed_passes(config: LossConfig) -> frozenset[str]:
 def check_terms(
     config: LossConfig, provides: dict[str, frozenset[str]], heads: frozenset[str] = frozenset()
 ) -> None:
-    """Refuses, before the first step, terms that are unknown, doubled, or need what is not there.
+    """Refuses, before the first step, losses that are unknown, doubled, or need what is not there.
 
     Args:
         config: The losses asked for.
@@ -77,6 +84,12 @@ def check_terms(
     Raises:
         ValueError: One line: which term, what it needs, what does not have it.
     """
+    for dataset, given in provides.items():
+        if config.occluded == "leave-out" and "occluded1" not in given:
+            raise ValueError(
+                f"--loss.occluded leave-out needs occluded1, which data set {dataset!r} does not have: take "
+                f"--loss.occluded keep, or train on other data"
+            )
     names = [chosen.name for chosen in config.terms]
     for chosen in config.terms:
         if chosen.name not in TERMS:

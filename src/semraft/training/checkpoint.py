@@ -21,6 +21,7 @@ def save_checkpoint(
     validation_updates: int,
     step: int,
     model: nn.Module,
+    average: nn.Module | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     window: dict[str, Tensor],
@@ -32,6 +33,8 @@ def save_checkpoint(
 ) -> None:
     """Writes a checkpoint whole or not at all.
 
+    The key "model" holds the weights to work with: those of `average`, the moving average, where there is
+    one. Then "unaveraged" holds those of `model`, which the optimiser moves and a resumed run needs as well.
     `window` holds the sums of the current logging window; `measured`, `flow_level` and `log_variances` what
     the weights of loss terms go by; `pulses` what the steps since the last line of pulse.jsonl told of
     themselves.
@@ -41,7 +44,7 @@ def save_checkpoint(
         "arch": arch,
         "validation_updates": validation_updates,
         "step": step,
-        "model": model.state_dict(),
+        "model": (average or model).state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "window": window,
@@ -51,6 +54,8 @@ def save_checkpoint(
         "pulses": [dict(pulse) for pulse in pulses],
         "best": best,
     }
+    if average is not None:
+        state["unaveraged"] = model.state_dict()
     with whole_file(path) as file:
         torch.save(state, file)
 

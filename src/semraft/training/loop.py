@@ -4,8 +4,10 @@ No plotting, no argument parsing, no data set names, no metric definitions: thos
 """
 
 import json
+import math
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -13,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from semraft import runtime, tracking
@@ -20,6 +23,7 @@ from semraft.clearml_session import ClearMLSession
 from semraft.config import RunConfig, to_json
 from semraft.data.loader import training_batches
 from semraft.diagnosis.remedy import read_rollbacks, remedied
+from semraft.losses.reduction import mean_over_processes, process_count
 from semraft.losses.weights import changing_weights, settled
 from semraft.models.heads import is_of_head
 from semraft.sample import FlowBatch
@@ -27,34 +31,44 @@ from semraft.training import sources
 from semraft.training.checkpoint import link_checkpoint
 from semraft.training.fingerprints import fingerprints
 from semraft.training.state import TrainingState, initial_state, settled_config
-from semraft.training.step import Taken, TrainingStopped, take_step
+from semraft.training.step import OutOfTime, Taken, TrainingStopped, take_step
 from semraft.training.validate import motion_by_class, training_metrics, validate
 from semraft.training.watcher import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
 
 
-def train(config: RunConfig, run: Path, resume: bool = False) -> Path:
+def train(
+    config: RunConfig,
+    run: Path,
+    resume: bool = False,
+    max_minutes: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> Path:
     """Trains one run to its end and returns its folder; back to a sound checkpoint if `config` wants that.
 
     Args:
         config: The whole run; with `resume`, what is in its config.json.
         run: The run's folder.
         resume: Go on exactly where checkpoints/last.pt left off.
+        max_minutes: Stop, with a checkpoint, after the first step that ends so long after this call.
+        clock: Seconds, from any start.
 
     Raises:
         ValueError: The configuration, data or folder do not fit together (nothing was trained).
         DamagedFile: A training pair is damaged and `data.damaged` is "refuse".
+        OutOfTime: Stopped by `max_minutes`; to be resumed.
         TrainingStopped: Loss or gradient became non-finite, the process was asked to stop, or the run went
             wrong and `config.when_worse` says so.
     """
+    until_s = clock() + 60 * max_minutes
     while True:
         try:
-            return _train(config, run, resume)
+            return _train(config, run, resume, lambda: clock() >= until_s)
         except RolledBack as back:
             print(f"! {run} {back}", file=sys.stderr)
             resume = True
 
 
-def _train(config: RunConfig, run: Path, resume: bool) -> Path:
+def _train(config: RunConfig, run: Path, resume: bool, is_late: Callable[[], bool]) -> Path:
     """As `train`, up to where it must go back.
 
     Raises:
@@ -107,6 +121,7 @@ def _train(config: RunConfig, run: Path, resume: bool) -> Path:
                     act(watcher, state, several=False)
                 raise
             step, last = state.step, state.step == config.optim.steps
+            asked, late = _in_any_process(asked_to_stop(), is_late() and not last, device)
             if watcher is not None:
                 watcher.see(state, taken)
             else:
@@ -124,19 +139,41 @@ def _train(config: RunConfig, run: Path, resume: bool) -> Path:
                     progress.set_postfix(loss=f"{values['total_loss']:.3f}", epe=f"{values['epe']:.2f}")
             if step % config.validate_every == 0 or last:
                 if tracker is not None:
-                    score = validate(state.model, validation, config, run, step, tracker, keep_pairs=last)
+                    score = validate(state.scored, validation, config, run, step, tracker, keep_pairs=last)
                     _keep(state, score, run, config)
                 state.model.train()
-            elif processes.leads and (step % config.checkpoint_every == 0 or asked_to_stop()):
+            elif processes.leads and (step % config.checkpoint_every == 0 or asked or late):
                 state.save(run / tracking.CHECKPOINTS / "last.pt", config)
                 keep_sound(run, step, config)
             progress.update()
-            if asked_to_stop():
-                raise TrainingStopped(f"stopped after step {step}: go on with `semraft train --resume {run}`")
+            if asked or late:
+                _stop(run, step, late)
     if watcher is not None:
         watcher.end()
     runtime.leave_processes()
     return run
+
+
+def _in_any_process(asked: bool, late: bool, device: torch.device) -> tuple[bool, bool]:
+    """Each flag, True if it is in any process: a signal or a clock of one must stop all at the same step."""
+    if process_count() == 1:
+        return asked, late
+    asked, late = (mean_over_processes(torch.tensor([float(asked), float(late)], device=device)) > 0).tolist()
+    return asked, late
+
+
+def _stop(run: Path, step: int, late: bool) -> None:
+    """Leaves the other processes, which all stop here, and the training.
+
+    Raises:
+        OutOfTime: The time is up (`late`).
+        TrainingStopped: The process was asked to stop.
+    """
+    runtime.leave_processes()
+    what, how = f"stopped after step {step}", f"go on with `semraft train --resume {run}`"
+    if late:
+        raise OutOfTime(f"{what}, as --max-minutes says: {how}")
+    raise TrainingStopped(f"{what}: {how}")
 
 
 def _window_metrics(

@@ -37,6 +37,28 @@ def make_optimizer(
     return optimizer
 
 
+def average_decay(step: int, config: OptimConfig) -> float:
+    """The part of the average of the weights that stays at optimiser step `step` (from 1).
+
+    (1 + step) / (10 + step) until that is above `ema`, so that the average soon forgets the weights that a
+    run started from, however short it is.
+    """
+    return min(config.ema, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Moves an average of weights: decay x average + (1 - decay) x weights, batch norm statistics likewise.
+
+    What is no fraction (a count of batches) is copied.
+    """
+    kept, seen = average.state_dict(), model.state_dict()
+    floats = [name for name, value in kept.items() if value.is_floating_point()]
+    torch._foreach_lerp_([kept[name] for name in floats], [seen[name] for name in floats], 1 - decay)
+    for name in kept.keys() - floats:
+        kept[name].copy_(seen[name])
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Gives every parameter group this rate."""
     for group in optimizer.param_groups:

@@ -18,7 +18,7 @@ from semraft import runtime
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
 from semraft.losses.combine import is_plain_sum
-from semraft.losses.objective import needed_passes
+from semraft.losses.objective import needed_passes, taught_pixels
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.sequence import sequence_values, trusted_pixels
 from semraft.losses.terms import TERMS, case_of
@@ -171,6 +171,7 @@ def take_apart(state: TrainingState, batch: FlowBatch, config: RunConfig, watch:
         clip(state.model, config.optim.clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        state.move_average(step, config.optim)
     state.step = step
 
 
@@ -180,7 +181,8 @@ def time_losses(
     """Each loss forward and backward; the copies get the gradients."""
     loss = config.loss
     with watch.timing("flow loss"):
-        values = sequence_values(copies.flows, batch.flow, batch.valid, loss.normalize, loss.max_flow_px)
+        taught = taught_pixels(batch, loss)
+        values = sequence_values(copies.flows, batch.flow, taught, loss.normalize, loss.max_flow_px)
         torch.autograd.backward(state.scaler.scale(refinement_sum(values, loss.gamma)))
     for chosen in loss.terms:
         with watch.timing(chosen.name):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from semraft.config import RunConfig
-from semraft.losses.objective import Objective
+from semraft.losses.objective import Objective, taught_pixels
 from semraft.losses.reduction import masked_mean
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS
@@ -68,8 +68,8 @@ def flow_pulse(
 ) -> Pulse:
     """How far the first and the last refinement are from the truth, how long flow is against it, the losses.
 
-    `distance_px` is what the flow loss should be: the mean L1 distance of the last flow, over valid points or
-    all (`normalize`), of all processes.
+    `distance_px` is what the flow loss should be: the mean L1 distance of the last flow, over the points that
+    it reads or all (`normalize`), of all processes.
     """
     truth = at_points(batch.flow)
     trusted = trusted_pixels(truth, at_points(batch.valid), config.loss.max_flow_px)
@@ -77,8 +77,9 @@ def flow_pulse(
     lengths = torch.stack([first - truth, last - truth, last, truth]).square().sum(dim=2).sqrt()
     means = torch.where(trusted, lengths, 0).sum(dim=(1, 2, 3)) / trusted.sum().clamp(min=1)
     found = dict(zip(("first_epe_px", "epe_px", "length_px", "true_length_px"), means, strict=True))
-    distance = torch.where(trusted, (last - truth).abs().sum(dim=1), 0)
-    every = torch.ones_like(trusted) if config.loss.normalize == "all" else trusted
+    taught = trusted & at_points(taught_pixels(batch, config.loss))
+    distance = torch.where(taught, (last - truth).abs().sum(dim=1), 0)
+    every = torch.ones_like(taught) if config.loss.normalize == "all" else taught
     found["distance_px"] = masked_mean(distance, every)
     found |= {"total_loss": losses.total.detach(), "flow_loss": losses.values["flow_loss"][-1].detach()}
     for name, weight in weights.items():

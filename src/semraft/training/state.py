@@ -1,5 +1,6 @@
 """What of a run changes from step to step: what a checkpoint keeps, and a resumed run takes up again."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from semraft import runtime, tracking
-from semraft.config import RunConfig
+from semraft.config import OptimConfig, RunConfig
 from semraft.losses.modulation import initial_log_variances
 from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, process_count, refinement_sum
@@ -18,7 +19,7 @@ from semraft.losses.weights import FlowLevel, Measured
 from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
 from semraft.training.checkpoint import load_checkpoint, save_checkpoint
-from semraft.training.optim import make_optimizer
+from semraft.training.optim import average_decay, make_optimizer, move_average
 from semraft.training.pulse import Pulse, line_of
 
 RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.PULSE, tracking.SKIPPED, tracking.WEIGHTS)
@@ -32,6 +33,8 @@ class TrainingState:
     model: RAFT
     network: nn.Module
     """What a step calls: the model, or the one that averages its gradients over processes."""
+    average: RAFT | None
+    """The moving average of the model's weights, where the configuration asks for one."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -48,6 +51,16 @@ class TrainingState:
     """What steps told of themselves since the last line of pulse.jsonl."""
     best: float = float("inf")
     """The lowest EPE of a validation so far, in pixels."""
+
+    @property
+    def scored(self) -> RAFT:
+        """The network to validate and to hand out: the average, if there is one."""
+        return self.average or self.model
+
+    def move_average(self, step: int, config: OptimConfig) -> None:
+        """Moves the average, if there is one, towards the weights that step `step` (from 1) left."""
+        if self.average is not None:
+            move_average(self.average, self.model, average_decay(step, config))
 
     def add(self, losses: Objective, gradient_norm: Tensor, told: Mapping[str, Tensor]) -> None:
         """Adds a step's losses and what else is told of it to the window, without waiting for the device."""
@@ -85,6 +98,7 @@ class TrainingState:
             validation_updates=config.validation_updates,
             step=self.step,
             model=self.model,
+            average=self.average,
             optimizer=self.optimizer,
             scaler=self.scaler,
             window=self.window,
@@ -98,7 +112,9 @@ class TrainingState:
     def restore(self, run: Path, device: torch.device, leads: bool) -> None:
         """Takes up a run's last checkpoint; the leading process takes its records back to that step."""
         saved = load_checkpoint(run / tracking.CHECKPOINTS / "last.pt", device)
-        self.model.load_state_dict(saved["model"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["model"])
+        self.model.load_state_dict(saved["model" if self.average is None else "unaveraged"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         self.step, self.window, self.best = saved["step"], saved["window"], saved["best"]
@@ -132,10 +148,12 @@ def initial_state(config: RunConfig, device: torch.device) -> TrainingState:
     network: nn.Module = model
     if process_count() > 1:
         network = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    average = copy.deepcopy(model).requires_grad_(False) if config.optim.ema else None
     log_variances = initial_log_variances(config.loss)
     return TrainingState(
         model=model,
         network=network,
+        average=average,
         optimizer=make_optimizer(model, config.optim, log_variances.values()),
         log_variances=log_variances,
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),

@@ -39,6 +39,10 @@ class TrainingStopped(RuntimeError):
     """Training can't or shouldn't go on; the message says why and what to do. Nothing saved is lost."""
 
 
+class OutOfTime(TrainingStopped):
+    """A training stopped because its time is up: all is well, and it is to be resumed."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
     """A step that was taken."""
@@ -97,6 +101,7 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
     learn_log_variances(losses, weights, config.loss, state.log_variances)
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    state.move_average(step, config.optim)
     started = time.perf_counter()
     pulse |= move_pulse(state.model, state.optimizer, gradient_norm, asked, step)
     watched_s += time.perf_counter() - started

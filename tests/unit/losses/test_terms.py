@@ -128,6 +128,34 @@ def test_options_that_make_no_sense_are_refused(text: str, complaint: str) -> No
         check_terms(LossConfig(terms=(parse_term(text),)), {"some": EVERYTHING}, HEADS)
 
 
+def test_occluded_pixels_can_be_left_out_of_the_flow_loss() -> None:
+    """By hand: the mean is over what is valid and visible, a wrong flow elsewhere costs nothing.
+
+    Red when: occluded pixels count in the divisor, visible ones that are not valid are learnt, or data that
+    do not say what is occluded are found out at the first step.
+    """
+    truth = torch.zeros(2, 2, 8, 9)
+    valid, occluded = torch.ones(2, 8, 9, dtype=torch.bool), torch.zeros(2, 8, 9, dtype=torch.bool)
+    valid[0, :, :2], occluded[0, :4], occluded[1, :, 3:] = False, True, True
+    flow = torch.full_like(truth, 50.0)
+    flow[0, 0, 4:, 2:], flow[0, 1, 4:, 2:] = 1.0, 2.0  # 28 pixels, an error of 3.
+    flow[1, :, :, :3] = 0.25  # 24 pixels, an error of 0.5.
+    flow.requires_grad_()
+    image = torch.zeros(2, 3, 8, 9)
+    batch = FlowBatch(ids=("a", "b"), image1=image, image2=image, flow=truth, valid=valid, occluded1=occluded)
+    config = LossConfig(occluded="leave-out")
+    prediction = Prediction(flows=[flow], features1=truth, features2=truth)
+    found = objective(prediction, batch, config)
+    assert found.total.item() == pytest.approx((28 * 3 + 24 * 0.5) / 52)
+    (gradient,) = torch.autograd.grad(found.total, flow)
+    assert torch.equal(gradient.abs().sum(dim=1) > 0, valid & ~occluded)
+    kept = objective(prediction, batch, LossConfig())
+    assert kept.total.item() > 10
+    check_terms(config, {"world": EVERYTHING})
+    with pytest.raises(ValueError, match=r"leave-out needs occluded1, which data set 'kitti' does not have"):
+        check_terms(config, {"world": EVERYTHING, "kitti": EVERYTHING - {"occluded1"}})
+
+
 def test_masks_by_name() -> None:
     """Red when: what left the frame is visible, or a name means another mask."""
     flow = torch.zeros(2, 2, 6, 9)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import semraft
 from semraft.config import DataConfig, ModelConfig, OptimConfig, RunConfig, WorldConfig, load_config
 from semraft.data.loader import TrainingBatch, training_batches
 from semraft.losses.objective import Objective, objective
@@ -16,7 +17,7 @@ from semraft.models.build import build_model
 from semraft.models.raft import RAFT
 from semraft.runtime import Processes
 from semraft.training import loop, pulse, state, step
-from semraft.training.step import TrainingStopped
+from semraft.training.step import OutOfTime, TrainingStopped
 
 CONFIG = RunConfig(
     data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
@@ -168,3 +169,51 @@ def test_heads_change_nothing_that_variants_of_a_seed_share(tmp_path: Path) -> N
         records.append(json.loads((tmp_path / name / "environment.json").read_text())["fingerprints"])
     assert records[0] == records[1]
     assert set(records[0]) == {"initial_weights", "sample_order", "first_batches"}
+
+
+def test_a_run_in_sittings_of_a_step_is_the_run_in_one(tmp_path: Path) -> None:
+    """With a moving average of the weights, and no time at all: each sitting takes the one step it began.
+
+    Red when: the average starts anew from the weights, or the weights from the average; a sitting ends
+    without its checkpoint, or its last step leaves something to resume.
+    """
+    config = replace(CONFIG, optim=replace(CONFIG.optim, ema=0.9), validate_every=3)
+    whole, sittings = tmp_path / "whole", tmp_path / "sittings"
+    loop.train(config, whole)
+    for step_number in (1, 2, 3):
+        with pytest.raises(OutOfTime, match=rf"after step {step_number}, .*--resume {sittings}`$"):
+            loop.train(config, sittings, resume=step_number > 1, max_minutes=0.0)
+        assert last(sittings)["step"] == step_number
+    loop.train(config, sittings, resume=True, max_minutes=0.0)
+    expected, found = last(whole), last(sittings)
+    for key in ("model", "unaveraged"):
+        assert expected[key].keys() == found[key].keys() != set()
+        assert all(torch.equal(value, found[key][name]) for name, value in expected[key].items())
+    assert (sittings / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_a_sitting_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
+    """Steps of 20 seconds, by a clock of our own. Red when: minutes are seconds, or are counted anew."""
+    times_s = iter([100.0, 120.0, 140.0, 160.0, 180.0])
+    with pytest.raises(OutOfTime, match=r"stopped after step 3"):
+        loop.train(CONFIG, tmp_path / "run", max_minutes=1.0, clock=lambda: next(times_s))
+
+
+def test_the_average_is_what_is_scored_and_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when: validation or `semraft.load` take the weights that the optimiser moves, or both are one."""
+    scored: list[dict[str, torch.Tensor]] = []
+
+    def watched(model: RAFT, *arguments: Any, **options: Any) -> float:
+        scored.append({name: value.clone() for name, value in model.state_dict().items()})
+        return 1.0
+
+    monkeypatch.setattr(loop, "validate", watched)
+    loop.train(replace(CONFIG, optim=replace(CONFIG.optim, ema=0.9)), tmp_path / "run")
+    checkpoint = last(tmp_path / "run")
+    loaded = semraft.load(tmp_path / "run" / "checkpoints" / "last.pt").state_dict()
+    for name, value in scored[-1].items():
+        assert torch.equal(loaded[name], value)
+        assert torch.equal(checkpoint["model"][name], value)
+    assert any(not torch.equal(value, loaded[name]) for name, value in checkpoint["unaveraged"].items())

@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from semraft.config import OptimConfig
-from semraft.training.optim import learning_rate, make_optimizer, set_learning_rate
+from semraft.training.optim import (
+    average_decay,
+    learning_rate,
+    make_optimizer,
+    move_average,
+    set_learning_rate,
+)
 
 
 @pytest.mark.parametrize("steps", [60, 937])
@@ -36,3 +42,35 @@ def test_frozen_weights_are_not_decayed() -> None:
     assert [parameter.shape for parameter in group["params"]] == [(2, 3)]
     assert group["lr"] == 0.25
     assert group["weight_decay"] == 0.5
+
+
+def test_the_average_of_a_few_steps_is_of_these_steps() -> None:
+    """Weights and batch norm statistics against the definition, a tensor at a time, over 60 moves.
+
+    Red when: the decay does not rise from little (the start would still weigh 0.94 here), the roles of
+    average and weights are exchanged, or a count of batches is averaged.
+    """
+    torch.manual_seed(0)
+    config = OptimConfig(ema=0.999)
+    model, average = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    start = {name: value.clone() for name, value in average.state_dict().items()}
+    expected = {name: value.double() for name, value in start.items() if value.is_floating_point()}
+    of_start = 1.0
+    for step in range(1, 61):
+        decay = average_decay(step, config)
+        assert decay == min(0.999, (1 + step) / (10 + step))
+        of_start *= decay
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                value.copy_(torch.randn(value.shape) if value.is_floating_point() else value + 1)
+        for name, value in model.state_dict().items():
+            if name in expected:
+                expected[name] = decay * expected[name] + (1 - decay) * value.double()
+        move_average(average, model, decay)
+    assert of_start < 1e-9
+    assert average_decay(10**6, config) == 0.999
+    found = average.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
+    assert int(found["1.num_batches_tracked"]) == 60
+    assert all(parameter.grad_fn is None for parameter in average.parameters())
