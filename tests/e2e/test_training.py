@@ -123,6 +123,20 @@ def test_killed_three_times_it_ends_with_the_same_weights(undisturbed: Path, tmp
     assert pulses[0] == pulses[1]
 
 
+def test_a_sitting_of_no_minutes_takes_a_step_in_every_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when: it ends as done or as failed, or two processes do not stop at one step, with a checkpoint."""
+    sitting = ["train", "world-base", *SMALL, "--optim.steps", "3", "--max-minutes", "0", "--output"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert cli.run([*sitting, str(alone)]) == 75
+    assert f"go on with `semraft train --resume {alone}`" in capsys.readouterr().err
+    done = on_two_processes(*sitting, str(together), check=False)
+    assert done.stderr.count("stopped after step 1, as --max-minutes says") == 2, done.stderr
+    for run in (alone, together):
+        assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == 1
+
+
 def test_a_run_can_be_repeated_from_its_folder(undisturbed: Path, tmp_path: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
     semraft("train", "--from", str(undisturbed), "--output", str(again))
@@ -199,6 +213,7 @@ def apart(one: Path, other: Path) -> float:
     [
         (["train", "no-such-recipe"], 2, "semraft recipes"),
         (["train", "world-base", "--sed", "3"], 2, "--seed"),
+        (["train", "world-base", "--max-minutes", "soon"], 2, "--max-minutes is 'soon'"),
         (["train", "--resume", "nowhere"], 2, "no config.json"),
         (["train", "viper-baseline", "--data.root", "nowhere"], 2, "nowhere"),
         (["train", "world-base", "--loss.terms", "semantic:0.5"], 2, "semantic-v1"),
