@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+CORES = "SEMRAFT_CORES"
+"""The variable by which a study tells a run how many cores are its own (`data.workers`)."""
+
 
 def require(ok: bool, option: str, value: object, expected: str) -> None:
     """Refuses a value of a field, by its name on the command line."""
@@ -95,8 +98,9 @@ class DataConfig:
     draws: Literal["by-seed", "fixed"] = "by-seed"
     """What sample order and augmentation are drawn by: the run's seed; or 0 whatever that is, as in the
     original study, so that runs from one checkpoint are one run."""
-    workers: int = 2
-    """Loader processes; 0 loads in the training process."""
+    workers: int | Literal["auto"] = "auto"
+    """Loader processes; 0 loads in the training process. `auto` goes by the device and by the cores that the
+    process may use; a run's environment.json says how many that were. What is trained on is the same."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation."""
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -110,7 +114,8 @@ class DataConfig:
         fits = all(side % 8 == 0 and side >= 64 for side in self.crop)
         require(fits, "data.crop", self.crop, "two multiples of 8, 64 at least")
         require(0 <= self.truth_frac <= 1, "data.truth-frac", self.truth_frac, "0 to 1")
-        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        right = self.workers == "auto" or self.workers >= 0
+        require(right, "data.workers", self.workers, "auto, or 0 or more")
         require(self.validation_pairs >= 1, "data.validation-pairs", self.validation_pairs, "1 or more")
 
 

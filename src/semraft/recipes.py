@@ -46,7 +46,6 @@ WORLD = RunConfig(
         train="world",
         validation=("world",),
         crop=(96, 192),
-        workers=0,
         augment=AugmentConfig(min_log2_scale=-0.2, max_log2_scale=0.4, eraser_size_px=(10, 30)),
         world=WorldConfig(size=(128, 256), scenes=320),
     ),

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed
 
 from semraft.config import Precision
+from semraft.data_config import CORES
 
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -24,6 +25,9 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 """Precision name -> the dtype of autocast."""
 
+
+MOST_WORKERS, MOST_WORKERS_ON_CPU = 16, 2
+"""Loader processes that `auto` starts at most beside a GPU, and for a training on the CPU."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of mallopt(3)'s parameters in malloc.h."""
@@ -107,6 +111,30 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"no GPU {device}: torch sees {torch.cuda.device_count()} here; use --device cpu")
     return device
+
+
+def own_cores() -> int:
+    """Cores that this process may use: those it is bound to, shared with its peers on the machine.
+
+    torchrun's processes share the machine's. A task of SLURM has cores of its own, also where it is not bound
+    to them; so has a run of a study (`CORES`).
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = [int(os.environ[name]) for name in ("SLURM_CPUS_PER_TASK", CORES) if name in os.environ]
+    return max(1, min([bound, *given]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def loader_workers(asked: int | Literal["auto"], device: torch.device) -> int:
+    """Loader processes of a training on `device`.
+
+    A step on a CPU takes all its cores, and many times longer than loading. Beside a GPU one core is the
+    training's own, and all others load: the GPU waits for them.
+    """
+    if asked != "auto":
+        return asked
+    if device.type == "cpu":
+        return min(MOST_WORKERS_ON_CPU, own_cores() // 4)
+    return min(MOST_WORKERS, max(2, own_cores() - 1))
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:

@@ -42,6 +42,35 @@ def test_autocast_is_off_in_full_precision() -> None:
         assert (a @ a).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("cores", "variables", "beside_gpu", "on_cpu"),
+    [
+        (2, {}, 2, 0),
+        (4, {}, 3, 1),
+        (16, {}, 15, 2),
+        (192, {}, 16, 2),
+        (16, {"LOCAL_WORLD_SIZE": "4"}, 3, 1),
+        (64, {"SLURM_CPUS_PER_TASK": "8"}, 7, 2),
+        (64, {"SLURM_CPUS_PER_TASK": "32", "LOCAL_WORLD_SIZE": "4"}, 7, 2),
+        (64, {"SEMRAFT_CORES": "6"}, 5, 1),
+        (1, {"LOCAL_WORLD_SIZE": "2"}, 2, 0),
+    ],
+)
+def test_loader_workers_go_by_the_cores_of_this_process(
+    cores: int, variables: dict[str, str], beside_gpu: int, on_cpu: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when: the machine's cores are counted instead of those this process may use, processes or runs that
+    share a machine each take all of it, or a number that was asked for is not what one gets."""
+    for name in ("SLURM_CPUS_PER_TASK", "LOCAL_WORLD_SIZE", "SEMRAFT_CORES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert runtime.loader_workers("auto", torch.device("cuda")) == beside_gpu
+    assert runtime.loader_workers("auto", CPU) == on_cpu
+    assert runtime.loader_workers(5, CPU) == 5
+
+
 def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)

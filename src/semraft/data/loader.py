@@ -22,6 +22,7 @@ from semraft.data.spoiled import spoiled, spoiled_resize
 from semraft.faults import SOUND, FaultConfig
 from semraft.sample import OPTIONAL_FIELDS, DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window
 
+CPU = torch.device("cpu")
 ATTEMPTS = 20
 """Pairs tried for one sample before damaged files are taken for the rule rather than the exception."""
 
@@ -117,8 +118,7 @@ def collate(samples: Sequence[FlowSample]) -> FlowBatch:
         raise ValueError(
             f"a batch needs samples of one size, got {sorted(sizes)}; crop them, or use a batch of 1"
         )
-    tensors: dict[str, Any] = {name: _as_in_batch(tensor) for name, tensor in _stacked(samples).items()}
-    return FlowBatch(ids=tuple(sample.id for sample in samples), **tensors)
+    return _on_device(_stacked(samples), tuple(sample.id for sample in samples), CPU)
 
 
 def _stacked(samples: Sequence[FlowSample]) -> dict[str, torch.Tensor]:
@@ -131,11 +131,25 @@ def _stacked(samples: Sequence[FlowSample]) -> dict[str, torch.Tensor]:
     return stacked
 
 
-def _as_in_batch(tensor: torch.Tensor) -> torch.Tensor:
-    """A stacked field as a FlowBatch has it: channels first and float32, or int64, or bool."""
-    if tensor.ndim == 4:
-        return tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    return tensor if tensor.dtype == torch.bool else tensor.to(torch.int64)
+def _on_device(stacked: dict[str, torch.Tensor], ids: tuple[str, ...], device: torch.device) -> FlowBatch:
+    """Stacked fields as a FlowBatch on a device: channels first and float32, or int64, or bool.
+
+    They become so there: as the samples have them they are two fifths of the bytes.
+    """
+    fields: dict[str, Any] = {}
+    for name, tensor in stacked.items():
+        there = tensor.to(device, non_blocking=_pins(device))
+        if there.ndim == 4:
+            there = there.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        elif there.dtype != torch.bool:
+            there = there.to(torch.int64)
+        fields[name] = there
+    return FlowBatch(ids=ids, **fields)
+
+
+def _pins(device: torch.device) -> bool:
+    """Whether batches wait in pinned memory, which CUDA copies from while it computes."""
+    return device.type == "cuda"
 
 
 def training_batches(
@@ -148,18 +162,22 @@ def training_batches(
     rank: int = 0,
     processes: int = 1,
     fault: FaultConfig = SOUND,
+    device: torch.device = CPU,
 ) -> Iterator[TrainingBatch]:
     """The batches of steps `first_step` ... `optim.steps` - 1, loaded ahead by `config.workers` processes.
 
     Args:
+        config: With a number of workers, not `auto`.
         first_step: 0, or the number of steps that a resumed run has done.
         rank: This process of `processes`, which gets its contiguous part of every batch of `optim.batch`.
         fault: Planted on purpose.
+        device: Where the batches' tensors are.
 
     Raises:
         ValueError: A batch that the processes can't share evenly, an empty data set, or a weight too small.
         DamagedFile: As in `training_sample`; the same one whether workers load or not.
     """
+    assert config.workers != "auto"
     seed = config.drawn_by(seed)
     if optim.batch % processes:
         raise ValueError(
@@ -176,30 +194,22 @@ def training_batches(
         num_workers=config.workers,
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=_pins(device),
         generator=torch.Generator(),  # DataLoader draws a seed for its workers: not from the global one.
     )
-    return _unpacked(loader)
+    return _on_their_way(loader, device)
 
 
-class _Loaded:
-    """One process's part of a batch on its way from a worker: in the samples' own, small types.
+class _Loaded(NamedTuple):
+    """One process's part of a batch on its way from a worker to the device: in the samples' own, small types.
 
-    Floats and int64 labels are two and a half times the bytes, and a worker is held up by every one.
+    Floats and int64 labels are two and a half times the bytes, and a worker, pinned memory and the bus are
+    held up by every one. DataLoader pins the tensors of a named tuple.
     """
 
-    def __init__(self, samples: Sequence[FlowSample], skipped: Sequence[Skipped]) -> None:
-        self.ids, self.skipped = tuple(sample.id for sample in samples), tuple(skipped)
-        self.stacked, self.tensors = _stacked(samples), dict[str, Any]()
-
-    def pin_memory(self) -> "_Loaded":
-        """Called by DataLoader, in a thread of the training process, where there is a GPU."""
-        self.tensors = {name: _as_in_batch(tensor).pin_memory() for name, tensor in self.stacked.items()}
-        return self
-
-    def unpacked(self) -> TrainingBatch:
-        tensors = self.tensors or {name: _as_in_batch(tensor) for name, tensor in self.stacked.items()}
-        return TrainingBatch(FlowBatch(ids=self.ids, **tensors), self.skipped)
+    ids: tuple[str, ...]
+    stacked: dict[str, torch.Tensor]
+    skipped: tuple[Skipped, ...]
 
 
 class _Steps(Dataset[_Loaded | DamagedFile]):
@@ -232,14 +242,16 @@ class _Steps(Dataset[_Loaded | DamagedFile]):
             spoiled(sample, self.fault, step + 1, number, self.batch)
             for number, (sample, _) in zip(numbers, loaded, strict=True)
         ]
-        return _Loaded(samples, skipped)
+        return _Loaded(tuple(sample.id for sample in samples), _stacked(samples), tuple(skipped))
 
 
-def _unpacked(loader: Iterable[_Loaded | DamagedFile]) -> Iterator[TrainingBatch]:
+def _on_their_way(loader: Iterable[_Loaded | DamagedFile], device: torch.device) -> Iterator[TrainingBatch]:
     for loaded in loader:
         if isinstance(loaded, DamagedFile):
             raise loaded
-        yield loaded.unpacked()
+        ids, stacked, skipped = loaded
+        # Pinning makes lists of tuples.
+        yield TrainingBatch(_on_device(stacked, tuple(ids), device), tuple(skipped))
 
 
 def _unchanged(loaded: Any) -> Any:

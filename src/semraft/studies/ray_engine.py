@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+from semraft.data_config import CORES
 from semraft.studies.cell import Cell, Submit, run_cell
 
 KNOCK_S = 5.0
@@ -35,7 +36,7 @@ def ray_engine(address: str, cores: int, gpu: bool) -> Iterator[Submit]:
         raise ValueError(f"no Ray cluster at {address}: {error}") from error
     gpus = 1 if gpu and ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(run_cell)
-    environment = {"OMP_NUM_THREADS": str(cores)}
+    environment = {"OMP_NUM_THREADS": str(cores), CORES: str(cores)}
 
     def submit(cell: Cell) -> Future[int]:
         future: Future[int] = task.remote(cell, environment=environment, directory=Path.cwd()).future()

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from semraft.analysis.report import write_report
 from semraft.analysis.summary import SUMMARY
-from semraft.config import to_json
+from semraft.config import RunConfig, to_json
+from semraft.data_config import CORES
 from semraft.studies.cell import (
     Cell,
     Engine,
@@ -39,6 +40,9 @@ from semraft.studies.study import CELLS, START, Study, read_study, settle
 from semraft.tracking import write_text
 
 WATCH_S = 1.0
+WORKERS_ON_RAY = 2
+"""Loader processes that a cell with a GPU has a core for on a Ray cluster, where its configuration leaves it
+to `auto`."""
 
 
 def cells_of(study: Study, folder: Path) -> list[Cell]:
@@ -195,8 +199,8 @@ def engine(study: Study, *, jobs: int | None, ray: str, launcher: Sequence[str])
     shares out the machine itself.
     """
     configs = study.variants.values()
-    processes = 1 + max(config.data.workers for config in configs)
     gpus = [] if launcher or all(config.device == "cpu" for config in configs) else visible_gpus()
+    processes = 1 + max(_workers(config, bool(ray)) for config in configs)
     if ray:
         if launcher or jobs:
             raise ValueError("--ray shares out its machines itself: take out --launcher and --jobs")
@@ -206,8 +210,16 @@ def engine(study: Study, *, jobs: int | None, ray: str, launcher: Sequence[str])
     cores = len(os.sched_getaffinity(0))
     carried = 1 if launcher else len(gpus) or max(1, cores // processes)
     jobs = jobs or min(len(study.variants) * len(study.seeds), carried)
-    threads = {} if launcher else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    own = str(max(1, cores // jobs))
+    threads = {} if launcher else {"OMP_NUM_THREADS": own, CORES: own}
     return partial(local_engine, jobs, gpus, threads, launcher)
+
+
+def _workers(config: RunConfig, on_ray: bool) -> int:
+    """Loader processes that a run needs room for; `auto` makes do with the cores that are there."""
+    if config.data.workers != "auto":
+        return config.data.workers
+    return WORKERS_ON_RAY if on_ray and config.device != "cpu" else 0
 
 
 def report(folder: Path, cells: Sequence[Cell], base: str) -> str:

@@ -84,10 +84,12 @@ def _train(config: RunConfig, run: Path, resume: bool, is_late: Callable[[], boo
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config, model=replace(config.model, weights="")) if resume else config
     state = initial_state(start, device)
+    workers = runtime.loader_workers(config.data.workers, device)
     if resume:
         state.restore(run, device, processes.leads)
     elif processes.leads:
         record = runtime.environment_record(device, config.precision, processes)
+        record["loader_workers"] = workers
         # Without heads: variants of one seed with and without them share the rest.
         shared = {name: value for name, value in state.model.state_dict().items() if not is_of_head(name)}
         record["fingerprints"] = fingerprints(config, shared, training, weights)
@@ -96,13 +98,14 @@ def _train(config: RunConfig, run: Path, resume: bool, is_late: Callable[[], boo
     batches = training_batches(
         training,
         weights,
-        config.data,
+        replace(config.data, workers=workers),
         config.seed,
         config.optim,
         state.step,
         processes.rank,
         processes.count,
         config.fault,
+        device,
     )
     progress = tqdm(total=config.optim.steps, initial=state.step, unit="step", disable=not processes.leads)
     watcher = Watcher(run=run, config=config, tracker=tracker) if tracker is not None else None
@@ -113,7 +116,7 @@ def _train(config: RunConfig, run: Path, resume: bool, is_late: Callable[[], boo
         for batch, skipped in batches:
             measured = state.measured
             try:
-                taken = take_step(state, sources.to_device(batch, device), config)
+                taken = take_step(state, batch, config)
             except TrainingStopped:
                 if watcher is not None:
                     watcher.broke(state)

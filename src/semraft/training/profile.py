@@ -128,9 +128,10 @@ def profile(config: RunConfig) -> Profile:
     state = initial_state(config, device)
     state.model.train()
     taken = []
-    for batch, _ in training_batches(training, weights, config.data, config.seed, config.optim):
+    data = replace(config.data, workers=runtime.loader_workers(config.data.workers, device))
+    for batch, _ in training_batches(training, weights, data, config.seed, config.optim, device=device):
         watch = Stopwatch(_clock(device))
-        take_apart(state, sources.to_device(batch, device), config, watch)
+        take_apart(state, batch, config, watch)
         taken.append(watch.seconds)
     counted = taken[WARM_UP_STEPS:]
     return Profile(

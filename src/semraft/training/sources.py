@@ -1,25 +1,18 @@
 """From a data configuration to the data sets of a run, and the record of what they were."""
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-
 from semraft.config import Conditioning, DataConfig, RunConfig
 from semraft.data import open_dataset
-from semraft.data.loader import (
-    keep_in_memory,
-    limit_pairs,
-    validation_draw,
-)
+from semraft.data.loader import keep_in_memory, limit_pairs, validation_draw
 from semraft.data.taxonomy import CLASSES
 from semraft.data.truth import hide_truth
 from semraft.data_config import parse_mixture, parse_roots
 from semraft.losses.objective import check_terms
 from semraft.models.heads import given_by
-from semraft.sample import DamagedFile, FlowBatch, FlowDataset
+from semraft.sample import DamagedFile, FlowDataset
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
 """Validation sets that are scored on every pair."""
@@ -177,15 +170,3 @@ def fingerprint(dataset: FlowDataset) -> str:
         image1_sha256 = hashlib.sha256(image1).hexdigest()
     digest.update(image1_sha256.encode())
     return digest.hexdigest()[:16]
-
-
-def to_device(batch: FlowBatch, device: torch.device) -> FlowBatch:
-    """The batch with every tensor on `device`."""
-    if device.type == "cpu":
-        return batch
-    moved: dict[str, Any] = {
-        field.name: value.to(device, non_blocking=True)
-        for field in dataclasses.fields(batch)
-        if isinstance(value := getattr(batch, field.name), torch.Tensor)
-    }
-    return dataclasses.replace(batch, **moved)

@@ -21,7 +21,6 @@ from semraft.models.raft import RAFT
 from semraft.ops.classes import CLASSES
 from semraft.sample import Estimate, FlowBatch, FlowDataset, FlowSample, Prediction
 from semraft.training.evaluate import Evaluation, evaluate, write_per_sample
-from semraft.training.sources import to_device
 
 PADDED_BELOW = ("kitti", "kitti-2012")
 """Data sets whose published figures were made with all padding below the image."""
@@ -133,9 +132,8 @@ def motion_by_class(prediction: Prediction, batch: FlowBatch, config: LossConfig
     for chosen in config.terms:
         if chosen.name == "motion-model":
             flow = prediction.flow.detach()
-            seen = to_device(batch, flow.device)
-            trusted = trusted_pixels(seen.flow, seen.valid, config.max_flow_px)
-            case = case_of(chosen, prediction, seen, trusted)
+            trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
+            case = case_of(chosen, prediction, batch, trusted)
             found = motion_model_by_class(flow, case.segments1, case.acting, chosen.plane_model)
             scalar = TERMS[chosen.name].scalar
             values |= {metric_name(scalar, CLASSES[number].name): value for number, value in found.items()}

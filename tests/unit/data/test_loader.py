@@ -2,18 +2,21 @@ import dataclasses
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import (
     TrainingBatch,
-    _Loaded,
+    _on_their_way,
+    _Steps,
     collate,
     keep_in_memory,
     limit_pairs,
@@ -23,6 +26,7 @@ from semraft.data.loader import (
 )
 from semraft.data.mixture import BLOCK, block_shares, sample_address
 from semraft.data_config import parse_mixture, parse_roots
+from semraft.faults import SOUND
 from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
 from tests.helpers import global_numpy, make_sample
 
@@ -338,20 +342,51 @@ def test_collate_refuses_different_sizes() -> None:
         collate(samples)
 
 
-def test_what_a_gpu_is_sent_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Red when: DataLoader's pinning thread, which runs only with a GPU, loses or changes a field."""
+class Crossings(TorchDispatchMode):
+    """Notes the types of the tensors that go from the CPU to another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten._to_copy.default and args[0].device != found.device:
+            self.dtypes.append(args[0].dtype)
+        return found
+
+
+def test_what_is_sent_to_a_device_is_small_and_becomes_a_batch_there() -> None:
+    """Red when: images cross as floats, or labels as int64: two and a half times the bytes."""
+    with Crossings() as crossings:
+        there = torch.device("meta")
+        batches = training_batches([make_dataset()], [1.0], CONFIG, 42, OPTIM, device=there)
+        batch = next(batches).batch
+    assert Counter(crossings.dtypes) == {torch.uint8: 4, torch.float32: 2, torch.int32: 2, torch.bool: 6}
+    here = next(training_batches([make_dataset()], [1.0], CONFIG, 42, OPTIM)).batch
+    for field in dataclasses.fields(here):
+        one, other = getattr(here, field.name), getattr(batch, field.name)
+        if isinstance(one, torch.Tensor):
+            assert (one.shape, one.dtype, there) == (other.shape, other.dtype, other.device), field.name
+            assert other.is_contiguous()
+
+
+def test_pinned_memory_holds_the_same_small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when: DataLoader's pinning thread, which runs only with a GPU, loses, widens or changes a field."""
     pinned: list[torch.dtype] = []
 
     def pin(tensor: torch.Tensor) -> torch.Tensor:
         pinned.append(tensor.dtype)
-        return tensor
+        return tensor.clone()
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    samples = [make_sample(np.random.default_rng(n)) for n in range(2)]
-    batch = pin_memory(_Loaded(samples, [])).unpacked()
-    assert_same(batch, TrainingBatch(collate(samples), ()))
-    assert len(pinned) == 14
-    assert set(pinned) == {torch.float32, torch.int64, torch.bool}
+    config = dataclasses.replace(CONFIG, damaged="skip")
+    datasets = [make_dataset(damaged=(2, 5))]
+    steps = _Steps(datasets, [1.0], config, 42, 4, 0, 1, SOUND)
+    expected = training_batches(datasets, [1.0], config, 42, OPTIM)
+    for sent in _on_their_way([pin_memory(steps[step]) for step in range(5)], torch.device("cpu")):
+        assert_same(sent, next(expected))
+    assert Counter(pinned) == {torch.uint8: 20, torch.float32: 10, torch.int32: 10, torch.bool: 30}
 
 
 # ---- drawing and keeping -----------------------------------------------------------------------------------

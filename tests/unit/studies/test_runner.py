@@ -68,6 +68,17 @@ def test_cells_share_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {record["OMP_NUM_THREADS"] for record in saw} == {"3"}
 
 
+def test_cells_are_told_their_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when: every cell starts loader workers for the whole machine, or `auto` ones count as cells."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(runner, "visible_gpus", lambda: ["0", "1"])
+    for gpus, jobs, cores in ((["0", "1"], 2, "4"), ([], 4, "2")):
+        monkeypatch.setattr(runner, "visible_gpus", lambda gpus=gpus: gpus)
+        made = runner.engine(STUDY, jobs=None, ray="", launcher=())
+        assert isinstance(made, partial)
+        assert made.args == (jobs, gpus, {"OMP_NUM_THREADS": cores, "SEMRAFT_CORES": cores}, ())
+
+
 def test_a_failed_cell_is_named_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when: a failure stops the others, or is forgotten."""
     monkeypatch.setenv("FAKE", '{"fails": "base-seed1"}')
