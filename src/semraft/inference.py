@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from semraft.models.raft import RAFT
 from semraft.models.weights import load_model
 from semraft.ops.color import flow_to_color
 from semraft.ops.occlusion import predicted
-from semraft.sample import Estimate
+from semraft.sample import Estimate, Prediction
 
 IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -60,8 +60,21 @@ def predict(
     return estimate(model, image1, image2, num_updates, keep="last").flows[0]
 
 
-@torch.inference_mode()
 def estimate(
+    model: RAFT,
+    image1: UInt8[np.ndarray, "H W 3"],
+    image2: UInt8[np.ndarray, "H W 3"],
+    num_updates: int,
+    *,
+    precision: Precision = "float32",
+    keep: Literal["all", "last"] = "all",
+) -> Estimate:
+    """The flow after each refinement, or after the last alone, and what the network's heads say."""
+    return decided(on_device(model, image1, image2, num_updates, precision=precision, keep=keep))
+
+
+@torch.inference_mode()
+def on_device(
     model: RAFT,
     image1: UInt8[np.ndarray, "H W 3"],
     image2: UInt8[np.ndarray, "H W 3"],
@@ -72,8 +85,8 @@ def estimate(
     top_padding: Literal["half", "none"] = "half",
     labels1: UInt8[np.ndarray, "H W"] | None = None,
     labels2: UInt8[np.ndarray, "H W"] | None = None,
-) -> Estimate:
-    """The flow after each refinement, or after the last alone, and what the network's heads say.
+) -> Prediction:
+    """What the network says of a pair, where the network is.
 
     Pads as RAFT's evaluation does, so that published figures can be met: half of the padding left and half
     right; above half (its Sintel way), or none and all of it below (its KITTI way). Labels are for a network
@@ -104,19 +117,31 @@ def estimate(
     was_training = model.training
     model.eval()
     with runtime.autocast(device, precision):
-        prediction = model(
+        prediction: Prediction = model(
             tensors[0], tensors[1], num_updates, labels1=classes[0], labels2=classes[1], keep=keep
         )
     model.train(was_training)
     window = (..., slice(top, top + height), slice(left, left + width))
-    flows = [flow[window][0].permute(1, 2, 0).float().cpu().numpy() for flow in prediction.flows]
-    logits = prediction.occlusion
-    occluded = None if logits is None else predicted(logits[window])[0].cpu().numpy()
-    decoded = [
-        None if logits is None else logits[window][0].argmax(dim=0).byte().cpu().numpy()
-        for logits in (prediction.segmentation1, prediction.segmentation2)
-    ]
-    return Estimate(flows=flows, occluded1=occluded, labels1=decoded[0], labels2=decoded[1])
+    heads: dict[str, Any] = {
+        name: None if (logits := getattr(prediction, name)) is None else logits[window]
+        for name in ("occlusion", "segmentation1", "segmentation2")
+    }
+    return replace(prediction, flows=[flow[window] for flow in prediction.flows], **heads)
+
+
+@torch.inference_mode()
+def decided(prediction: Prediction) -> Estimate:
+    """What a prediction of one pair comes to, as arrays."""
+    occluded, decoded = prediction.occlusion, (prediction.segmentation1, prediction.segmentation2)
+    labels1, labels2 = (
+        None if logits is None else logits[0].argmax(dim=0).byte().cpu().numpy() for logits in decoded
+    )
+    return Estimate(
+        flows=[flow[0].permute(1, 2, 0).float().cpu().numpy() for flow in prediction.flows],
+        occluded1=None if occluded is None else predicted(occluded)[0].cpu().numpy(),
+        labels1=labels1,
+        labels2=labels2,
+    )
 
 
 @dataclass(frozen=True, slots=True)

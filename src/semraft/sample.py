@@ -235,6 +235,9 @@ class Estimate:
 
     flows: Sequence[Float32[np.ndarray, "H W 2"]]
     """After each refinement asked for, the last one being the prediction."""
+    errors_px: Sequence[float] | None = None
+    """Sums of the endpoint error over valid pixels after each refinement but the last, where they were taken
+    on the device; `flows` is the last one alone then."""
     occluded1: Bool[np.ndarray, "H W"] | None = None
     labels1: UInt8[np.ndarray, "H W"] | None = None
     labels2: UInt8[np.ndarray, "H W"] | None = None

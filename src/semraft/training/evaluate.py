@@ -319,10 +319,11 @@ def _score(predicted: tuple[FlowSample, Estimate]) -> _Score:
     if sample.labels1 is not None:
         length = endpoint_error(flows[-1], np.zeros_like(sample.flow), np.isin(sample.labels1, SKY))
         means[metric_name("flow_px", "sky")] = len(length), float(length.sum())
-    if len(flows) > 1:
-        totals = [float(endpoint_error(flow, sample.flow, sample.valid).sum()) for flow in flows[:-1]]
-        for number, total in enumerate((*totals, record[ALL].error_px)):
-            means[metric_name("epe", f"iter_{number:03d}")] = record[ALL].valid, total
+    errors_px = found.errors_px
+    if errors_px is None:
+        errors_px = [float(endpoint_error(flow, sample.flow, sample.valid).sum()) for flow in flows[:-1]]
+    for number, total in enumerate((*errors_px, record[ALL].error_px) if errors_px else ()):
+        means[metric_name("epe", f"iter_{number:03d}")] = record[ALL].valid, total
     unpooled = {name: total / count for name, (count, total) in means.items() if count}
     row = {"id": sample.id, "scene": sample.scene, **pair_metrics(record)}
     row |= unpooled | mean_over_classes(unpooled)

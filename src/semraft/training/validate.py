@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from jaxtyping import Float32
 
 from semraft import tracking
 from semraft.config import LossConfig, Precision, RunConfig
-from semraft.inference import estimate
+from semraft.inference import decided, on_device
 from semraft.losses.motion import motion_model_by_class
 from semraft.losses.reduction import process_count
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS, case_of
-from semraft.metrics import endpoint_error, measure, metric_name, pool
+from semraft.metrics import measure, metric_name, pool
 from semraft.models.raft import RAFT
 from semraft.ops.classes import CLASSES
+from semraft.ops.endpoint import endpoint_error_sums
 from semraft.sample import Estimate, FlowBatch, FlowDataset, FlowSample, Prediction
 from semraft.training.evaluate import Evaluation, evaluate, write_per_sample
 
@@ -29,10 +31,13 @@ PADDED_BELOW = ("kitti", "kitti-2012")
 def network_predictor(
     model: RAFT, num_updates: int, precision: Precision = "float32"
 ) -> Callable[[FlowSample], Estimate]:
-    """A network as something that can be scored: the flow after every refinement, and what heads say."""
+    """A network as something that can be scored: its flow, the error of every refinement, what heads say.
+
+    Only the last flow leaves the device: of the others the sum of the error alone does.
+    """
 
     def predict(sample: FlowSample) -> Estimate:
-        return estimate(
+        prediction = on_device(
             model,
             sample.image1,
             sample.image2,
@@ -42,6 +47,11 @@ def network_predictor(
             labels1=sample.labels1,
             labels2=sample.labels2,
         )
+        *before, last = prediction.flows
+        flow_gt = torch.from_numpy(sample.flow).to(last.device).permute(2, 0, 1)[None]
+        valid = torch.from_numpy(sample.valid).to(last.device)[None]
+        errors_px = endpoint_error_sums(before, flow_gt, valid)
+        return replace(decided(replace(prediction, flows=[last])), errors_px=errors_px)
 
     return predict
 
@@ -111,16 +121,17 @@ def keep_pair(folder: Path, sample: FlowSample, found: Estimate) -> None:
 
 def training_metrics(prediction: Prediction, batch: FlowBatch) -> dict[str, float]:
     """The metrics of the batch just trained on, pooled over all processes; `epe_iter_000` per refinement."""
-    truths, valids = _to_numpy(batch.flow), batch.valid.cpu().numpy()
-    *before, last = [list(zip(_to_numpy(flow), truths, valids, strict=True)) for flow in prediction.flows]
-    error_px = [[float(endpoint_error(*arrays).sum()) for arrays in pairs] for pairs in before]
-    parts: list[Any] = [([measure(*arrays) for arrays in last], error_px)]
+    *before, last = prediction.flows
+    arrays = _to_numpy(last), _to_numpy(batch.flow), batch.valid.cpu().numpy()
+    records = [measure(*pair) for pair in zip(*arrays, strict=True)]
+    parts: list[Any] = [(records, endpoint_error_sums(before, batch.flow, batch.valid))]
     if process_count() > 1:
         own, parts = parts[0], parts * process_count()
         torch.distributed.all_gather_object(parts, own)
     pooled = pool([record for records, _ in parts for record in records])
     valid_pixels = pooled["valid"] or math.nan
-    epes = [math.fsum(px for _, sums in parts for px in sums[t]) / valid_pixels for t in range(len(before))]
+    sums_px = zip(*(errors_px for _, errors_px in parts), strict=True)
+    epes = [math.fsum(refinement) / valid_pixels for refinement in sums_px]
     metrics = {name: pooled[name] for name in ("epe", "1px", "3px", "5px", "fl")}
     return metrics | {f"epe_iter_{t:03d}": epe for t, epe in enumerate((*epes, pooled["epe"]))}
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from semraft import predict, raft_tiny
+from semraft import inference, predict, raft_tiny
 from semraft.analysis.runs import load_pair
 from semraft.data.loader import collate
-from semraft.sample import Estimate, Prediction
+from semraft.sample import Estimate, FlowSample, Prediction
+from semraft.training.evaluate import evaluate
 from semraft.training.validate import keep_pair, network_predictor, training_metrics
 from tests.helpers import make_sample
+from tests.unit.training.test_evaluate import make_dataset
 
 
 @pytest.mark.parametrize("poison", [1e6, math.nan])
@@ -49,6 +51,23 @@ def test_the_network_gets_frame_1_first_and_red_first(rng: np.random.Generator, 
     else:
         predict(model, sample.image1, sample.image2, num_updates=1)
     assert [image.mean((0, 2, 3)).tolist() for image in seen] == colors.tolist()
+
+
+def test_a_network_is_scored_as_its_flows_are(rng: np.random.Generator) -> None:
+    """The errors taken on the device, against all flows scored as arrays. Red when: a refinement is left out
+    or shifted by one, padding is scored, or another flow than the last comes back."""
+    samples = [make_sample(rng, 68, 75) for _ in range(2)]
+    dataset = make_dataset(samples)
+    model = raft_tiny().eval()
+
+    def all_flows(sample: FlowSample) -> Estimate:
+        return inference.estimate(model, sample.image1, sample.image2, 3)
+
+    found, expected = evaluate(network_predictor(model, 3), dataset), evaluate(all_flows, dataset)
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-6, nan_ok=True)
+    assert [row.keys() for row in found.per_sample] == [row.keys() for row in expected.per_sample]
+    assert {"epe_iter_000", "epe_iter_001", "epe_iter_002"} < found.metrics.keys()
+    assert found.metrics["epe_iter_002"] == found.metrics["epe"]
 
 
 def test_a_pair_is_kept_with_what_heads_say(rng: np.random.Generator, tmp_path: Path) -> None:
