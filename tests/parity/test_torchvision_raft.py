@@ -7,6 +7,7 @@ factor 0.25 on the mask; bilinear upsampling without align_corners; no rectifier
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from semraft.models.raft import ARCHITECTURES, RAFT
-from semraft.models.weights import convert, revert
+from semraft.models.safetensors import unpack
+from semraft.models.weights import convert, half_precision, load_model, revert
 from tests.helpers import REAL_DATA
 from tests.parity import torchvision_shim
 
@@ -130,3 +132,27 @@ def test_every_refinement_and_gradient_in_float64(arch: str, in_float64: None) -
         assert float((renamed[name] - value.grad).abs().max()) < 1e-9 * scale, name
     for name, value in theirs.named_buffers():
         torch.testing.assert_close(renamed[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_weights_in_half_precision_load_everywhere(tmp_path: Path) -> None:
+    """The small network's file: at most 2.1 MB, strictly loaded by torchvision and by us, in any layout.
+
+    Red when: a name of a layout is ours, a shortcut is missing, or weights are cut instead of rounded.
+    """
+    state = make_pair("small")[1].state_dict()
+    rounded = {name: value.half().float() for name, value in state.items()}
+    for layout in ("semraft", "official", "torchvision"):
+        path = tmp_path / f"{layout}.safetensors"
+        path.write_bytes(half_precision(state, layout, "small"))
+        assert path.stat().st_size < 2.1e6
+        found = load_model(path, arch="small").state_dict()
+        assert all(torch.equal(found[name], value) for name, value in rounded.items())
+    theirs = TORCHVISION["small"](weights=None)
+    theirs.load_state_dict(unpack(tmp_path / "torchvision.safetensors"))
+    assert all(torch.equal(value, rounded[name]) for name, value in convert(theirs.state_dict())[1].items())
+    with pytest.raises(ValueError, match=r"does not hold: \S*flow_head\.2\.weight$"):
+        half_precision(
+            {name: 1e7 * value if "flow_head.2.w" in name else value for name, value in state.items()},
+            "semraft",
+            "small",
+        )

@@ -20,6 +20,7 @@ from semraft.config import Conditioning, Head
 from semraft.models.conditioning import conditioning_of
 from semraft.models.heads import heads_of
 from semraft.models.raft import ARCHITECTURES, RAFT
+from semraft.models.safetensors import pack, unpack
 from semraft.sample import DamagedFile
 
 CHECKPOINT_VERSION = 1
@@ -158,7 +159,7 @@ def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, T
 
 
 def read_tensors(path: Path | str) -> Any:
-    """What a file of tensors and plain values holds.
+    """What a file of tensors and plain values holds; of .safetensors tensors alone.
 
     Raises:
         DamagedFile: A file that torch can't read, or that holds more than that.
@@ -167,6 +168,8 @@ def read_tensors(path: Path | str) -> Any:
     if Path(path).is_dir():
         inside = sorted(str(file) for file in Path(path).rglob("*.pt"))
         raise ValueError(f"{path} is a folder, give a file of weights: {', '.join(inside) or 'it has none'}")
+    if Path(path).suffix == ".safetensors":
+        return unpack(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -191,6 +194,20 @@ def convert(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     check(state, layout, arch)
     known = names(layout, arch, extras_of(state) if layout == "semraft" else PLAIN)
     return arch, {ours: state[theirs] for ours, theirs in known.items()}
+
+
+def half_precision(state: Mapping[str, Tensor], layout: Layout, arch: str) -> bytes:
+    """The content of a .safetensors file with our state dict in another layout, rounded to float16.
+
+    Raises:
+        ValueError: A weight beyond 65504, the largest float16.
+    """
+    theirs = revert(state, layout, arch)
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in theirs.items()}
+    too_large = [name for name, value in halved.items() if not value.isfinite().all()]
+    if too_large:
+        raise ValueError(f"weights that float16 does not hold: {shorten(too_large)}")
+    return pack(halved)
 
 
 def revert(state: Mapping[str, Tensor], layout: Layout, arch: str) -> dict[str, Tensor]:
