@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from semraft.losses.reduction import masked_mean
+from semraft.losses.reduction import at_least_float32, masked_mean
 from semraft.ops.warp import in_frame, target
 
 
@@ -30,13 +30,14 @@ def matching(
             f"{tuple(flow_gt.shape[-2:])}: choose a crop that is a multiple of 8"
         )
     mask = mask[:, 4::8, 4::8]
-    flow = torch.where(mask[:, None], flow_gt[:, :, 4::8, 4::8], 0).float() / 8
+    flow = at_least_float32(torch.where(mask[:, None], flow_gt[:, :, 4::8, 4::8], 0)) / 8
     x, y = target(flow)
     mask = mask & in_frame(flow)
 
     with torch.autocast(features1.device.type, enabled=False):
-        rows1 = (features1.float() / channels**0.5).flatten(2).transpose(1, 2)
-        log_probability = torch.log_softmax(rows1 @ features2.float().flatten(2), dim=-1)  # B hw hw
+        rows1 = (at_least_float32(features1) / channels**0.5).flatten(2).transpose(1, 2)
+        columns2 = at_least_float32(features2).flatten(2)
+        log_probability = torch.log_softmax(rows1 @ columns2, dim=-1)  # B hw hw
 
     left, top = x.clamp(0, columns - 1).floor(), y.clamp(0, rows - 1).floor()
     right, bottom = (left + 1).clamp(max=columns - 1), (top + 1).clamp(max=rows - 1)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semraft.losses.reduction import masked_mean, refinement_sum
+from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
 from semraft.ops.occlusion import same_label
 from semraft.sample import IGNORE_LABEL
 
@@ -47,7 +47,7 @@ def semantic_smoothness_v1_values(
     mask = mask[..., 1:, 1:] & (here != IGNORE_LABEL)
     values = []
     for flow in flows:
-        flow_here = flow[:, :, 1:, 1:].float()
+        flow_here = at_least_float32(flow[:, :, 1:, 1:])
         along_row = (flow_here - flow[:, :, 1:, :-1]).abs().sum(dim=1)
         along_column = (flow_here - flow[:, :, :-1, 1:]).abs().sum(dim=1)
         roughness = torch.where(here == left, along_row, 0) + torch.where(here == above, along_column, 0)
