@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import Positional
 
 from semraft import cli_data, cli_study
-from semraft.config import RunConfig, TermConfig, WorldConfig, load_config
+from semraft.config import RunConfig, ShapesConfig, TermConfig, WorldConfig, load_config
 from semraft.options import refuse_bad_terms, terms_as_text
 
 OUT_OF_TIME = 75
@@ -130,7 +130,7 @@ def evaluate(
     json: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     per_sample: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     damaged: Literal["refuse", "skip"] = "refuse",
-    size: tuple[int, int] = WorldConfig().size,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Score checkpoints on a data set.
 
@@ -146,7 +146,7 @@ def evaluate(
         json: Write all metrics to this file; - is standard output.
         per_sample: Write one row a pair to this .csv file.
         damaged: What a damaged pair does: stop, or be skipped, named and counted.
-        size: Height and width of the scenes of data set `world`.
+        size: Height and width of the scenes of `world` or `shapes`, if not the data set's own.
     """
     from semraft.training import scoring
     from semraft.training.evaluate import write_per_sample
@@ -163,7 +163,8 @@ def evaluate(
         device=device,
         precision=precision,
         damaged=damaged,
-        world=WorldConfig(size=size),
+        world=WorldConfig(size=size or WorldConfig().size),
+        shapes=ShapesConfig(size=size or ShapesConfig().size),
     )
     if json != "-":
         print(scoring.table(evaluations))

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union
 
 from semraft.data_config import AugmentConfig as AugmentConfig
 from semraft.data_config import DataConfig as DataConfig
+from semraft.data_config import ShapesConfig as ShapesConfig
 from semraft.data_config import WorldConfig as WorldConfig
 from semraft.data_config import require
 from semraft.faults import FaultConfig

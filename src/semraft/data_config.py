@@ -71,6 +71,31 @@ class WorldConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShapesConfig:
+    """Layered scenes for pre-training, for the data set called `shapes`."""
+
+    size: tuple[int, int] = (256, 320)
+    """Height and width of a frame in pixels: little more than the crop, as nothing else is used."""
+    seed: int = 0
+    """The scenes' own seed; the run's seed does not change them."""
+    scenes: int = 100_000
+    """Number of training scenes."""
+    motion_px: float = 15.0
+    """About the mean length of flow in pixels; scenes differ much, and no object moves by more than half of
+    the frame."""
+    effects: bool = True
+    """Noise, fog, uneven light, and blur and exposure that change between the frames."""
+    textures: str = ""
+    """A folder of pictures (jpg, png, ppm) to take as textures; procedural ones without it."""
+
+    def __post_init__(self) -> None:
+        require(min(self.size) >= 64, "data.shapes.size", self.size, "height and width of at least 64 px")
+        require(self.seed >= 0, "data.shapes.seed", self.seed, "0 or more")
+        require(self.scenes >= 1, "data.shapes.scenes", self.scenes, "1 or more")
+        require(self.motion_px >= 0, "data.shapes.motion-px", self.motion_px, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """What is trained on and validated on."""
 
@@ -105,6 +130,8 @@ class DataConfig:
     """Augmentation."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """The procedural world."""
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+    """The layered scenes."""
 
     def drawn_by(self, seed: int) -> int:
         """The seed that sample order and augmentation of a run with `seed` are drawn by."""

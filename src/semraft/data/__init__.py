@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from semraft.config import WorldConfig
+from semraft.config import ShapesConfig, WorldConfig
 from semraft.data import (
     flying_chairs,
     flying_things,
@@ -14,6 +14,7 @@ from semraft.data import (
     virtual_kitti,
     world_scenes,
 )
+from semraft.data.shapes import dataset as shapes_scenes
 from semraft.sample import FlowDataset
 
 DATASETS: dict[str, Callable[..., FlowDataset]] = {
@@ -26,27 +27,37 @@ DATASETS: dict[str, Callable[..., FlowDataset]] = {
     "sintel": sintel.index,
     "sintel-final": sintel.index_final,
     "world": world_scenes.index,
+    "shapes": shapes_scenes.index,
 }
-"""Name -> its index function, of root and split (`world`: of its configuration and split).
+"""Name -> its index function, of root and split (those in MADE: of their configuration and split).
 
 The first line of the function's docstring says what the data set is."""
 
 
-def open_dataset(name: str, root: Path | None, split: str, world: WorldConfig) -> FlowDataset:
+MADE = ("world", "shapes")
+"""Data sets without files: their scenes are made when they are read."""
+
+
+def open_dataset(
+    name: str, root: Path | None, split: str, world: WorldConfig, shapes: ShapesConfig | None = None
+) -> FlowDataset:
     """The pairs of a data set's split (`train` or `val`): their files exist and are not empty.
 
-    `root` is the data set's folder; the data set `world` needs none and takes its size and seed from `world`.
+    `root` is the data set's folder; `world` and `shapes` need none and are made as their configurations say
+    (without one: as by default).
 
     Raises:
         ValueError: No such data set or split; nothing usable at the root, with what was looked for.
     """
-    dataset = index_dataset(name, root, split, world)
+    dataset = index_dataset(name, root, split, world, shapes)
     if not dataset.pairs:
         raise ValueError(f"{name}: {root} has no usable {split} pair; {_describe(dataset)}")
     return dataset
 
 
-def index_dataset(name: str, root: Path | None, split: str, world: WorldConfig) -> FlowDataset:
+def index_dataset(
+    name: str, root: Path | None, split: str, world: WorldConfig, shapes: ShapesConfig | None = None
+) -> FlowDataset:
     """As `open_dataset`, but it may turn out that no pair is usable: its `problems` say why.
 
     Raises:
@@ -58,6 +69,8 @@ def index_dataset(name: str, root: Path | None, split: str, world: WorldConfig) 
         raise ValueError(f"split: expected 'train' or 'val', got {split!r}")
     if name == "world":
         return DATASETS[name](world, split)
+    if name == "shapes":
+        return DATASETS[name](shapes or ShapesConfig(), split)
     if root is None:
         raise ValueError(f"{name}: no root given, the folder that the data set was unpacked into")
     if not root.is_dir():

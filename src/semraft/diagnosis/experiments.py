@@ -41,7 +41,8 @@ def score(run: Path, config: RunConfig, split: str) -> str:
     folder = run / "checkpoints"
     name, root = training_sets(config.data)[0]
     where = ["--root", root] if root else []
-    size = ["--size", *map(str, config.data.world.size)] if name == "world" else []
+    made = {"world": config.data.world.size, "shapes": config.data.shapes.size}
+    size = ["--size", *map(str, made[name])] if name in made else []
     pairs = ["--pairs", str(config.data.validation_pairs)]
     files = [str(folder / "best.pt"), str(folder / "last.pt")]
     return shlex.join(

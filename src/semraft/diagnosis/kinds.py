@@ -24,7 +24,7 @@ class Kind:
     """Beginnings of names of pulse.jsonl and health.jsonl that it shows in."""
 
 
-DATA = ("data.train", "data.root", "data.truth", "data.crop", "data.augment", "data.world")
+DATA = ("data.train", "data.root", "data.truth", "data.crop", "data.augment", "data.world", "data.shapes")
 
 
 def _rate(record: Record, run: Path, term: str) -> str:

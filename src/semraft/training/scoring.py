@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from semraft import runtime
-from semraft.config import DataConfig, WorldConfig
+from semraft.config import DataConfig, ShapesConfig, WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS, OF_HEADS
@@ -32,9 +32,10 @@ def score(
     precision: str,
     damaged: Literal["refuse", "skip"],
     world: WorldConfig,
+    shapes: ShapesConfig,
 ) -> dict[str, Evaluation]:
     """Scores each checkpoint, or baseline by its name, on the same pairs; names every pair left out."""
-    dataset = open_dataset(dataset_name, root, split, world)
+    dataset = open_dataset(dataset_name, root, split, world, shapes)
     refuse_damaged(dataset, damaged, "--damaged")
     if dataset_name == "world" and len(checkpoints) > 1:
         dataset = keep_in_memory(dataset, WORLD_MEMORY_MB)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from semraft.config import Conditioning, DataConfig, RunConfig
-from semraft.data import open_dataset
+from semraft.data import MADE, open_dataset
 from semraft.data.loader import keep_in_memory, limit_pairs, validation_draw
 from semraft.data.taxonomy import CLASSES
 from semraft.data.truth import hide_truth
@@ -31,7 +31,7 @@ def training_data(config: DataConfig) -> tuple[list[FlowDataset], list[float]]:
     roots = parse_roots(config.root, names)
     datasets = []
     for name in names:
-        dataset = open_dataset(name, roots[name], "train", config.world)
+        dataset = open_dataset(name, roots[name], "train", config.world, config.shapes)
         refuse_damaged(dataset, config.damaged, "--data.damaged")
         if config.train_pairs is not None:
             dataset = limit_pairs(dataset, config.train_pairs, config.draw_seed)
@@ -67,10 +67,10 @@ def validation_data(config: DataConfig) -> tuple[dict[str, tuple[FlowDataset, tu
         root = roots[name]
         if "=" not in config.root and name not in trained and root is not None and root.name != name:
             root = None  # One folder for all is the training data's, unless it has a folder of this name.
-        if root is None and name != "world":
+        if root is None and name not in MADE:
             left_out.append(f"{name}: no root given (--data.root ...,{name}=FOLDER)")
             continue
-        dataset = open_dataset(name, root, "val", config.world)
+        dataset = open_dataset(name, root, "val", config.world, config.shapes)
         refuse_damaged(dataset, config.damaged, "--data.damaged")
         whole = name in TAKEN_WHOLE
         indices = (

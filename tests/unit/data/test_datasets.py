@@ -34,6 +34,7 @@ def test_names() -> None:
         "sintel",
         "sintel-final",
         "world",
+        "shapes",
     }
     for index in DATASETS.values():
         assert len((index.__doc__ or "").splitlines()[0]) > 20

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from semraft.config import WorldConfig
+from semraft.config import ShapesConfig, WorldConfig
 from semraft.data.synthesize import synthesize
 from semraft.sample import DamagedFile
 from semraft.training.evaluate import Evaluation
@@ -36,6 +36,7 @@ def scored(root: Path, damaged: str) -> dict[str, Evaluation]:
         precision="float32",
         damaged=damaged,
         world=WorldConfig(),
+        shapes=ShapesConfig(),
     )
 
 

@@ -1,0 +1,107 @@
+"""Colours and light of the layered scenes: palettes of moderate saturation, fog, exposure, blur and noise."""
+
+import colorsys
+import math
+import random
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+Color = tuple[float, float, float]
+
+
+class Light(NamedTuple):
+    """What a scene's pictures have in common, and in what its frames differ."""
+
+    brightness: float
+    contrast: float
+    tint: Color
+    fog_frac: float
+    """How much of the background's light is fog's."""
+    fog_color: Color
+    blur_px: tuple[float, float]
+    """Deviation of each frame's blur."""
+    gain: tuple[float, float]
+    offset: tuple[float, float]
+    slope: tuple[Color, Color]
+    """Each frame's relative change of brightness across its width and its height, and to its corners."""
+    noise: tuple[float, float]
+    """Deviation of each frame's noise in grey levels."""
+
+
+def draw_light(rng: random.Random, effects: bool) -> Light:
+    """Draws a scene's light; without effects it is clear, free of noise and the same in both frames."""
+    brightness = rng.choices((rng.uniform(0.8, 1.25), rng.uniform(0.35, 0.8)), (0.85, 0.15))[0]
+    warm = rng.gauss(0, 0.06)
+    blur_px = rng.uniform(0.55, 0.8)
+    clear = Light(
+        brightness=brightness,
+        contrast=rng.uniform(0.65, 1.2),
+        tint=(1 + warm, 1 + rng.gauss(0, 0.02), 1 - warm),
+        fog_frac=0.0,
+        fog_color=(0.0, 0.0, 0.0),
+        blur_px=(blur_px, blur_px),
+        gain=(1.0, 1.0),
+        offset=(0.0, 0.0),
+        slope=((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+        noise=(0.0, 0.0),
+    )
+    if not effects:
+        return clear
+    fog = rng.uniform(90, 230)
+    change, offset = (rng.gauss(0, 0.06), rng.gauss(0, 4)) if rng.random() < 0.4 else (0.0, 0.0)
+    slope_x, slope_y, slope_out = (rng.gauss(0, 0.12) for _ in range(3))
+    drift = 0.03 if rng.random() < 0.5 else 0.0
+    blurs = [blur_px, blur_px]
+    if rng.random() < 0.3:
+        blurs[0] = blurs[1] = blur_px + rng.expovariate(1.2)
+    if rng.random() < 0.1:
+        blurs[rng.randrange(2)] += rng.uniform(0.3, 1.2)
+    noise = rng.expovariate(1 / 2.0) if rng.random() < 0.7 else 0.0
+    return clear._replace(
+        fog_frac=rng.uniform(0.1, 0.85) if rng.random() < 0.25 else 0.0,
+        fog_color=(fog, fog * rng.uniform(0.97, 1.02), fog * rng.uniform(0.97, 1.08)),
+        blur_px=(blurs[0], blurs[1]),
+        gain=(1.0, math.exp(change)),
+        offset=(0.0, offset),
+        slope=(
+            (slope_x, slope_y, slope_out),
+            (slope_x + rng.gauss(0, drift), slope_y + rng.gauss(0, drift), slope_out),
+        ),
+        noise=(noise, noise),
+    )
+
+
+def draw_palette(
+    rng: random.Random, light: Light, depth: float, channels: int
+) -> Float32[np.ndarray, "256 3"]:
+    """The colours of a texture's grey levels (of pictures: of each channel's), in the scene's light and fog.
+
+    A palette leads through two to four colours that lie around one of the surface's own; low contrast is as
+    frequent as high, and saturation moderate, as in photographs.
+    """
+    levels = np.linspace(0, 1, 256)
+    if channels == 3:
+        contrast, offset = rng.uniform(0.5, 1.2), rng.gauss(0, 15)
+        colors = (levels[:, None] - 0.5) * 255 * contrast + 127 + offset + np.zeros(3)
+    else:
+        contrast = 12 + 230 * rng.betavariate(1.2, 1.3)
+        grey = 122 + (rng.random() - 0.5) * (270 - contrast)
+        hue, saturation = rng.random(), 0.55 * rng.betavariate(1, 2.2)
+        varied = rng.choice((0.03, 0.08, 0.3))
+        knots = rng.choice((2, 2, 3, 4))
+        direction = rng.choice((-1, 1))
+        places = [-0.1, *sorted(rng.random() for _ in range(knots - 2)), 1.1]
+        path = []
+        for place in places:
+            red, green, blue = colorsys.hsv_to_rgb(
+                hue + rng.gauss(0, varied), saturation * rng.uniform(0.4, 1.4), 1
+            )
+            value = grey + direction * contrast * (place - 0.5) + (knots > 2) * rng.gauss(0, 0.2) * contrast
+            luminance = 0.299 * red + 0.587 * green + 0.114 * blue
+            path.append([value * part / luminance for part in (red, green, blue)])
+        colors = np.stack([np.interp(levels, places, part) for part in zip(*path, strict=True)], 1)
+    lit = (127 + light.contrast * (colors - 127)) * light.brightness * np.array(light.tint)
+    fog = light.fog_frac * depth**1.5
+    return np.asarray(np.clip((1 - fog) * lit + fog * np.array(light.fog_color), 0, 255), np.float32)
