@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
@@ -40,6 +39,7 @@ from semraft.metrics import (
 from semraft.ops.occlusion import forward_backward, out_of_frame
 from semraft.ops.segments import boundary_distance
 from semraft.ops.warp import warp
+from semraft.runtime import own_cores
 from semraft.sample import DamagedFile, Estimate, FlowDataset, FlowSample, Problem
 from semraft.tracking import write_text
 
@@ -47,15 +47,12 @@ Predict = Callable[[FlowSample], Sequence[Float32[np.ndarray, "H W 2"]] | Estima
 """A sample -> the flow after each refinement, the last one being the prediction, and often only that one; an
 Estimate where heads are to be scored too."""
 
-BASELINES = ("zero", "constant", "farneback", "dis")
-"""What can be scored without a network."""
-
 BOUNDARY_PX = 5.0
 """Pixels at most so far from a label boundary are in the stratum `boundary`."""
 
 _CLASS_NAMES = tuple(entry.name for entry in CLASSES)
-_READ_AHEAD = 2  # Two 1080p pairs with all their maps are about 200 MB.
-_CONSTANT_STEP = 97  # Every so many valid pixels; prime, so that no column of the image is preferred.
+MOST_READERS, MOST_SCORERS = 4, 8
+"""Threads at most that read pairs and that score predictions: a 1080p pair with its maps is some 100 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +102,13 @@ def write_per_sample(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
     write_text(path, text.getvalue())
 
 
+class Scores(NamedTuple):
+    """What came of some pairs of a data set, in their order."""
+
+    pairs: list["_Score"]
+    skipped: list[Problem]
+
+
 def evaluate(
     predict: Predict,
     dataset: FlowDataset,
@@ -113,10 +117,29 @@ def evaluate(
     damaged: Literal["refuse", "skip"] = "refuse",
     progress: bool = False,
 ) -> Evaluation:
-    """Scores a predictor on the pairs at `indices`, or on all of them.
+    """Scores a predictor on the pairs at `indices`, or on all of them: `score_pairs`, pooled.
 
-    `predict` is called in this thread, one sample at a time and in order; at most two finished predictions
-    are kept. A non-finite prediction counts as an infinite error (`non_finite` in each row).
+    Raises:
+        DamagedFile: A pair can't be read, and `damaged` is "refuse".
+        ValueError: No pair to score, or a prediction of the wrong shape.
+    """
+    indices = range(len(dataset)) if indices is None else indices
+    return pooled(dataset, [score_pairs(predict, dataset, indices, damaged=damaged, progress=progress)])
+
+
+def score_pairs(
+    predict: Predict,
+    dataset: FlowDataset,
+    indices: Sequence[int],
+    *,
+    damaged: Literal["refuse", "skip"] = "refuse",
+    progress: bool = False,
+) -> Scores:
+    """Scores a predictor on each of the pairs at `indices`.
+
+    `predict` is called in this thread, one sample at a time and in order. Threads read pairs before it and
+    score what it found behind it, as many as cores carry: as long as they keep up, a pair takes as long as
+    its prediction. A non-finite prediction counts as an infinite error (`non_finite` in each row).
 
     Args:
         predict: The predictor.
@@ -127,23 +150,32 @@ def evaluate(
 
     Raises:
         DamagedFile: A pair can't be read, and `damaged` is "refuse".
-        ValueError: No pair to score, or a prediction of the wrong shape.
+        ValueError: A prediction of the wrong shape.
     """
-    indices = range(len(dataset)) if indices is None else indices
     skipped: list[Problem] = []
-    label = f"{dataset.name} {dataset.split}"
-    with tqdm(total=len(indices), desc=label, unit="pair", disable=not progress) as bar:
+    with tqdm(total=len(indices), desc=_label(dataset), unit="pair", disable=not progress) as bar:
 
         def predictions() -> Iterator[tuple[FlowSample, Estimate]]:
-            for sample in _readable(dataset, indices, damaged, skipped):
+            for sample in readable(dataset, indices, damaged, skipped):
                 found = predict(sample)
                 yield sample, found if isinstance(found, Estimate) else Estimate(flows=found)
                 bar.update()
 
-        scores = list(_in_background(_score, predictions(), ahead=1))
+        scorers = min(MOST_SCORERS, max(1, own_cores() // 2))
+        return Scores(list(_in_background(_score, predictions(), ahead=scorers)), skipped)
+
+
+def pooled(dataset: FlowDataset, parts: Sequence[Scores]) -> Evaluation:
+    """The scores of a data set from those of its parts, in order: the same however it was parted.
+
+    Raises:
+        ValueError: None of the pairs could be scored.
+    """
+    scores = [score for part in parts for score in part.pairs]
+    skipped = [problem for part in parts for problem in part.skipped]
     if not scores:
         reason = f"; the first: {skipped[0].path}: {skipped[0].detail}" if skipped else ""
-        raise ValueError(f"{label}: none of {len(indices)} pairs could be scored{reason}")
+        raise ValueError(f"{_label(dataset)}: none of {len(skipped)} pairs could be scored{reason}")
     return Evaluation(
         dataset=dataset.name,
         split=dataset.split,
@@ -154,85 +186,8 @@ def evaluate(
     )
 
 
-def baseline(
-    name: str,
-    dataset: FlowDataset,
-    indices: Sequence[int] | None = None,
-    damaged: Literal["refuse", "skip"] = "refuse",
-) -> Predict:
-    """A classical predictor by its name in BASELINES: what any network must beat.
-
-    `zero` is no motion. `constant` is the one vector that is best for this data set's pooled EPE; it is found
-    from the ground truth it is then scored on, and so flattered. `farneback` and `dis` are OpenCV's.
-
-    Raises:
-        ValueError: Unknown name, or for `constant` no valid pixel at all.
-        DamagedFile: As in `evaluate`, for `constant`.
-    """
-    if name == "zero":
-        return lambda sample: [np.zeros_like(sample.flow)]
-    if name == "constant":
-        indices = range(len(dataset)) if indices is None else indices
-        vector = best_constant(_readable(dataset, indices, damaged, []))
-        return lambda sample: [np.broadcast_to(vector, sample.flow.shape).copy()]
-    if name == "farneback":
-        return lambda sample: [opencv_flow(sample.image1, sample.image2, "farneback")]
-    if name == "dis":
-        return lambda sample: [opencv_flow(sample.image1, sample.image2, "dis")]
-    raise ValueError(f"unknown baseline {name!r}: expected one of {', '.join(BASELINES)}")
-
-
-def opencv_flow(
-    image1: UInt8[np.ndarray, "H W 3"],
-    image2: UInt8[np.ndarray, "H W 3"],
-    method: Literal["dis", "farneback"] = "dis",
-) -> Float32[np.ndarray, "H W 2"]:
-    """OpenCV's flow of two RGB images, in pixels.
-
-    `dis`: dense inverse search (Kroeger et al., ECCV 2016), preset medium. `farneback`: polynomial expansion
-    (Farneback, SCIA 2003), 5 levels of pyramid, windows of 15 px, the tutorial's values otherwise.
-    """
-    no_start: Any = None  # OpenCV's annotations don't know that a flow to start from may be missing.
-    grey1, grey2 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (image1, image2))
-    if method == "dis":
-        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        flow = search.calc(grey1, grey2, no_start)
-    else:
-        flow = cv2.calcOpticalFlowFarneback(
-            grey1,
-            grey2,
-            no_start,
-            pyr_scale=0.5,
-            levels=5,
-            winsize=15,
-            iterations=3,
-            poly_n=5,
-            poly_sigma=1.2,
-            flags=0,
-        )
-    return np.asarray(flow, dtype=np.float32)
-
-
-def best_constant(samples: Iterable[FlowSample]) -> Float32[np.ndarray, " 2"]:
-    """The vector with the least mean distance to the ground truth: its geometric median, on a subset.
-
-    One valid pixel in 97 is looked at. Weiszfeld's iteration with distances softened at 0.01 px, to 1e-4 px.
-
-    Raises:
-        ValueError: No sample has a valid pixel.
-    """
-    vectors = np.concatenate(
-        [np.zeros((0, 2)), *(sample.flow[sample.valid][::_CONSTANT_STEP] for sample in samples)]
-    )
-    if len(vectors) == 0:
-        raise ValueError("no valid ground truth to find the best constant flow from")
-    center = np.median(vectors, axis=0)
-    for _ in range(1000):
-        weight = 1 / np.sqrt(np.square(vectors - center).sum(1) + 0.01**2)
-        previous, center = center, weight @ vectors / weight.sum()
-        if np.abs(center - previous).max() < 1e-4:
-            break
-    return np.asarray(center, dtype=np.float32)
+def _label(dataset: FlowDataset) -> str:
+    return f"{dataset.name} {dataset.split}"
 
 
 def sample_masks(sample: FlowSample) -> dict[str, Bool[np.ndarray, "H W"]]:
@@ -340,7 +295,7 @@ def _pool(scores: Sequence[_Score]) -> dict[str, float]:
     return metrics | mean_over_classes(metrics)
 
 
-def _readable(
+def readable(
     dataset: FlowDataset, indices: Sequence[int], damaged: Literal["refuse", "skip"], skipped: list[Problem]
 ) -> Iterator[FlowSample]:
     """The samples in order, read ahead; a damaged one raises, or is left out and added to `skipped`."""
@@ -354,7 +309,8 @@ def _readable(
             kind: Literal["size", "damaged"] = "size" if isinstance(error, WrongSize) else "damaged"
             return Problem(dataset.pairs[index].id, error.path, kind, error.reason)
 
-    for result in _in_background(read, indices, ahead=_READ_AHEAD):
+    readers = min(MOST_READERS, max(2, own_cores() // 4))
+    for result in _in_background(read, indices, ahead=readers):
         if isinstance(result, Problem):
             skipped.append(result)
         else:

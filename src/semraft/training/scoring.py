@@ -12,7 +12,8 @@ from semraft.data import open_dataset
 from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS, OF_HEADS
 from semraft.models.weights import load_model, read_tensors, trained_updates
-from semraft.training.evaluate import BASELINES, Evaluation, baseline, evaluate
+from semraft.training.baselines import BASELINES, baseline
+from semraft.training.evaluate import Evaluation, evaluate
 from semraft.training.sources import WORLD_MEMORY_MB, refuse_damaged, require_labels
 from semraft.training.validate import network_predictor
 

@@ -18,16 +18,8 @@ from semraft.data.pairs import WrongSize
 from semraft.data.pictures import read_image
 from semraft.metrics import STRATA, evaluate_flow, split_metric_name
 from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
-from semraft.training.evaluate import (
-    BASELINES,
-    baseline,
-    best_constant,
-    derive_occlusion,
-    evaluate,
-    opencv_flow,
-    sample_masks,
-    write_per_sample,
-)
+from semraft.training.baselines import BASELINES, baseline, best_constant, opencv_flow
+from semraft.training.evaluate import derive_occlusion, evaluate, sample_masks, write_per_sample
 from tests.helpers import REAL_DATA, make_sample, needs_real_data
 
 
