@@ -126,7 +126,7 @@ def evaluate(
     pairs: int | None = None,
     num_updates: int | None = None,
     device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+    precision: Literal["as-validated", "auto", "float32", "bfloat16", "float16"] = "as-validated",
     json: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     per_sample: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     damaged: Literal["refuse", "skip"] = "refuse",
@@ -142,7 +142,8 @@ def evaluate(
         pairs: Score a random draw of so many pairs, the same every time; all without it.
         num_updates: Refinements; those the checkpoint was validated with, or 24, without it.
         device: auto, cpu, cuda or cuda:N.
-        precision: Arithmetic of the network.
+        precision: Arithmetic of the network; as-validated: what the checkpoint's run validated it in, if this
+            device computes in that at speed, else float32, as for weights that are of no run.
         json: Write all metrics to this file; - is standard output.
         per_sample: Write one row a pair to this .csv file.
         damaged: What a damaged pair does: stop, or be skipped, named and counted.

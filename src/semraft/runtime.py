@@ -158,6 +158,12 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     raise ValueError(f"no precision is called {name!r}: use auto, {', '.join(DTYPES)}")
 
 
+def native_precision(name: str, device: torch.device) -> Precision:
+    """The precision called `name` where this device computes in it at speed, else float32."""
+    is_native = device.type != "cpu" if name == "float16" else choose_precision("auto", device) == name
+    return choose_precision(name if is_native else "float32", device)
+
+
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
     """The context a network's forward pass runs in."""
     if precision == "float32":

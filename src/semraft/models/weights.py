@@ -137,6 +137,11 @@ def trained_updates(tensors: Any) -> int:
     return int(tensors.get("validation_updates", 24))
 
 
+def validated_precision(tensors: Any) -> str:
+    """The arithmetic in which what `read_tensors` gave was validated by its run; float32 if it is of none."""
+    return str(tensors.get("precision", "float32"))
+
+
 def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     """The architecture and our state dict of a file, of a checkpoint or of a state dict in any layout.
 

@@ -67,6 +67,8 @@ class Evaluation:
     """One row a pair: `id`, `scene`, then its metrics; a name is missing where the pair has no such pixel."""
     skipped: list[Problem]
     """Pairs that could not be read, and so are in no number."""
+    precision: str | None = None
+    """Arithmetic of the network; None: it was none, or the caller knows."""
     derived: tuple[str, ...]
     """Strata that no data set gave: found by the forward-backward check of its two ground-truth flows."""
 
@@ -77,6 +79,7 @@ class Evaluation:
             "dataset": self.dataset,
             "split": self.split,
             "pairs": len(self.per_sample),
+            "precision": self.precision,
             "metrics": finite,
             "skipped": [{**problem._asdict(), "path": str(problem.path)} for problem in self.skipped],
             "derived": list(self.derived),

@@ -11,7 +11,7 @@ from semraft.config import DataConfig, ShapesConfig, WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS, OF_HEADS
-from semraft.models.weights import load_model, read_tensors, trained_updates
+from semraft.models.weights import load_model, read_tensors, trained_updates, validated_precision
 from semraft.training.baselines import BASELINES, baseline
 from semraft.training.evaluate import Evaluation, evaluate
 from semraft.training.sources import WORLD_MEMORY_MB, refuse_damaged, require_labels
@@ -19,6 +19,8 @@ from semraft.training.validate import network_predictor
 
 SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
 """The columns of the printed table; the rest is in the files."""
+AS_VALIDATED = "as-validated"
+"""The precision of a checkpoint's own validation, so that its numbers are met again."""
 
 
 def score(
@@ -45,18 +47,23 @@ def score(
     )
     where = runtime.choose_device(device)
     runtime.keep_freed_memory()
-    chosen = runtime.choose_precision(precision, where)
     evaluations = {}
     for checkpoint in checkpoints:
+        chosen = None
         if checkpoint in BASELINES:
             predict = baseline(checkpoint, dataset, indices, damaged)
         else:
             tensors = read_tensors(checkpoint)
             model = load_model(tensors).to(where)
             require_labels(model.conditioning, [dataset])
+            if precision == AS_VALIDATED:
+                chosen = runtime.native_precision(validated_precision(tensors), where)
+            else:
+                chosen = runtime.choose_precision(precision, where)
             predict = network_predictor(model, num_updates or trained_updates(tensors), chosen)
         scored = evaluate(predict, dataset, indices, damaged=damaged, progress=True)
-        evaluations[checkpoint] = replace(scored, skipped=[*dataset.problems, *scored.skipped])
+        skipped = [*dataset.problems, *scored.skipped]
+        evaluations[checkpoint] = replace(scored, skipped=skipped, precision=chosen)
     return evaluations
 
 
@@ -67,9 +74,11 @@ def table(evaluations: dict[str, Evaluation]) -> str:
     lines = [
         f"{first.dataset} {first.split}, {len(first.per_sample)} pairs"
         + (f", {len(first.skipped)} skipped" if first.skipped else ""),
-        " " * width + "".join(f"{name:>15}" for name in SHOWN),
+        " " * width + "".join(f"{name:>15}" for name in (*SHOWN, "precision")),
         *(
-            f"{name:{width}}" + "".join(f"{evaluation.metrics[metric]:15.4f}" for metric in SHOWN)
+            f"{name:{width}}"
+            + "".join(f"{evaluation.metrics[metric]:15.4f}" for metric in SHOWN)
+            + f"{evaluation.precision or '-':>15}"
             for name, evaluation in evaluations.items()
         ),
     ]

@@ -96,6 +96,7 @@ class TrainingState:
             path,
             arch=config.model.arch,
             validation_updates=config.validation_updates,
+            precision=config.precision,
             step=self.step,
             model=self.model,
             average=self.average,

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from semraft.config import ShapesConfig, WorldConfig
+from semraft.config import ModelConfig, RunConfig, ShapesConfig, WorldConfig
 from semraft.data.synthesize import synthesize
 from semraft.sample import DamagedFile
 from semraft.training.evaluate import Evaluation
 from semraft.training.scoring import score, table, write_json
+from semraft.training.state import initial_state
 
 
 @pytest.fixture
@@ -24,16 +26,18 @@ def broken(tmp_path: Path) -> Path:
     return root
 
 
-def scored(root: Path, damaged: str) -> dict[str, Evaluation]:
+def scored(
+    root: Path, damaged: str, checkpoint: str = "zero", precision: str = "as-validated"
+) -> dict[str, Evaluation]:
     return score(
-        ["zero"],
+        [checkpoint],
         "viper",
         root=root,
         split="val",
         pairs=None,
         num_updates=None,
         device="cpu",
-        precision="float32",
+        precision=precision,
         damaged=damaged,
         world=WorldConfig(),
         shapes=ShapesConfig(),
@@ -65,3 +69,26 @@ def test_a_missing_partner_alone_stops_nothing(broken: Path) -> None:
                 file.unlink()
     result = scored(broken, "refuse")["zero"]
     assert [problem.kind for problem in result.skipped] == ["missing"]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_checkpoint_is_scored_as_its_run_validated_it(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when: a run in bfloat16 says one EPE and `semraft evaluate` of its checkpoint another, nothing says
+    which arithmetic a number is of, or a processor without bfloat16 is made to imitate it."""
+    capabilities = {"avx512_bf16": native, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    root, path = tmp_path / "viper", tmp_path / "last.pt"
+    synthesize(root, "viper", train=1, val=1, size=(64, 96), seed=0, progress=False)
+    config = RunConfig(model=ModelConfig(arch="tiny"), precision="bfloat16", validation_updates=2)
+    initial_state(config, torch.device("cpu")).save(path, config)
+    found = {
+        name: scored(root, "refuse", str(path), name) for name in ("as-validated", "bfloat16", "float32")
+    }
+    epes = {name: of[str(path)].metrics["epe"] for name, of in found.items()}
+    assert epes["as-validated"] == epes["bfloat16" if native else "float32"]
+    assert epes["bfloat16"] != epes["float32"]
+    assert ("bfloat16" in table(found["as-validated"])) is native
+    assert found["as-validated"][str(path)].to_json()["precision"] == ("bfloat16" if native else "float32")
+    assert scored(root, "refuse")["zero"].to_json()["precision"] is None
