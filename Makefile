@@ -7,8 +7,10 @@ BENCHMARK ?= benchmark-results
 # A process a core, one thread each: tiny networks are slower on two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 PEERS ?=
+WEIGHTS ?= pretrained
+CARRY ?= pretrained-gpu.pt
 
-.PHONY: setup demo test test-all benchmark lint type fmt golden clean
+.PHONY: setup demo weights weights-gpu test test-all benchmark lint type fmt golden clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +26,14 @@ demo: setup
 	rm -rf $(DEMO)/study.json $(DEMO)/cells $(DEMO)/runs
 	$(BIN)/semraft evaluate zero constant farneback dis --dataset world --pairs 200
 	$(BIN)/semraft study run world --out $(DEMO) --jobs 3
+
+# Pre-training from scratch: some 20 hours of a core; stop it whenever, the same command goes on.
+weights: setup
+	$(BIN)/python benchmarks/pretrain.py --out $(WEIGHTS) --milestone-minutes 15
+
+# Eight minutes of a GPU at a time, on from the file CARRY if it is there; needs no installation beside torch's.
+weights-gpu:
+	PYTHONPATH=src $(PYTHON) benchmarks/pretrain.py --chain gpu --out $(WEIGHTS) --minutes 8 --carry $(CARRY)
 
 test: setup
 	$(PYTEST)

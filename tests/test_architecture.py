@@ -13,7 +13,7 @@ SOURCE = Path(semraft.__file__).parent
 FLOORS = [
     ["data_config", "faults"],
     ["config", "sample"],
-    ["ops"],
+    ["ops", "pretraining"],
     ["data", "models", "losses", "metrics"],
     ["runtime", "tracking", "recipes"],
     ["inference", "clearml_session", "diagnosis"],

@@ -5,6 +5,7 @@ A recipe is a value; what differs from it on the command line is recorded in the
 
 from dataclasses import dataclass, replace
 
+from semraft import pretraining
 from semraft.config import (
     AugmentConfig,
     Conditioning,
@@ -354,6 +355,11 @@ def _make() -> dict[str, Recipe]:
         **_divergence_recipes(),
         **_fault_recipes(),
         **_study_recipes(),
+        **{
+            name: Recipe(pretraining.about(config), config)
+            for chain in pretraining.CHAINS.values()
+            for name, config in chain.items()
+        },
     }
     return {
         name: replace(recipe, config=replace(recipe.config, recipe=name)) for name, recipe in recipes.items()
