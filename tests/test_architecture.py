@@ -11,17 +11,18 @@ import semraft
 
 SOURCE = Path(semraft.__file__).parent
 FLOORS = [
-    ["data_config", "faults"],
+    ["data_config", "faults", "shipped"],
     ["config", "sample"],
     ["ops", "pretraining"],
     ["data", "models", "losses", "metrics"],
-    ["runtime", "tracking", "recipes"],
+    ["runtime", "tracking", "recipes", "frames"],
     ["inference", "clearml_session", "diagnosis"],
+    ["prediction"],
     ["training"],
     ["analysis"],
     ["studies"],
     ["options"],
-    ["cli_study", "cli_data"],
+    ["cli_study", "cli_data", "cli_networks"],
     ["cli"],
 ]
 """Bottom to top. A room imports from floors below; rooms of one floor don't know each other."""

@@ -11,19 +11,17 @@ import sys
 from collections.abc import Callable, Sequence
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from semraft import cli_data, cli_study
-from semraft.config import RunConfig, ShapesConfig, TermConfig, WorldConfig, load_config
-from semraft.options import refuse_bad_terms, terms_as_text
+from semraft import cli_data, cli_networks, cli_study
+from semraft.config import RunConfig, TermConfig, load_config
+from semraft.options import Json, print_table, refuse_bad_terms, terms_as_text
 
 OUT_OF_TIME = 75
 """The exit code of a training that --max-minutes stopped: EX_TEMPFAIL of sysexits.h, try again."""
-
-Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -117,106 +115,6 @@ recipes (`semraft recipes` says what they are):
 {recipes}"""
 
 
-def evaluate(
-    checkpoints: Positional[tuple[str, ...]],
-    /,
-    dataset: str,
-    root: str = "",
-    split: Literal["train", "val"] = "val",
-    pairs: int | None = None,
-    num_updates: int | None = None,
-    device: str = "auto",
-    precision: Literal["as-validated", "auto", "float32", "bfloat16", "float16"] = "as-validated",
-    json: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
-    per_sample: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
-    damaged: Literal["refuse", "skip"] = "refuse",
-    size: tuple[int, int] | None = None,
-) -> None:
-    """Score checkpoints on a data set.
-
-    Args:
-        checkpoints: semraft, public RAFT or torchvision weights; or zero, constant, farneback, dis.
-        dataset: A name that `semraft datasets` lists.
-        root: The data set's folder.
-        split: Which part of it.
-        pairs: Score a random draw of so many pairs, the same every time; all without it.
-        num_updates: Refinements; those the checkpoint was validated with, or 24, without it.
-        device: auto, cpu, cuda or cuda:N.
-        precision: Arithmetic of the network; as-validated: what the checkpoint's run validated it in, if this
-            device computes in that at speed, else float32, as for weights that are of no run.
-        json: Write all metrics to this file; - is standard output.
-        per_sample: Write one row a pair to this .csv file.
-        damaged: What a damaged pair does: stop, or be skipped, named and counted.
-        size: Height and width of the scenes of `world` or `shapes`, if not the data set's own.
-    """
-    from semraft.training import scoring
-    from semraft.training.evaluate import write_per_sample
-
-    if not checkpoints:
-        raise ValueError("give a checkpoint to score, or one of zero, constant, farneback, dis")
-    evaluations = scoring.score(
-        checkpoints,
-        dataset,
-        root=Path(root) if root else None,
-        split=split,
-        pairs=pairs,
-        num_updates=num_updates,
-        device=device,
-        precision=precision,
-        damaged=damaged,
-        world=WorldConfig(size=size or WorldConfig().size),
-        shapes=ShapesConfig(size=size or ShapesConfig().size),
-    )
-    if json != "-":
-        print(scoring.table(evaluations))
-    if json:
-        scoring.write_json(json, evaluations)
-    if per_sample:
-        write_per_sample(Path(per_sample), evaluations)
-
-
-def predict(
-    checkpoint: Positional[str],
-    inputs: Positional[tuple[Path, ...]],
-    /,
-    out: Path,
-    num_updates: int | None = None,
-    formats: tuple[Literal["flo", "kitti", "color"], ...] = ("flo", "kitti", "color"),
-    device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
-) -> None:
-    """Flow for two images, a folder of frames, or a video.
-
-    A network with heads also writes what they say: NAME_labels.png, NAME_occlusion.png.
-
-    Args:
-        checkpoint: A semraft checkpoint, public RAFT or torchvision weights.
-        inputs: Two images, one folder (consecutive frames, or KITTI's *_10/*_11 pairs), or one video.
-        out: The folder to write into.
-        num_updates: Refinements; those the checkpoint was validated with, or 24, without it.
-        formats: What to write: .flo, KITTI 16-bit png, colour picture.
-        device: auto, cpu, cuda or cuda:N.
-        precision: Arithmetic of the network.
-    """
-    from tqdm import tqdm
-
-    from semraft import inference, runtime
-    from semraft.models.weights import read_tensors, trained_updates
-
-    where = runtime.choose_device(device)
-    runtime.keep_freed_memory()
-    chosen = runtime.choose_precision(precision, where)
-    count, pairs = inference.frame_pairs(inputs)
-    tensors = read_tensors(checkpoint)
-    model = inference.load(tensors).to(where)
-    updates = num_updates or trained_updates(tensors)
-    for pair in tqdm(pairs, total=count, unit="pair"):
-        images = pair.image1, pair.image2
-        found = inference.estimate(model, *images, updates, precision=chosen, keep="last")
-        inference.write_prediction(out, pair.name, found, formats)
-    print(f"flow: {out}")
-
-
 def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path("report.html")) -> None:
     """Compare runs on one self-contained page.
 
@@ -260,7 +158,7 @@ def recipes(json: Json = False) -> None:
     """List the recipes of `semraft train`."""
     from semraft.recipes import RECIPES
 
-    _print_table({name: recipe.about for name, recipe in RECIPES.items()}, json)
+    print_table({name: recipe.about for name, recipe in RECIPES.items()}, json)
 
 
 def losses(json: Json = False) -> None:
@@ -278,23 +176,14 @@ def losses(json: Json = False) -> None:
         }
         for name, term in TERMS.items()
     }
-    _print_table(rows if json else {name: term.about for name, term in TERMS.items()}, json)
+    print_table(rows if json else {name: term.about for name, term in TERMS.items()}, json)
 
 
 def datasets(json: Json = False) -> None:
     """List the data sets."""
     from semraft.data import DATASETS
 
-    _print_table({name: (index.__doc__ or "").split("\n")[0] for name, index in DATASETS.items()}, json)
-
-
-def _print_table(rows: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(dumps(rows, indent=2))
-        return
-    width = max(map(len, rows))
-    for name, about in rows.items():
-        print(f"{name:{width}}  {about}")
+    print_table({name: (index.__doc__ or "").split("\n")[0] for name, index in DATASETS.items()}, json)
 
 
 def _run_folder(run: Path) -> Path:
@@ -308,8 +197,9 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "study run": cli_study.run,
     "study status": cli_study.status,
     "study list": cli_study.shipped,
-    "evaluate": evaluate,
-    "predict": predict,
+    "evaluate": cli_networks.evaluate,
+    "predict": cli_networks.predict,
+    "weights": cli_networks.weights,
     "report": report,
     "diagnose": diagnose,
     "data synthesize": cli_data.synthesize,

@@ -8,6 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from semraft.config import WorldConfig
+from semraft.options import Json
 
 
 def synthesize(
@@ -43,7 +44,7 @@ def check(
     split: Literal["train", "val"] = "train",
     pairs: int = 50,
     read: int | None = None,
-    json: Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")] = False,
+    json: Json = False,
     list_bad: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
 ) -> int:
     """Say what data holds, what of it is missing or damaged, and whether its flow fits its images.

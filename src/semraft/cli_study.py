@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from semraft.config import RunConfig
-from semraft.options import terms_as_text
+from semraft.options import Json, terms_as_text
 from semraft.studies.study import START, Study, load_study, override
 
 
@@ -80,7 +80,7 @@ def _run(study: Study, folder: Path, options: RunOptions) -> dict[str, str]:
 def status(
     folders: Positional[tuple[Path, ...]] = (),
     /,
-    json: Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")] = False,
+    json: Json = False,
 ) -> None:
     """Say how far studies are, run by run.
 
@@ -108,7 +108,7 @@ def status(
             print(f"  {name:{width}}  {row['state']:8} {steps}  {row['said']}".rstrip())
 
 
-def shipped(json: Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")] = False) -> None:
+def shipped(json: Json = False) -> None:
     """List the studies that come with semraft."""
     from semraft.studies.shipped import SMOKE, STUDIES
 

@@ -1,10 +1,25 @@
-"""How values of a configuration are written on the command line, where tyro does not know by itself."""
+"""What commands have in common: values that tyro can't read by itself, and tables."""
 
 from collections.abc import Sequence
+from json import dumps
+from typing import Annotated, Any
 
 import tyro
 
 from semraft.config import TermConfig, parse_term, term_text
+
+Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
+"""The option --json of a command that lists something."""
+
+
+def print_table(rows: dict[str, Any], as_json: bool) -> None:
+    """Prints a name and a line about it, or everything as JSON."""
+    if as_json:
+        print(dumps(rows, indent=2))
+        return
+    width = max(map(len, rows))
+    for name, about in rows.items():
+        print(f"{name:{width}}  {about}")
 
 
 def refuse_bad_terms(arguments: Sequence[str]) -> None:

@@ -238,6 +238,8 @@ class Estimate:
     errors_px: Sequence[float] | None = None
     """Sums of the endpoint error over valid pixels after each refinement but the last, where they were taken
     on the device; `flows` is the last one alone then."""
+    backward_flow: Float32[np.ndarray, "H W 2"] | None = None
+    """From frame 2 to frame 1, where it was asked for."""
     occluded1: Bool[np.ndarray, "H W"] | None = None
     labels1: UInt8[np.ndarray, "H W"] | None = None
     labels2: UInt8[np.ndarray, "H W"] | None = None

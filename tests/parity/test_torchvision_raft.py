@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from semraft.models.raft import ARCHITECTURES, RAFT
-from semraft.models.safetensors import unpack
 from semraft.models.weights import convert, half_precision, load_model, revert
 from tests.helpers import REAL_DATA
 from tests.parity import torchvision_shim
@@ -148,7 +148,7 @@ def test_weights_in_half_precision_load_everywhere(tmp_path: Path) -> None:
         found = load_model(path, arch="small").state_dict()
         assert all(torch.equal(found[name], value) for name, value in rounded.items())
     theirs = TORCHVISION["small"](weights=None)
-    theirs.load_state_dict(unpack(tmp_path / "torchvision.safetensors"))
+    theirs.load_state_dict(safetensors.torch.load_file(tmp_path / "torchvision.safetensors"))
     assert all(torch.equal(value, rounded[name]) for name, value in convert(theirs.state_dict())[1].items())
     with pytest.raises(ValueError, match=r"does not hold: \S*flow_head\.2\.weight$"):
         half_precision(

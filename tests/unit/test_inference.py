@@ -1,4 +1,4 @@
-"""Networks at work: shapes, padding, and which frames make a pair."""
+"""Trained networks at work: shapes, padding, refinements, and inputs that are refused."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,15 +6,12 @@ from typing import Literal
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import semraft
 from semraft import inference
-from semraft.config import ModelConfig
-from semraft.data.formats import read_flow
-from semraft.data.pictures import read_ids, read_mask, write_image
-from semraft.models.build import build_model
-from semraft.sample import Estimate
+from semraft.sample import DamagedFile
 
 
 @pytest.fixture(scope="module")
@@ -59,70 +56,55 @@ def test_a_training_model_goes_on_training(rng: np.random.Generator) -> None:
     assert model.training
 
 
-def names(folder: Path, stems: list[str]) -> list[str]:
-    for stem in stems:
-        write_image(folder / f"{stem}.png", np.zeros((8, 9, 3), dtype=np.uint8))
-    _, pairs = inference.frame_pairs([folder])
-    return [pair.name for pair in pairs]
-
-
-def test_a_folder_is_taken_in_natural_order(tmp_path: Path) -> None:
-    """Red when sorted as text: frame10 would come before frame2."""
-    assert names(tmp_path, ["frame10", "frame2", "frame1"]) == ["frame1", "frame2"]
-
-
-def test_kitti_frames_are_paired_by_their_number(tmp_path: Path) -> None:
-    """Consecutive pairing would match 000000_11 with 000001_10: another street."""
-    stems = ["000000_10", "000000_11", "000001_10", "000001_11", "000002_10"]
-    assert names(tmp_path, stems) == ["000000_10", "000001_10"]
-
-
-def test_a_video_gives_its_consecutive_frames(tmp_path: Path) -> None:
-    path = tmp_path / "drive.avi"
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
-    for level in (40, 120, 200):
-        video.write(np.full((64, 96, 3), (0, 0, level), dtype=np.uint8))  # BGR: red.
-    video.release()
-    count, pairs = inference.frame_pairs([path])
-    listed = list(pairs)
-    assert count == len(listed) == 2
-    assert [pair.name for pair in listed] == ["drive_000000", "drive_000001"]
-    assert np.abs(listed[0].image2.mean((0, 1)) - (120, 0, 0)).max() < 4  # Red: RGB, not BGR.
-
-
-def test_what_is_written_can_be_read(tmp_path: Path, rng: np.random.Generator) -> None:
-    flow = rng.normal(0, 20, (12, 17, 2)).astype(np.float32)
-    inference.write_prediction(tmp_path, "a", Estimate(flows=[flow]), ("flo", "kitti", "color"))
-    np.testing.assert_array_equal(read_flow(tmp_path / "a.flo")[0], flow)
-    np.testing.assert_allclose(read_flow(tmp_path / "a_kitti.png", encoding="kitti")[0], flow, atol=1 / 128)
-    assert (tmp_path / "a_flow.png").exists()
-
-
-def test_what_heads_say_is_written(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Of 70 x 93, which is padded. Red when: the window is not cut, or frame 2's labels are written."""
-    heads = build_model(ModelConfig(arch="tiny", heads=("occlusion", "decoder")), 1)
+def test_predict_refines_as_often_as_the_weights_were_validated_with(rng: np.random.Generator) -> None:
+    """Red when: a network validated with 3 refinements is run with RAFT's 24, and drifts."""
+    tensors = {
+        "semraft": 1,
+        "arch": "tiny",
+        "model": semraft.raft_tiny().state_dict(),
+        "validation_updates": 3,
+    }
+    model = semraft.load(tensors)
     images = frame(rng), frame(rng)
-    found = inference.estimate(heads, *images, 2, keep="last")
-    inference.write_prediction(tmp_path, "a", found, ())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_labels.png", "a_occlusion.png"]
-    labels, occluded = read_ids(tmp_path / "a_labels.png"), read_mask(tmp_path / "a_occlusion.png")
-    assert labels.shape == occluded.shape == (70, 93)
-    np.testing.assert_array_equal(labels, found.labels1)
-    np.testing.assert_array_equal(occluded, found.occluded1)
-    assert (found.labels1 != found.labels2).any()
-    assert len(np.unique(labels)) > 1
+    flow = semraft.predict(model, *images)
+    np.testing.assert_array_equal(flow, semraft.predict(model, *images, num_updates=3))
+    assert (flow != semraft.predict(model, *images, num_updates=4)).any()
 
 
-def test_pixels_a_format_cannot_hold_are_told(tmp_path: Path) -> None:
-    flow = np.zeros((12, 17, 2), dtype=np.float32)
-    flow[3, 4] = 700
-    with pytest.warns(UserWarning, match="1 pixels"):
-        inference.write_prediction(tmp_path, "a", Estimate(flows=[flow]), ("kitti",))
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((70, 93, 3), np.float32),
+        np.full((70, 93, 3), np.nan),
+        np.zeros((70, 93), np.uint8),
+        np.zeros((3, 70, 93), np.uint8),
+        torch.zeros(70, 93, 3),
+    ],
+    ids=["0..1", "NaN", "grey", "channels first", "tensor"],
+)
+def test_images_that_are_no_pictures_are_refused(
+    model: torch.nn.Module, rng: np.random.Generator, image: object
+) -> None:
+    """Red when: a frame in 0..1 is taken for a black one in 0..255."""
+    with pytest.raises(ValueError, match=r"image2: expected a uint8 array H W 3 .* got"):
+        semraft.predict.__wrapped__(model, frame(rng), image)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("inputs", [[], ["a.png"], ["a.png", "b.png", "c.png"], ["notes.txt"]])
-def test_other_inputs_are_refused(tmp_path: Path, inputs: list[str]) -> None:
-    for name in inputs:
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match="two images"):
-        inference.frame_pairs([tmp_path / name for name in inputs])
+def test_weights_that_are_not_finite_are_refused() -> None:
+    state = semraft.raft_tiny().state_dict()
+    state["update_block.flow_head.2.bias"][0] = torch.nan
+    with pytest.raises(ValueError, match=r"NaN or Inf, in update_block.flow_head.2.bias"):
+        semraft.load(state)
+
+
+def test_half_precision_weights_of_a_safetensors_file_are_loaded(tmp_path: Path) -> None:
+    model = semraft.raft_tiny()
+    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(half, tmp_path / "tiny.safetensors")
+    loaded = semraft.load(tmp_path / "tiny.safetensors")
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, half[name].float(), rtol=0, atol=0)
+    (tmp_path / "tiny.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(DamagedFile, match="not a file of tensors"):
+        semraft.load(tmp_path / "tiny.safetensors")

@@ -17,12 +17,7 @@ from semraft.models.conditioning import LabelConditioning, classes_of_labels, cl
 from semraft.models.convolution import in_fast_format, prepare_all
 from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
 from semraft.models.heads import OcclusionHead, SegmentationDecoder, heads_of, make_head
-from semraft.models.update import (
-    Kernels,
-    MaskHead,
-    MotionEncoder,
-    UpdateBlock,
-)
+from semraft.models.update import Kernels, MaskHead, MotionEncoder, UpdateBlock
 from semraft.models.upsampling import upsample_bilinear, upsample_convex
 from semraft.models.windows import window_cutter
 from semraft.ops.padding import pad_to_multiple
@@ -39,6 +34,8 @@ class RAFT(nn.Module):
     the length sqrt(C), so that a correlation is sqrt(C) times a cosine: bounded, and soft enough to train on.
     Without a `mask_head` flow is upsampled bilinearly. Heads (`add_heads`) and classes for the context
     (`condition_on`) come after all else.
+    `validation_updates` and `validation_precision` are those that the weights were validated with: refined
+    more often, a network may drift.
     `correlation` says where its windows come from, and `recompute` what is computed again for the gradients
     instead of kept; both may be changed at any time and change no number beyond rounding.
     """
@@ -72,6 +69,7 @@ class RAFT(nn.Module):
         self.correlation = correlation
         self.recompute = recompute
         self.batch_norm_is_frozen = False
+        self.validation_updates, self.validation_precision = 24, "float32"  # RAFT's own.
 
     def forward(
         self,

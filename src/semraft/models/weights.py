@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -20,8 +21,8 @@ from semraft.config import Conditioning, Head
 from semraft.models.conditioning import conditioning_of
 from semraft.models.heads import heads_of
 from semraft.models.raft import ARCHITECTURES, RAFT
-from semraft.models.safetensors import pack, unpack
 from semraft.sample import DamagedFile
+from semraft.shipped import weights_file
 
 CHECKPOINT_VERSION = 1
 
@@ -107,15 +108,24 @@ CANDIDATES: tuple[tuple[Layout, str], ...] = (
 def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) -> RAFT:
     """The network of the given weights, in training mode; `arch` is what they must be, if given.
 
+    Args:
+        source: A shipped name ("" is the default), a file, or what is in one.
+        arch: The architecture that the weights must have, if given.
+
     Raises:
         DamagedFile: See `load_state`.
-        ValueError: See `load_state`; or the weights are of another architecture than `arch`.
+        ValueError: See `load_state`; or the weights are of another architecture than `arch`, or not finite.
     """
-    found, state = load_state(source)
+    tensors = read_tensors(weights_file(str(source))) if isinstance(source, str | Path) else source
+    found, state = load_state(tensors)
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"the weights hold NaN or Inf, in {shorten(broken)}: take an earlier checkpoint")
     if arch not in (None, found):
         raise ValueError(f"the weights are of RAFT {found}, asked for was {arch}")
     model = bare(found, extras_of(state))
     model.load_state_dict(state)
+    model.validation_updates = int(tensors.get("validation_updates", model.validation_updates))
+    model.validation_precision = str(tensors.get("precision", model.validation_precision))
     return model
 
 
@@ -127,19 +137,6 @@ def bare(arch: str, extras: Extras) -> RAFT:
 def extras_of(state: Mapping[str, Any]) -> Extras:
     """What a network has beyond a RAFT, by the names of its tensors in our layout."""
     return Extras(heads_of(state), conditioning_of(state))
-
-
-def trained_updates(tensors: Any) -> int:
-    """How many refinements to run with what `read_tensors` gave: its run's own in validation, else RAFT's 24.
-
-    A network trained with few refinements for a short time may drift when it is asked for many.
-    """
-    return int(tensors.get("validation_updates", 24))
-
-
-def validated_precision(tensors: Any) -> str:
-    """The arithmetic in which what `read_tensors` gave was validated by its run; float32 if it is of none."""
-    return str(tensors.get("precision", "float32"))
 
 
 def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
@@ -174,12 +171,19 @@ def read_tensors(path: Path | str) -> Any:
         inside = sorted(str(file) for file in Path(path).rglob("*.pt"))
         raise ValueError(f"{path} is a folder, give a file of weights: {', '.join(inside) or 'it has none'}")
     if Path(path).suffix == ".safetensors":
-        return unpack(path)
+        return _read_safetensors(Path(path))
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "it is empty")
         raise DamagedFile(path, f"not a file of tensors: {reason}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise DamagedFile(path, f"not a file of tensors: {error}") from error
 
 
 def convert(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
@@ -212,7 +216,8 @@ def half_precision(state: Mapping[str, Tensor], layout: Layout, arch: str) -> by
     too_large = [name for name, value in halved.items() if not value.isfinite().all()]
     if too_large:
         raise ValueError(f"weights that float16 does not hold: {shorten(too_large)}")
-    return pack(halved)
+    content: bytes = safetensors.torch.save(dict(halved))
+    return content
 
 
 def revert(state: Mapping[str, Tensor], layout: Layout, arch: str) -> dict[str, Tensor]:

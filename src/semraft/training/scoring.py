@@ -1,7 +1,7 @@
 """`semraft evaluate`: checkpoints and classical baselines, scored on a data set and written down."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from semraft.config import DataConfig, ShapesConfig, WorldConfig
 from semraft.data import open_dataset
 from semraft.data.loader import keep_in_memory, validation_draw
 from semraft.metrics import METRICS, OF_HEADS
-from semraft.models.weights import load_model, read_tensors, trained_updates, validated_precision
+from semraft.models.weights import load_model
 from semraft.training.baselines import BASELINES, baseline
 from semraft.training.evaluate import Evaluation, evaluate
 from semraft.training.sources import WORLD_MEMORY_MB, refuse_damaged, require_labels
@@ -21,6 +21,8 @@ SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
 """The columns of the printed table; the rest is in the files."""
 AS_VALIDATED = "as-validated"
 """The precision of a checkpoint's own validation, so that its numbers are met again."""
+FEWER_FRAC = 0.98
+"""An earlier refinement is called better if its EPE is below this part of the last one's."""
 
 
 def score(
@@ -53,14 +55,13 @@ def score(
         if checkpoint in BASELINES:
             predict = baseline(checkpoint, dataset, indices, damaged)
         else:
-            tensors = read_tensors(checkpoint)
-            model = load_model(tensors).to(where)
+            model = load_model(checkpoint).to(where)
             require_labels(model.conditioning, [dataset])
             if precision == AS_VALIDATED:
-                chosen = runtime.native_precision(validated_precision(tensors), where)
+                chosen = runtime.native_precision(model.validation_precision, where)
             else:
                 chosen = runtime.choose_precision(precision, where)
-            predict = network_predictor(model, num_updates or trained_updates(tensors), chosen)
+            predict = network_predictor(model, num_updates or model.validation_updates, chosen)
         scored = evaluate(predict, dataset, indices, damaged=damaged, progress=True)
         skipped = [*dataset.problems, *scored.skipped]
         evaluations[checkpoint] = replace(scored, skipped=skipped, precision=chosen)
@@ -102,7 +103,20 @@ def table(evaluations: dict[str, Evaluation]) -> str:
         steps = [name for name in first.metrics if name.startswith("epe_iter_")]
         if steps:
             lines += ["", "epe by refinement: " + " ".join(f"{first.metrics[name]:.3f}" for name in steps)]
+            lines += fewer_refinements(first.metrics, steps)
     return "\n".join(lines)
+
+
+def fewer_refinements(metrics: Mapping[str, float], steps: Sequence[str]) -> list[str]:
+    """A line where an earlier refinement has a clearly lower EPE than the last one, else none."""
+    best = min(steps, key=lambda name: metrics[name])
+    if not metrics[best] < FEWER_FRAC * metrics[steps[-1]]:
+        return []
+    count = steps.index(best) + 1
+    return [
+        f"! {len(steps)} refinements are worse than {count}: {metrics[steps[-1]]:.3f} px after the last, "
+        f"{metrics[best]:.3f} px with --num-updates {count}"
+    ]
 
 
 def write_json(path: str, evaluations: dict[str, Evaluation]) -> None:
