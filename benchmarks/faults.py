@@ -25,8 +25,8 @@ from semraft.diagnosis.verdict import judge
 from semraft.faults import FAULTS, SOUND, Fault, FaultConfig
 from semraft.recipes import RECIPES
 from semraft.tracking import HEALTH
+from semraft.training.agreement import TrainingStopped
 from semraft.training.loop import train
-from semraft.training.step import TrainingStopped
 
 NAMED = {"v1-weight": "term-too-heavy", "v1-constant": "term-biased"}
 """Faults whose cause has another name."""

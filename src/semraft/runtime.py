@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +15,11 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed
+from torch import Tensor
 
-from semraft.config import Precision
+from semraft.config import ModelConfig, Precision
 from semraft.data_config import CORES
+from semraft.models.build import build_model
 
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -28,11 +31,20 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 MOST_WORKERS, MOST_WORKERS_ON_CPU = 16, 2
 """Loader processes that `auto` starts at most beside a GPU, and for a training on the CPU."""
+TRIAL_TOLERANCE = 0.05
+"""Relative distance of flow and gradient from the CPU's; rounding to TF32 stays well below it."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of mallopt(3)'s parameters in malloc.h."""
 _LARGEST_THRESHOLD = 32 << 20
 """Bytes: glibc takes no larger one, and above it a block is better given back than left as a hole."""
+
+
+STEP_WAIT = timedelta(minutes=10)
+"""How much later than the others a process may come to an exchange of a step before it is taken for lost."""
+PATIENCE = timedelta(hours=1)
+"""The same where the first process validates and the others wait. One that has ended is noticed at once."""
+LAUNCH = "srun --ntasks-per-node=1 torchrun ..., as docs/slurm.md has it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,8 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    patient: torch.distributed.ProcessGroup | None = None
+    """All of them, exchanging tensors of the CPU, with PATIENCE. None: alone."""
 
     @property
     def leads(self) -> bool:
@@ -48,35 +62,46 @@ class Processes:
         return self.rank == 0
 
 
-def join_processes(device: torch.device | None = None) -> Processes:
-    """Joins the process group that torchrun or SLURM announces in the environment; alone without one."""
-    environment = os.environ
-    if "RANK" not in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
-        environment["RANK"] = environment["SLURM_PROCID"]
-        environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
-        environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
-        environment.setdefault("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
-        # The steps of one job, runs of a study among them, need a port each.
-        number = int(environment.get("SLURM_JOB_ID", "0")) + 101 * int(environment.get("SLURM_STEP_ID", "0"))
-        environment.setdefault("MASTER_PORT", str(20000 + number % 20000))
-    if "RANK" not in environment:
+def join_processes(device: torch.device) -> Processes:
+    """Joins the processes that torchrun has started, each on its own `device`; alone without torchrun.
+
+    Raises:
+        ValueError: SLURM has started this command several times, or torchrun too often; or processes can't
+            share devices of this type.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if "RANK" not in os.environ:
+        if tasks > 1:
+            raise ValueError(
+                f"this is a job of {tasks} SLURM tasks, and torchrun is to start the processes of a run: "
+                f"{LAUNCH}; or train on one device with srun --nodes=1 --ntasks=1"
+            )
         return Processes()
-    processes = Processes(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
-    if not torch.distributed.is_initialized():
-        on_gpu = device is not None and device.type == "cuda"
-        # The first process validates alone while the others wait: an hour, not the default ten minutes.
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=1))
-    return processes
+    launchers, nodes = (
+        int(os.environ.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "GROUP_WORLD_SIZE")
+    )
+    if launchers > nodes:
+        raise ValueError(
+            f"srun has started torchrun {launchers} times, which is to train on {nodes} nodes: {LAUNCH}"
+        )
+    backend = torch.distributed.get_default_backend_for_device(device.type)
+    if device.type != "cpu" and backend == "gloo":
+        raise ValueError(f"several processes can't train on {device.type}: start one, or take --device cpu")
+    torch.distributed.init_process_group(
+        backend, timeout=STEP_WAIT, device_id=None if device.type == "cpu" else device
+    )
+    patient = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return Processes(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), patient)
 
 
-def leave_processes() -> None:
+def leave_processes(processes: Processes) -> None:
     """Leaves the process group, if there is one, when all do.
 
     A process that ends while a thread of gloo's still holds a tensor of the last exchange is aborted (pytorch
     pull request 179291); the others' arrival, with no tensor in it, comes after that.
     """
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    if processes.patient is not None:
+        torch.distributed.barrier(processes.patient)
         torch.distributed.destroy_process_group()
 
 
@@ -94,23 +119,92 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is this process's GPU where there is one, else the CPU.
+    """The device called `name`, made torch's current one.
+
+    `auto` is this process's accelerator (cuda, xpu, mps) if torch has one and it computes what the CPU does;
+    else the CPU. Without a number it is that of the process on its machine.
 
     Raises:
-        ValueError: A GPU is asked for that is not there.
+        ValueError: A device that torch does not have here, or can't compute on; or a process among several
+            whose accelerator computes something else.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-    if name == "auto":
-        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    kind, count = (accelerator.type, torch.accelerator.device_count()) if accelerator else ("", 0)
     try:
-        device = torch.device(name)
+        device = torch.device((kind or "cpu") if name == "auto" else name)
     except RuntimeError as error:
-        raise ValueError(f"no device is called {name!r}: use auto, cpu, cuda or cuda:N") from error
-    if name == "cuda":
-        device = torch.device("cuda", local_rank)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"no GPU {device}: torch sees {torch.cuda.device_count()} here; use --device cpu")
-    return device
+        raise ValueError(f"no device is called {name!r}: {_devices(kind)}") from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != kind and device.type != "cuda":
+        raise ValueError(f"torch can't train or score on {name!r} here: {_devices(kind)}")
+    if device.type != kind or (device.index or 0) >= count:
+        raise ValueError(f"no GPU {device}: torch sees {count} here; use --device cpu")
+    if ":" not in name:
+        # Modulo: a launcher may show each process one device, that of its own.
+        device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")) % count)
+    torch.accelerator.set_device_index(device.index)
+    return _proven(device) if name == "auto" else device
+
+
+def _devices(kind: str) -> str:
+    return f"use auto, cpu, {kind} or {kind}:N" if kind else "use auto or cpu, torch has no other"
+
+
+def _proven(device: torch.device) -> torch.device:
+    """The device if it computes what the CPU does, else the CPU; says which, and why.
+
+    Raises:
+        ValueError: It does not, and this is one of several processes, which all compute on one type.
+    """
+    why, first = misfit(device), int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if not why:
+        if first:
+            print(f"device: {device} ({device_name(device)})", file=sys.stderr)
+        return device
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{device} can't be used, {why}: take --device cpu for all processes")
+    print(f"! device: cpu, because {device} can't be used: {why}", file=sys.stderr)
+    return torch.device("cpu")
+
+
+def misfit(device: torch.device) -> str:
+    """Why networks can't be trained on a device as on the CPU; empty if they can.
+
+    The smallest RAFT sees a pair of random images on both, and learns from it; sums are in float64.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = [255 * torch.rand(1, 3, 64, 72, generator=generator) for _ in range(2)]
+    try:
+        expected, found = (_trial(place, images) for place in (torch.device("cpu"), device))
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # An operation that it does not have.
+        return str(error).splitlines()[0]
+    for name, values in expected.items():
+        apart = float((found[name] - values).norm() / values.norm())
+        if not apart <= TRIAL_TOLERANCE:
+            return f"its {name} of a small network is {100 * apart:.2g} % from the CPU's"
+    return ""
+
+
+def _trial(device: torch.device, images: Sequence[Tensor]) -> dict[str, Tensor]:
+    """A small network's flow and gradient, on the CPU."""
+    # In float64 on the CPU: as exact as it gets, and by plain operations, without the CPU's compiled loops.
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    model = build_model(ModelConfig(arch="tiny"), seed=0).to(device, dtype)
+    image1, image2 = (image.to(device, dtype) for image in images)
+    flow = model(image1, image2, 2).flow
+    flow.abs().mean().backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradient = torch.cat([gradient.double().flatten() for gradient in gradients])
+    return {"flow": flow.detach().double().cpu(), "gradient": gradient.cpu()}
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware's own name, where torch knows it."""
+    if device.type == "cpu":
+        return platform.machine()
+    ask = getattr(torch.get_device_module(device), "get_device_name", None)
+    return str(ask(device)) if ask else device.type
 
 
 def own_cores() -> int:
@@ -186,7 +280,7 @@ def environment_record(device: torch.device, precision: str, processes: Processe
         "opencv": _version("opencv-python-headless"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device": device_name(device),
         "precision": precision,
         "processes": processes.count,
         "threads": torch.get_num_threads(),

@@ -1,5 +1,6 @@
 """The run directory: the only thing that training and reports share."""
 
+import filecmp
 import json
 import math
 import os
@@ -34,6 +35,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two names are of one file, or of a file and its copy."""
+    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
 def write_text(path: Path, text: str) -> None:

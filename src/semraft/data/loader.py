@@ -7,7 +7,8 @@ processes changes what is trained on. No random state is kept anywhere.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import cv2
@@ -163,7 +164,7 @@ def training_batches(
     processes: int = 1,
     fault: FaultConfig = SOUND,
     device: torch.device = CPU,
-) -> Iterator[TrainingBatch]:
+) -> Generator[TrainingBatch, None, None]:
     """The batches of steps `first_step` ... `optim.steps` - 1, loaded ahead by `config.workers` processes.
 
     Args:
@@ -245,7 +246,9 @@ class _Steps(Dataset[_Loaded | DamagedFile]):
         return _Loaded(tuple(sample.id for sample in samples), _stacked(samples), tuple(skipped))
 
 
-def _on_their_way(loader: Iterable[_Loaded | DamagedFile], device: torch.device) -> Iterator[TrainingBatch]:
+def _on_their_way(
+    loader: Iterable[_Loaded | DamagedFile], device: torch.device
+) -> Generator[TrainingBatch, None, None]:
     for loaded in loader:
         if isinstance(loaded, DamagedFile):
             raise loaded
@@ -261,6 +264,9 @@ def _unchanged(loaded: Any) -> Any:
 def _start_worker(worker: int) -> None:
     # One core each. Not 1: a forked OpenCV would wait for ever for the threads that its parent had.
     cv2.setNumThreads(0)
+    # Ctrl-C, torchrun and SLURM signal the workers too: the training stops when it has saved, and ends them.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def validation_draw(dataset: FlowDataset, pairs: int, draw_seed: int) -> tuple[int, ...]:
@@ -293,19 +299,25 @@ def keep_in_memory(dataset: FlowDataset, max_mb: float) -> FlowDataset:
 
     Every loader process keeps its own, so that the memory is up to `max_mb` for each worker.
     """
-    kept: dict[str, FlowSample] = {}
-    used_mb = 0.0
+    return dataclasses.replace(dataset, read=_KeptInMemory(dataset.read, max_mb), read_window=None)
 
-    def read(pair: Pair) -> FlowSample:
-        nonlocal used_mb
-        if pair.id in kept:
-            return kept[pair.id]
-        sample = dataset.read(pair)
+
+@dataclasses.dataclass(slots=True)
+class _KeptInMemory:
+    """A data set's `read` with a memory. No closure: a loader process that is spawned gets it pickled."""
+
+    read: Callable[[Pair], FlowSample]
+    max_mb: float
+    used_mb: float = 0.0
+    kept: dict[str, FlowSample] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, pair: Pair) -> FlowSample:
+        if pair.id in self.kept:
+            return self.kept[pair.id]
+        sample = self.read(pair)
         arrays = (getattr(sample, field.name) for field in dataclasses.fields(sample))
         size_mb = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) / 1e6
-        if used_mb + size_mb <= max_mb:
-            kept[pair.id] = sample
-            used_mb += size_mb
+        if self.used_mb + size_mb <= self.max_mb:
+            self.kept[pair.id] = sample
+            self.used_mb += size_mb
         return sample
-
-    return dataclasses.replace(dataset, read=read, read_window=None)

@@ -1,6 +1,8 @@
 """Flow truth kept from the training, as if the data set had none there: what labels alone can teach."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -33,24 +35,38 @@ def hide_truth(
     drawn = validation_draw(dataset, pairs, draw_seed) if pairs else ()
     with_truth = {dataset.pairs[index].id for index in drawn}
 
-    def hidden(sample: FlowSample) -> FlowSample:
-        if sample.id not in with_truth:
-            return _only_where(sample, np.zeros_like(sample.valid))
-        if truth == "all":
-            return _only_where(sample, np.ones_like(sample.valid))
-        assert sample.moving1 is not None
-        return _only_where(sample, ~sample.moving1)
-
-    def read(pair: Pair) -> FlowSample:
-        return hidden(dataset.read(pair))
-
-    def read_window(pair: Pair, choose: Choose) -> tuple[FlowSample, tuple[int, int]]:
-        sample, frame = dataset.read_part(pair, choose)
-        return hidden(sample), frame
-
+    hidden = partial(_hidden, with_truth, truth)
     return dataclasses.replace(
-        dataset, read=read, read_window=read_window, provides=dataset.provides - set(BACKWARD)
+        dataset,
+        read=partial(_read, dataset, hidden),
+        read_window=partial(_read_window, dataset, hidden),
+        provides=dataset.provides - set(BACKWARD),
     )
+
+
+Hidden = Callable[[FlowSample], FlowSample]
+
+
+# Functions of the module, not closures: a loader process that is spawned gets them pickled.
+def _read(dataset: FlowDataset, hidden: Hidden, pair: Pair) -> FlowSample:
+    return hidden(dataset.read(pair))
+
+
+def _read_window(
+    dataset: FlowDataset, hidden: Hidden, pair: Pair, choose: Choose
+) -> tuple[FlowSample, tuple[int, int]]:
+    sample, frame = dataset.read_part(pair, choose)
+    return hidden(sample), frame
+
+
+def _hidden(with_truth: set[str], truth: Literal["all", "static"], sample: FlowSample) -> FlowSample:
+    """The sample with the flow truth that it may keep: none, all, or that of what stands."""
+    if sample.id not in with_truth:
+        return _only_where(sample, np.zeros_like(sample.valid))
+    if truth == "all":
+        return _only_where(sample, np.ones_like(sample.valid))
+    assert sample.moving1 is not None
+    return _only_where(sample, ~sample.moving1)
 
 
 def _only_where(sample: FlowSample, known: np.ndarray) -> FlowSample:

@@ -40,6 +40,17 @@ def mean_over_processes(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
     return total / process_count()
 
 
+def largest_over_processes(
+    value: Float[Tensor, ""], group: torch.distributed.ProcessGroup | None = None
+) -> Float[Tensor, ""]:
+    """The largest of a number that every process has one of; of those in `group`, or all."""
+    if process_count() == 1:
+        return value
+    largest = value.clone()
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group)
+    return largest
+
+
 def refinement_weights(count: int, gamma: float, device: torch.device) -> Float[Tensor, " T"]:
     """gamma^(N-t) for t = 1..N: the last refinement has weight 1 (RAFT, equation 7)."""
     return gamma ** torch.arange(count - 1, -1, -1, dtype=torch.float32, device=device)

@@ -7,7 +7,6 @@ another machine left running is found and waited for.
 
 import errno
 import fcntl
-import filecmp
 import json
 import os
 import shlex
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from semraft.studies.study import CELLS, RUNS
-from semraft.tracking import CHECKPOINTS, CONFIG, METRICS
+from semraft.tracking import CHECKPOINTS, CONFIG, METRICS, is_same_file
 
 STOPPED = -signal.SIGTERM
 """The exit code of a cell that was stopped because the study was."""
@@ -85,10 +84,7 @@ Engine = Callable[[], AbstractContextManager[Submit]]
 def is_done(cell: Cell) -> bool:
     """Whether the run's last checkpoint is that of its last step: it is written when all else is."""
     final = cell.last_checkpoint.with_name(f"step-{cell.steps:06d}.pt")
-    if not (final.exists() and cell.last_checkpoint.exists()):
-        return False
-    # One file with two names; two files where a copy did not keep that.
-    return final.samefile(cell.last_checkpoint) or filecmp.cmp(final, cell.last_checkpoint, shallow=False)
+    return final.exists() and cell.last_checkpoint.exists() and is_same_file(final, cell.last_checkpoint)
 
 
 def last_step(cell: Cell) -> int:

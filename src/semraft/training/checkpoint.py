@@ -1,6 +1,7 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped, tensors only, written atomically."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,21 +64,26 @@ def save_checkpoint(
 
 
 def link_checkpoint(path: Path, name: str) -> None:
-    """Gives a checkpoint a second name beside it, atomically and without a copy."""
+    """Gives a checkpoint a second name beside it, atomically; by a copy where hard links are not known."""
     partial = path.with_name(f".{name}.partial")
     partial.unlink(missing_ok=True)
-    os.link(path, partial)
+    try:
+        os.link(path, partial)
+    except OSError:  # gcsfuse, SMB, exFAT and others refuse with codes of their own.
+        with open(path, "rb") as source, whole_file(path.with_name(name)) as copy:
+            shutil.copyfileobj(source, copy)
+        return
     os.replace(partial, path.with_name(name))
     partial.unlink(missing_ok=True)  # Between two names of one file a rename does nothing.
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Reads what `save_checkpoint` wrote.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads what `save_checkpoint` wrote; all of its tensors are on the CPU.
 
     Raises:
         ValueError: The file is no semraft checkpoint.
     """
-    state = torch.load(path, map_location=device, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or state.get("semraft") != FORMAT:
         raise ValueError(
             f"{path} is no semraft checkpoint of format {FORMAT}: a run can't be resumed from it"

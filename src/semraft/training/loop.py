@@ -8,9 +8,9 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,17 +21,17 @@ from tqdm import tqdm
 from semraft import runtime, tracking
 from semraft.clearml_session import ClearMLSession
 from semraft.config import RunConfig, to_json
-from semraft.data.loader import training_batches
+from semraft.data.loader import TrainingBatch, training_batches
 from semraft.diagnosis.remedy import read_rollbacks, remedied
-from semraft.losses.reduction import mean_over_processes, process_count
 from semraft.losses.weights import changing_weights, settled
 from semraft.models.heads import is_of_head
-from semraft.sample import FlowBatch
+from semraft.sample import DamagedFile, FlowBatch, FlowDataset
 from semraft.training import sources
+from semraft.training.agreement import Ending, OutOfTime, TrainingStopped, by_all, lost_processes_named
 from semraft.training.checkpoint import link_checkpoint
 from semraft.training.fingerprints import fingerprints
 from semraft.training.state import TrainingState, initial_state, settled_config
-from semraft.training.step import OutOfTime, Taken, TrainingStopped, take_step
+from semraft.training.step import Taken, take_step
 from semraft.training.validate import motion_by_class, training_metrics, validate
 from semraft.training.watcher import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
 
@@ -60,24 +60,45 @@ def train(
             wrong and `config.when_worse` says so.
     """
     until_s = clock() + 60 * max_minutes
-    while True:
-        try:
-            return _train(config, run, resume, lambda: clock() >= until_s)
-        except RolledBack as back:
-            print(f"! {run} {back}", file=sys.stderr)
-            resume = True
-
-
-def _train(config: RunConfig, run: Path, resume: bool, is_late: Callable[[], bool]) -> Path:
-    """As `train`, up to where it must go back.
-
-    Raises:
-        RolledBack: The run's last checkpoint is a sound one now, and it is to be resumed.
-    """
     device = runtime.choose_device(config.device)
     runtime.keep_freed_memory()
     processes = runtime.join_processes(device)
-    config = settled_config(remedied(config, read_rollbacks(run)), device)
+    with lost_processes_named(processes, run):
+        while True:
+            try:
+                _train(config, run, resume, lambda: clock() >= until_s, device, processes)
+            except RolledBack as back:
+                if processes.leads:
+                    print(f"! {run} {back}", file=sys.stderr)
+                resume = True
+                continue
+            except TrainingStopped:  # In every process.
+                runtime.leave_processes(processes)
+                raise
+            runtime.leave_processes(processes)
+            return run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Begun:
+    """A run that is ready for its next step."""
+
+    config: RunConfig
+    """As it is on this device, after what rollbacks have changed."""
+    state: TrainingState
+    batches: Generator[TrainingBatch, None, None]
+    first: TrainingBatch | None
+    """The first of its batches; None: its last step is done."""
+    validation: dict[str, tuple[FlowDataset, tuple[int, ...]]]
+    tracker: tracking.Tracker | None
+    """Of the process that leads."""
+
+
+def _begin(
+    asked: RunConfig, run: Path, resume: bool, device: torch.device, processes: runtime.Processes
+) -> _Begun:
+    """Reads what a run needs, or what it left, and writes what a new run is."""
+    config = settled_config(remedied(asked, read_rollbacks(run)), device)
     training, weights = sources.checked_training_data(config)
     validation, left_out = sources.validation_data(config.data)
     sources.require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
@@ -93,8 +114,8 @@ def _train(config: RunConfig, run: Path, resume: bool, is_late: Callable[[], boo
         # Without heads: variants of one seed with and without them share the rest.
         shared = {name: value for name, value in state.model.state_dict().items() if not is_of_head(name)}
         record["fingerprints"] = fingerprints(config, shared, training, weights)
-        _begin(run, config, record | sources.data_record(training, validation, left_out))
-    tracker = _open_tracker(run, config, state.step + 1) if processes.leads else None
+        _write_run(run, config, record | sources.data_record(training, validation, left_out))
+        keep_start(state, run, config)
     batches = training_batches(
         training,
         weights,
@@ -107,30 +128,65 @@ def _train(config: RunConfig, run: Path, resume: bool, is_late: Callable[[], boo
         config.fault,
         device,
     )
+    return _Begun(
+        config=config,
+        state=state,
+        batches=batches,
+        first=next(batches, None),
+        validation=validation,
+        tracker=_open_tracker(run, config, state.step + 1) if processes.leads else None,
+    )
+
+
+def _train(
+    asked: RunConfig,
+    run: Path,
+    resume: bool,
+    is_late: Callable[[], bool],
+    device: torch.device,
+    processes: runtime.Processes,
+) -> None:
+    """As `train`, up to where it must go back.
+
+    Raises:
+        RolledBack: The run's last checkpoint is a sound one now, and it is to be resumed.
+    """
+    with by_all(processes):
+        begun = _begin(asked, run, resume, device, processes)
+    config, state, tracker = begun.config, begun.state, begun.tracker
+    state.share(device)
     progress = tqdm(total=config.optim.steps, initial=state.step, unit="step", disable=not processes.leads)
     watcher = Watcher(run=run, config=config, tracker=tracker) if tracker is not None else None
-    if processes.leads and not resume:
-        keep_start(state, run, config)
     state.model.train()
-    with progress, _asked_to_stop() as asked_to_stop, tracker or nullcontext():
-        for batch, skipped in batches:
-            measured = state.measured
+    upcoming: TrainingBatch | Exception | None = begun.first
+    with progress, _asked_to_stop() as asked_to_stop, closing(begun.batches), tracker or nullcontext():
+
+        def own_ending() -> Ending:
+            if isinstance(upcoming, Exception):
+                return Ending.UNREADABLE
+            if upcoming is None:  # This is the last step.
+                return Ending.NONE
+            return Ending.LATE if is_late() else Ending.ASKED if asked_to_stop() else Ending.NONE
+
+        while isinstance(upcoming, TrainingBatch):
+            (batch, skipped), measured = upcoming, state.measured
+            # One batch ahead: if it can't be read, all processes hear of it in this step.
+            upcoming = _next(begun.batches)
             try:
-                taken = take_step(state, batch, config)
+                taken = take_step(state, batch, config, own_ending)
             except TrainingStopped:
                 if watcher is not None:
                     watcher.broke(state)
-                if config.when_worse != "go-on" and processes.count == 1:
-                    act(watcher, state, several=False)
+                if config.when_worse != "go-on":
+                    act(watcher, state)
                 raise
             step, last = state.step, state.step == config.optim.steps
-            asked, late = _in_any_process(asked_to_stop(), is_late() and not last, device)
             if watcher is not None:
                 watcher.see(state, taken)
             else:
                 state.pulses.clear()  # Only the process that writes tells of itself.
             if config.when_worse != "go-on" and is_judged(step, config):
-                act(watcher, state, processes.count > 1)
+                act(watcher, state)
             for problem in skipped:  # Every process writes its own.
                 tracking.append_line(run / tracking.SKIPPED, {"step": step, **problem})
             if watcher is not None:
@@ -140,43 +196,46 @@ def _train(config: RunConfig, run: Path, resume: bool, is_late: Callable[[], boo
                 if tracker is not None:
                     tracker.log(step, "train", values)
                     progress.set_postfix(loss=f"{values['total_loss']:.3f}", epe=f"{values['epe']:.2f}")
-            if step % config.validate_every == 0 or last:
-                if tracker is not None:
-                    score = validate(state.scored, validation, config, run, step, tracker, keep_pairs=last)
-                    _keep(state, score, run, config)
+            is_saved = taken.ending is not Ending.NONE or step % config.checkpoint_every == 0
+            is_validated = last or step % config.validate_every == 0
+            if is_saved or is_validated:
+                state.share_window()
+                with by_all(processes):
+                    if tracker is not None and is_validated:
+                        score = validate(
+                            state.scored, begun.validation, config, run, step, tracker, keep_pairs=last
+                        )
+                        _keep(state, score, run, config)
+                    elif tracker is not None:
+                        state.save(run / tracking.CHECKPOINTS / "last.pt", config)
+                        keep_sound(run, step, config)
                 state.model.train()
-            elif processes.leads and (step % config.checkpoint_every == 0 or asked or late):
-                state.save(run / tracking.CHECKPOINTS / "last.pt", config)
-                keep_sound(run, step, config)
             progress.update()
-            if asked or late:
-                _stop(run, step, late)
+            if taken.ending is not Ending.NONE:
+                runtime.leave_processes(processes)
+                raise _farewell(taken.ending, upcoming, run, step)
     if watcher is not None:
         watcher.end()
-    runtime.leave_processes()
-    return run
 
 
-def _in_any_process(asked: bool, late: bool, device: torch.device) -> tuple[bool, bool]:
-    """Each flag, True if it is in any process: a signal or a clock of one must stop all at the same step."""
-    if process_count() == 1:
-        return asked, late
-    asked, late = (mean_over_processes(torch.tensor([float(asked), float(late)], device=device)) > 0).tolist()
-    return asked, late
+def _next(batches: Iterator[TrainingBatch]) -> TrainingBatch | Exception | None:
+    """The next batch, None after the last; or why it can't be read."""
+    try:
+        return next(batches, None)
+    except (DamagedFile, OSError, RuntimeError) as error:  # RuntimeError: a worker was killed.
+        return error
 
 
-def _stop(run: Path, step: int, late: bool) -> None:
-    """Leaves the other processes, which all stop here, and the training.
-
-    Raises:
-        OutOfTime: The time is up (`late`).
-        TrainingStopped: The process was asked to stop.
-    """
-    runtime.leave_processes()
+def _farewell(ending: Ending, upcoming: TrainingBatch | Exception | None, run: Path, step: int) -> Exception:
+    """What a training raises that all processes agreed to end after a step."""
+    if isinstance(upcoming, Exception):
+        return upcoming
     what, how = f"stopped after step {step}", f"go on with `semraft train --resume {run}`"
-    if late:
-        raise OutOfTime(f"{what}, as --max-minutes says: {how}")
-    raise TrainingStopped(f"{what}: {how}")
+    if ending is Ending.UNREADABLE:
+        return TrainingStopped(f"{what}, as another process can't read its next batch and says why: {how}")
+    if ending is Ending.LATE:
+        return OutOfTime(f"{what}, as --max-minutes says: {how}")
+    return TrainingStopped(f"{what}: {how}")
 
 
 def _window_metrics(
@@ -189,7 +248,7 @@ def _window_metrics(
     return values | changing_weights(config.loss, taken.weights)
 
 
-def _begin(run: Path, config: RunConfig, record: dict[str, Any]) -> None:
+def _write_run(run: Path, config: RunConfig, record: dict[str, Any]) -> None:
     """Writes what a new run is, and tells the person what of it may surprise."""
     if config.model.arch != "tiny" and not config.model.weights:
         record["warnings"].append("starts from random weights; --model.weights FILE fine-tunes a checkpoint")
@@ -227,12 +286,15 @@ def _keep(state: TrainingState, score: float, run: Path, config: RunConfig) -> N
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a question the loop asks after each step; a second one is Ctrl-C."""
+    """Turns SIGINT and SIGTERM into a question the loop asks in each step; a second SIGINT is Ctrl-C.
+
+    A second SIGTERM is none: SLURM sends it to every process, and torchrun to those that it has started.
+    """
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked = True
 

@@ -124,7 +124,8 @@ def line_of(pulses: Sequence[Pulse]) -> dict[str, float]:
         if len(values) == 1:  # Of a short run: the same, and much faster.
             line[name] = float(values[0])
             continue
-        stacked = torch.stack(values).double().cpu()
+        # A resumed run has those from before on the CPU: they go where the newest is.
+        stacked = torch.stack([value.to(values[-1].device) for value in values]).double().cpu()
         if name.endswith("_max"):
             line[name] = float(stacked.amax())
         else:

@@ -62,6 +62,12 @@ class TrainingState:
         if self.average is not None:
             move_average(self.average, self.model, average_decay(step, config))
 
+    def share(self, device: torch.device) -> None:
+        """From here on gradients are averaged over processes, which start from the first one's weights."""
+        if process_count() > 1:
+            ids = None if device.type == "cpu" else [device.index]
+            self.network = DistributedDataParallel(self.model, device_ids=ids)
+
     def add(self, losses: Objective, gradient_norm: Tensor, told: Mapping[str, Tensor]) -> None:
         """Adds a step's losses and what else is told of it to the window, without waiting for the device."""
         values = {"total_loss": losses.total, "gradient_norm": gradient_norm, **losses.values, **told}
@@ -83,6 +89,14 @@ class TrainingState:
                 means |= {f"{name}_iter_{t:03d}": float(part) for t, part in enumerate(value)}
         self.window.clear()
         return means
+
+    def share_window(self) -> None:
+        """Gives every process the means of all for its sums: a checkpoint keeps those of one of them."""
+        if process_count() > 1:
+            self.window = {
+                name: summed if name == "steps" else mean_over_processes(summed)
+                for name, summed in self.window.items()
+            }
 
     def close_pulses(self) -> dict[str, float]:
         """A line of pulse.jsonl; new ones."""
@@ -112,15 +126,19 @@ class TrainingState:
 
     def restore(self, run: Path, device: torch.device, leads: bool) -> None:
         """Takes up a run's last checkpoint; the leading process takes its records back to that step."""
-        saved = load_checkpoint(run / tracking.CHECKPOINTS / "last.pt", device)
+        saved = load_checkpoint(run / tracking.CHECKPOINTS / "last.pt")
         if self.average is not None:
             self.average.load_state_dict(saved["model"])
         self.model.load_state_dict(saved["model" if self.average is None else "unaveraged"])
+        # AdamW reads its step counters on the CPU: on the device each would be a wait, twice a step.
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        self.step, self.window, self.best = saved["step"], saved["window"], saved["best"]
-        self.measured, self.pulses = _on_cpu(saved.get("measured", {})), saved.get("pulses", [])
-        self.flow_level = saved.get("flow_level", self.flow_level).cpu()
+        self.step, self.best = saved["step"], saved["best"]
+        self.window = {
+            name: value if name == "steps" else value.to(device) for name, value in saved["window"].items()
+        }
+        self.measured, self.pulses = saved.get("measured", {}), saved.get("pulses", [])
+        self.flow_level = saved.get("flow_level", self.flow_level)
         with torch.no_grad():
             for term, log_variance in self.log_variances.items():
                 log_variance.copy_(saved["log_variances"][term])
@@ -139,27 +157,20 @@ def settled_config(config: RunConfig, device: torch.device) -> RunConfig:
 
 
 def initial_state(config: RunConfig, device: torch.device) -> TrainingState:
-    """A run before its first step. Call it once processes have joined.
+    """A run before its first step, of this process alone (`TrainingState.share`).
 
     Raises:
         ValueError: The weights that it is to start from do not fit.
     """
     model = build_model(config.model, config.seed).to(device)
     model.train_heads({field for chosen in config.loss.terms for field in taught_heads(chosen)})
-    network: nn.Module = model
-    if process_count() > 1:
-        network = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     average = copy.deepcopy(model).requires_grad_(False) if config.optim.ema else None
     log_variances = initial_log_variances(config.loss)
     return TrainingState(
         model=model,
-        network=network,
+        network=model,
         average=average,
         optimizer=make_optimizer(model, config.optim, log_variances.values()),
         log_variances=log_variances,
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
     )
-
-
-def _on_cpu(measured: Mapping[str, Tensor]) -> Measured:
-    return {name: known.cpu() for name, known in measured.items()}

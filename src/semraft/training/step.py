@@ -1,6 +1,7 @@
 """One step: a batch in, the weights moved, and what there is to tell of it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from semraft.losses.weights import Measured, NoGradient, measure_shares, next_fl
 from semraft.models.heads import is_of_head
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
+from semraft.training.agreement import Ending, TrainingStopped, agreed_ending
 from semraft.training.health import (
     Watch,
     counted,
@@ -35,14 +37,6 @@ from semraft.training.pulse import batch_pulse, flow_pulse, move_pulse
 from semraft.training.state import TrainingState
 
 
-class TrainingStopped(RuntimeError):
-    """Training can't or shouldn't go on; the message says why and what to do. Nothing saved is lost."""
-
-
-class OutOfTime(TrainingStopped):
-    """A training stopped because its time is up: all is well, and it is to be resumed."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
     """A step that was taken."""
@@ -56,17 +50,25 @@ class Taken:
     """What was seen of it, if it was watched."""
     watched_s: float
     """Seconds that seeing took."""
+    ending: Ending
+    """Why the training ends with this step, as all processes agree."""
 
 
-def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken:
+def take_step(
+    state: TrainingState,
+    batch: FlowBatch,
+    asked: RunConfig,
+    own_ending: Callable[[], Ending] = lambda: Ending.NONE,
+) -> Taken:
     """Trains on one batch: forward, losses, backward, one move of the weights.
 
     Args:
         asked: The run's configuration; a fault planted in it acts here.
+        own_ending: Asked shortly before the weights move: why this process would end the training.
 
     Raises:
-        TrainingStopped: Loss or gradient is not finite: the weights were not moved. Or a share can't be
-            measured.
+        TrainingStopped: In all processes: loss or gradient is not finite in one of them, and the weights were
+            not moved. Or a share can't be measured.
     """
     config, step = planted(asked, state), state.step + 1
     rate = learning_rate(step - 1, config.optim)
@@ -97,7 +99,11 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
     told = _learn(losses, weights, state, config, watch if sees_gradients(config, step) else None)
     state.scaler.unscale_(state.optimizer)
     gradient_norm = clip(state.model, config.optim.clip_norm)
-    _refuse_non_finite(step, batch, losses, None if state.scaler.is_enabled() else gradient_norm)
+    # A gradient scaler passes over steps whose gradient is not finite.
+    total = losses.total if state.scaler.is_enabled() else losses.total + gradient_norm
+    ending = agreed_ending(own_ending(), total.isfinite())
+    if ending is Ending.NOT_FINITE:
+        raise TrainingStopped(_what_is_not_finite(step, batch, losses, gradient_norm))
     learn_log_variances(losses, weights, config.loss, state.log_variances)
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -119,6 +125,7 @@ def take_step(state: TrainingState, batch: FlowBatch, asked: RunConfig) -> Taken
         weights=weights,
         watch=watch,
         watched_s=watched_s,
+        ending=ending,
     )
 
 
@@ -209,14 +216,13 @@ def clip(model: nn.Module, clip_norm: float) -> Float[Tensor, ""]:
     return torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else float("inf"))
 
 
-def _refuse_non_finite(step: int, batch: FlowBatch, losses: Objective, gradient_norm: Tensor | None) -> None:
-    """A non-finite loss or gradient never moves the weights; None: a scaler looks after the gradient."""
-    finite = losses.total.isfinite() if gradient_norm is None else (losses.total + gradient_norm).isfinite()
-    if finite:
-        return
+def _what_is_not_finite(step: int, batch: FlowBatch, losses: Objective, gradient_norm: Tensor) -> str:
     broken = [name for name, values in losses.values.items() if not torch.isfinite(values).all()]
-    where = f"loss {' and '.join(broken)}" if broken else "gradient"
-    raise TrainingStopped(
+    if not broken and gradient_norm.isfinite():
+        where = "loss of another process"
+    else:
+        where = f"loss {' and '.join(broken)}" if broken else "gradient"
+    return (
         f"{where} not finite at step {step}, samples {', '.join(batch.ids)}: the weights were not moved and "
         f"the last checkpoint is sound; try a lower --optim.learning-rate"
     )

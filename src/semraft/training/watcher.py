@@ -13,11 +13,12 @@ from semraft.config import RunConfig
 from semraft.diagnosis.record import RecordReader
 from semraft.diagnosis.remedy import GOES_BACK, MAX_ROLLBACKS, plan, read_rollbacks, sound_checkpoints
 from semraft.diagnosis.verdict import Verdict, judge, write_verdict
-from semraft.losses.reduction import mean_over_processes
+from semraft.losses.reduction import largest_over_processes
+from semraft.training.agreement import TrainingStopped
 from semraft.training.checkpoint import link_checkpoint
 from semraft.training.pulse import pulse_every
 from semraft.training.state import TrainingState
-from semraft.training.step import Taken, TrainingStopped
+from semraft.training.step import Taken
 
 JUDGED_LINES = 10
 """Lines of pulse.jsonl between two verdicts."""
@@ -99,7 +100,7 @@ class Watcher:
             self.tracker.draw(step, "pulse", pulse)
 
 
-def act(watcher: Watcher | None, state: TrainingState, several: bool) -> None:
+def act(watcher: Watcher | None, state: TrainingState) -> None:
     """Does what the configuration wants of a run that has gone wrong; all processes call it together.
 
     Raises:
@@ -107,31 +108,40 @@ def act(watcher: Watcher | None, state: TrainingState, several: bool) -> None:
         RolledBack: It has gone back.
     """
     wrong = watcher is not None and watcher.verdict is not None and bool(watcher.verdict.causes)
-    if not mean_over_processes(torch.tensor(float(wrong), device=next(state.model.parameters()).device)):
+    device = next(state.model.parameters()).device
+    if not largest_over_processes(torch.tensor(float(wrong), device=device)):
         return
-    if watcher is None or watcher.verdict is None:
-        raise TrainingStopped("the run went wrong: its first process says how")
+    # The first process does it, and the others wait to hear what it was.
+    consequence = None if watcher is None else _consequence(watcher, state.step)
+    has_gone_back = torch.tensor(float(isinstance(consequence, RolledBack)), device=device)
+    has_gone_back = largest_over_processes(has_gone_back)
+    if consequence is not None:
+        raise consequence
+    raise (RolledBack if has_gone_back else TrainingStopped)("the run went wrong: its first process says how")
+
+
+def _consequence(watcher: Watcher, step: int) -> TrainingStopped | RolledBack:
+    """What becomes of a run that has gone wrong, done as far as it is a matter of files."""
+    assert watcher.verdict is not None
     run, config, cause = watcher.run, watcher.config, watcher.verdict.causes[0]
     what = f"{cause.name} since step {cause.first_step}: {cause.evidence}"
     if config.when_worse == "stop":
         watcher.judge(stopped=True)
-        raise TrainingStopped(f"stopped at step {state.step}, as --when-worse stop says: {what}")
+        return TrainingStopped(f"stopped at step {step}, as --when-worse stop says: {what}")
     checkpoints, before = sound_checkpoints(run), read_rollbacks(run)
-    rollback = plan(config, watcher.verdict, state.step, checkpoints)
+    rollback = plan(config, watcher.verdict, step, checkpoints)
     if rollback is None or len(before) == MAX_ROLLBACKS:
         watcher.judge(stopped=True)
         why = f"after {MAX_ROLLBACKS} rollbacks" if rollback else "and no checkpoint is from before that"
-        raise TrainingStopped(f"stopped at step {state.step}, {why}: {what}")
+        return TrainingStopped(f"stopped at step {step}, {why}: {what}")
     best = run / tracking.CHECKPOINTS / "best.pt"
-    for path in (path for step, path in checkpoints.items() if step > rollback.step):
-        if best.exists() and best.samefile(path):
+    for path in (path for saved, path in checkpoints.items() if saved > rollback.step):
+        if best.exists() and tracking.is_same_file(best, path):
             best.unlink()
         path.unlink()
     link_checkpoint(checkpoints[rollback.step], "last.pt")
     tracking.append_line(run / tracking.ROLLBACKS, asdict(rollback))
-    if several:
-        raise TrainingStopped(f"{run} {rollback.text()}: go on with `semraft train --resume {run}`")
-    raise RolledBack(rollback.text())
+    return RolledBack(rollback.text())
 
 
 def keep_start(state: TrainingState, run: Path, config: RunConfig) -> None:

@@ -17,7 +17,7 @@ from semraft.models.build import build_model
 from semraft.models.raft import RAFT
 from semraft.runtime import Processes
 from semraft.training import loop, pulse, state, step
-from semraft.training.step import OutOfTime, TrainingStopped
+from semraft.training.agreement import OutOfTime, TrainingStopped
 
 CONFIG = RunConfig(
     data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
@@ -54,7 +54,7 @@ def test_a_resumed_run_takes_up_optimiser_schedule_scaler_and_window(
 
     def two_batches(*arguments: Any) -> Iterator[TrainingBatch]:
         for number, batch in enumerate(training_batches(*arguments)):
-            if number == 2:
+            if number == 3:  # It is read before the third step is taken.
                 raise Killed
             yield batch
 

@@ -11,10 +11,11 @@ from semraft.data.loader import collate
 from semraft.faults import Fault, FaultConfig
 from semraft.recipes import RECIPES
 from semraft.sample import FlowBatch
+from semraft.training.agreement import TrainingStopped
 from semraft.training.planting import planted
 from semraft.training.pulse import line_of
 from semraft.training.state import TrainingState, initial_state
-from semraft.training.step import TrainingStopped, take_step
+from semraft.training.step import take_step
 
 STEP = 2
 

@@ -12,7 +12,7 @@ from semraft.config import LossConfig, OptimConfig, RunConfig, parse_term
 from semraft.losses.objective import Objective, objective
 from semraft.losses.weights import MEASURED_STEPS
 from semraft.training import loop, step
-from semraft.training.step import TrainingStopped
+from semraft.training.agreement import TrainingStopped
 from tests.unit.training.test_loop import CONFIG, last
 
 STEPS = MEASURED_STEPS + 4
