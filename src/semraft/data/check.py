@@ -53,10 +53,10 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Every file usable, and neither flow nor labels found not to fit the images."""
+        """Every file usable, valid flow in them, and neither flow nor labels found not to fit the images."""
         test = self.alignment
         contradicted = test is not None and "not aligned" in (test.verdict, test.labels_verdict)
-        return not self.problems and not contradicted
+        return not self.problems and self.flow is not None and not contradicted
 
     @property
     def bad_ids(self) -> tuple[str, ...]:
@@ -214,6 +214,10 @@ def _lines(report: Report, max_problems: int) -> Iterator[str]:
         yield f"  {problem.kind:8} {problem.pair_id}: {problem.path}: {problem.detail}"
     if len(report.problems) > max_problems:
         yield f"  and {len(report.problems) - max_problems} more"
+    if not report.pairs:
+        yield "NOTHING FOUND: no file here has a name of this data set"
+    elif report.flow is None:
+        yield "NO VALID PIXEL: no pair that could be read has flow truth"
     if (flow := report.flow) is not None:
         yield f"flow: valid {flow.valid_frac:.1%}, mean u {flow.u_mean_px:.2f} px, v {flow.v_mean_px:.2f} px"
         yield (

@@ -183,6 +183,9 @@ def _read_flow_png(
     if (header.depth, header.color_type) != (16, png.RGB):
         raise DamagedFile(path, f"expected flow in 16-bit RGB, got {header.kind}")
     raw = stored_pixels(path, chunks, chosen(path, part))
+    if encoding == "kitti" and (largest := int(raw[..., 2].max())) > 1:
+        reason = f"its third channel holds {largest}, KITTI's is 0 (invalid) or 1 (valid)"
+        raise DamagedFile(path, f"{reason}: another encoding, or channels in another order")
     scale, offset = _png_scale(encoding, *header.size)
     flow = np.empty((*raw.shape[:2], 2), np.float32)
     for component in range(2):

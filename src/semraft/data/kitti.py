@@ -22,6 +22,13 @@ from semraft.data.pictures import read_mask
 from semraft.data.taxonomy import cityscapes_labels, kitti_instances
 from semraft.sample import Choose, FlowDataset, FlowSample, Pair
 
+OPTIONAL_FOLDERS = {
+    "valid_noc": "flow_noc",
+    "moving1": "obj_map",
+    "labels1": "semantic",
+    "instances1": "instance",
+}
+"""Field of a sample -> its folder. Where the folder is there every pair must have its file."""
 PATTERN = r"(\d{6})_10\.png"
 """First frames. The multi-view extension puts frames 00 to 20 beside them."""
 
@@ -31,7 +38,7 @@ def index(root: Path, split: str) -> FlowDataset:
 
     `train` and `val` are both all training pairs: they are what KITTI results are given on. Root is the
     folder that holds training/, or training/ itself. Ids are `000010`; each pair is a scene. Flow is
-    flow_occ, `valid_noc` where flow_noc is valid too; both required where their folder is, like obj_map.
+    flow_occ, `valid_noc` where flow_noc is valid too. A pair must have a file in each folder that is there.
 
     Raises:
         ValueError: No flow_occ there.
@@ -66,11 +73,8 @@ def _candidates(name: str, folder: Path, images: Path, listing: Listing) -> Iter
             "image2": images / f"{number:06d}_11.png",
             "flow": folder / "flow_occ" / first,
         }
-        for role, kind in (("valid_noc", "flow_noc"), ("moving1", "obj_map")):
+        for role, kind in OPTIONAL_FOLDERS.items():
             if (folder / kind).is_dir():
-                files[role] = folder / kind / first
-        for role, kind in (("labels1", "semantic"), ("instances1", "instance")):
-            if first in listing(folder / kind):
                 files[role] = folder / kind / first
         yield Pair(id=f"{number:06d}", scene=f"{name}/{number:06d}", files=files)
 

@@ -184,6 +184,12 @@ def test_virtual_kitti_flow_read_as_kitti(tmp_path: Path) -> None:
     right = check_dataset(kitti.index(tmp_path / "right", "val"))
     assert verdict(right) == "aligned"
     write_textured_kitti(tmp_path / "wrong", "virtual-kitti")
+    refused = check_dataset(kitti.index(tmp_path / "wrong", "val"))
+    assert (refused.sound, refused.problems[0].kind) == (False, "damaged")
+    for path in (tmp_path / "wrong").rglob("flow_occ/*.png"):  # Files of others mark validity by 1.
+        raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        raw[..., 0] = raw[..., 0] != 0
+        cv2.imwrite(str(path), raw)
     wrong = check_dataset(kitti.index(tmp_path / "wrong", "val"))
     assert (verdict(wrong), best_reading(wrong)) == ("not aligned", "Virtual KITTI's png encoding")
     error = wrong.alignment.readings["Virtual KITTI's png encoding"]
@@ -258,6 +264,22 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     assert (report.pairs_read, report.flow, report.class_frac, report.alignment) == (0, None, None, None)
     assert "a.npz" in as_text(report)
     json.dumps(report.to_json())
+
+
+def test_nothing_is_never_sound(tmp_path: Path) -> None:
+    """Red when: no pair, or pairs without a valid pixel, end with exit code 0."""
+    nothing = check_dataset(dataset_of())
+    assert not nothing.sound
+    assert "NOTHING FOUND" in as_text(nothing)
+    write_textured_kitti(tmp_path, "kitti")
+    for path in tmp_path.rglob("flow_occ/*.png"):
+        raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        raw[..., 0] = 0
+        cv2.imwrite(str(path), raw)
+    invalid = check_dataset(kitti.index(tmp_path, "val"))
+    assert invalid.problems == ()
+    assert not invalid.sound
+    assert "NO VALID PIXEL" in as_text(invalid)
 
 
 def test_sampling_is_spread_over_the_data_set() -> None:

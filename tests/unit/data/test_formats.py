@@ -237,8 +237,16 @@ def test_virtual_kitti_png_values(tmp_path: Path) -> None:
     assert valid.all()
 
 
-@pytest.mark.parametrize("encoding", ["kitti", "virtual-kitti"])
-@pytest.mark.parametrize(("blue", "expected"), [(0, False), (1, True), (65535, True)])
+@pytest.mark.parametrize(
+    ("encoding", "blue", "expected"),
+    [
+        ("kitti", 0, False),
+        ("kitti", 1, True),
+        ("virtual-kitti", 0, False),
+        ("virtual-kitti", 1, True),
+        ("virtual-kitti", 65535, True),
+    ],
+)
 def test_png_validity_is_a_third_channel_that_is_not_zero(
     tmp_path: Path, encoding: Encoding, blue: int, expected: bool
 ) -> None:
@@ -263,11 +271,20 @@ def test_viper_npz_validity_needs_both_components_finite_and_below_512(tmp_path:
 
 
 def test_reading_one_png_encoding_as_the_other_goes_wrong(tmp_path: Path, flow: np.ndarray) -> None:
-    """The container is the same, so no reader can notice: the caller has to know."""
-    write_flow(tmp_path / "a.png", flow, encoding="virtual-kitti")
-    got, valid = read_flow(tmp_path / "a.png", "kitti")
+    """The container is the same, so a reader can't notice KITTI's file: the caller has to know."""
+    write_flow(tmp_path / "a.png", flow, encoding="kitti")
+    got, valid = read_flow(tmp_path / "a.png", "virtual-kitti")
     assert valid.all()
-    assert np.abs(got - flow).mean() > 50
+    assert np.abs(got - flow).mean() > 1
+
+
+def test_a_kitti_png_with_another_validity_is_refused(tmp_path: Path, flow: np.ndarray) -> None:
+    """Virtual KITTI's file, and one whose channels were written in OpenCV's order: red when it is read."""
+    write_flow(tmp_path / "a.png", flow, encoding="virtual-kitti")
+    with pytest.raises(DamagedFile, match=r"a\.png: its third channel holds 65535, KITTI's is 0 .* or 1"):
+        read_flow(tmp_path / "a.png", "kitti")
+    with pytest.raises(DamagedFile, match="channels in another order"):
+        read_flow(png16(tmp_path / "b.png", red=1, green=32768, blue=32896), "kitti")
 
 
 # --- wrong calls

@@ -69,18 +69,22 @@ def test_sizes_vary_between_pairs(tmp_path: Path) -> None:
     for kind in ("flow_occ", "flow_noc"):
         flow = np.full((7, 11, 2), (1.5, -2), dtype=np.float32)
         write_flow(tmp_path / "training" / kind / "000002_10.png", flow, encoding="kitti")
-    write_ids(tmp_path / "training/obj_map/000002_10.png", np.zeros((7, 11), dtype=np.uint8))
+    for folder in ("obj_map", "semantic", "instance"):
+        write_ids(tmp_path / f"training/{folder}/000002_10.png", np.zeros((7, 11), dtype=np.uint8))
     dataset = kitti.index(tmp_path, "val")
     assert [dataset[index].flow.shape for index in range(2)] == [(6, 9, 2), (7, 11, 2)]
 
 
-def test_labels_of_some_pairs_are_read_but_not_promised(tmp_path: Path) -> None:
+def test_a_missing_label_file_is_named_and_costs_its_pair(tmp_path: Path) -> None:
+    """Red when: it costs all other pairs their labels, and nobody says so."""
     write_kitti(tmp_path / "training", [1, 2])
     (tmp_path / "training/semantic/000001_10.png").unlink()
     dataset = kitti.index(tmp_path, "val")
-    assert dataset.provides == {"valid_noc", "moving1", "instances1"}
-    assert dataset[0].labels1 is None
-    assert dataset[1].labels1 is not None
+    assert dataset.provides == {"valid_noc", "moving1", "labels1", "instances1"}
+    assert [pair.id for pair in dataset.pairs] == ["000002"]
+    assert [(bad.pair_id, bad.kind, bad.path.parent.name) for bad in dataset.problems] == [
+        ("000001", "missing", "semantic")
+    ]
 
 
 def test_missing_empty_damaged_and_wrong_size_files_are_named(tmp_path: Path) -> None:
