@@ -43,7 +43,8 @@ _LARGEST_THRESHOLD = 32 << 20
 STEP_WAIT = timedelta(minutes=10)
 """How much later than the others a process may come to an exchange of a step before it is taken for lost."""
 PATIENCE = timedelta(hours=1)
-"""The same where the first process validates and the others wait. One that has ended is noticed at once."""
+"""The same where processes validate, or wait while the first one writes. One that has ended is noticed at
+once."""
 LAUNCH = "srun --ntasks-per-node=1 torchrun ..., as docs/slurm.md has it"
 
 

@@ -1,9 +1,13 @@
 """The one reduction every loss uses: the masked mean, and the sum over refinements."""
 
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
@@ -49,6 +53,15 @@ def largest_over_processes(
     largest = value.clone()
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group)
     return largest
+
+
+def gathered(own: Item, group: torch.distributed.ProcessGroup | None = None) -> list[Item]:
+    """What every process has, in the order of their ranks; exchanged by `group`, or by all."""
+    if process_count() == 1:
+        return [own]
+    everyone: list[Any] = [None] * process_count()
+    torch.distributed.all_gather_object(everyone, own, group)
+    return everyone
 
 
 def refinement_weights(count: int, gamma: float, device: torch.device) -> Float[Tensor, " T"]:

@@ -29,10 +29,11 @@ from semraft.sample import DamagedFile, FlowBatch, FlowDataset
 from semraft.training import sources
 from semraft.training.agreement import Ending, OutOfTime, TrainingStopped, by_all, lost_processes_named
 from semraft.training.checkpoint import link_checkpoint
+from semraft.training.evaluate import Evaluation
 from semraft.training.fingerprints import fingerprints
 from semraft.training.state import TrainingState, initial_state, settled_config
 from semraft.training.step import Taken, take_step
-from semraft.training.validate import motion_by_class, training_metrics, validate
+from semraft.training.validate import motion_by_class, training_metrics, validate, write_validation
 from semraft.training.watcher import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
 
 
@@ -200,12 +201,12 @@ def _train(
             is_validated = last or step % config.validate_every == 0
             if is_saved or is_validated:
                 state.share_window()
+                scored: dict[str, Evaluation] | None = None
+                if is_validated:
+                    scored = validate(state.scored, begun.validation, config, run, processes, last)
                 with by_all(processes):
-                    if tracker is not None and is_validated:
-                        score = validate(
-                            state.scored, begun.validation, config, run, step, tracker, keep_pairs=last
-                        )
-                        _keep(state, score, run, config)
+                    if tracker is not None and scored is not None:
+                        _keep(state, write_validation(scored, run, step, tracker), run, config)
                     elif tracker is not None:
                         state.save(run / tracking.CHECKPOINTS / "last.pt", config)
                         keep_sound(run, step, config)

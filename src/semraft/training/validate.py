@@ -1,28 +1,30 @@
 """Scores a network under way: on the batch it just saw, and on the validation draws of its run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch.distributed
 from jaxtyping import Float32
+from torch import nn
 
 from semraft import tracking
 from semraft.config import LossConfig, Precision, RunConfig
 from semraft.inference import decided, on_device
 from semraft.losses.motion import motion_model_by_class
-from semraft.losses.reduction import process_count
+from semraft.losses.reduction import gathered, process_count
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS, case_of
 from semraft.metrics import measure, metric_name, pool
 from semraft.models.raft import RAFT
 from semraft.ops.classes import CLASSES
 from semraft.ops.endpoint import endpoint_error_sums
+from semraft.runtime import Processes
 from semraft.sample import Estimate, FlowBatch, FlowDataset, FlowSample, Prediction
-from semraft.training.evaluate import Evaluation, evaluate, write_per_sample
+from semraft.training.agreement import by_all
+from semraft.training.evaluate import Evaluation, Scores, pooled, score_pairs, write_per_sample
 
 PADDED_BELOW = ("kitti", "kitti-2012")
 """Data sets whose published figures were made with all padding below the image."""
@@ -56,34 +58,46 @@ def network_predictor(
     return predict
 
 
+Validation = Mapping[str, tuple[FlowDataset, tuple[int, ...]]]
+"""Split name -> a data set, and which of its pairs are scored."""
+
+
 def validate(
     model: RAFT,
-    validation: dict[str, tuple[FlowDataset, tuple[int, ...]]],
+    validation: Validation,
     config: RunConfig,
     run: Path,
-    step: int,
-    tracker: tracking.Tracker,
+    processes: Processes,
     keep_pairs: bool,
-) -> float:
-    """Scores every validation draw, writes metrics and per_sample.csv, and returns the first draw's EPE.
+) -> dict[str, Evaluation]:
+    """Scores every validation draw; all processes call it, share the pairs, and get the scores of all.
 
-    With `keep_pairs` the first pairs of each draw are kept with the run's flow for the report. Damaged pairs
-    follow `data.damaged`; those skipped are counted in the metrics and named in skipped.jsonl.
+    The scores are those of one process, row by row. With `keep_pairs` the first process keeps the first pairs
+    of each draw with the run's flow for the report.
+
+    Raises:
+        DamagedFile: A pair can't be read and `data.damaged` is "refuse".
+        TrainingStopped: That, or another failure, in another process.
+        ValueError: None of a draw's pairs could be scored.
     """
-    assert config.precision != "auto"
-    predict = network_predictor(model, config.validation_updates, config.precision)
-    evaluations: dict[str, Evaluation] = {}
-    for split, (dataset, indices) in validation.items():
-        kept = {dataset.pairs[index].id for index in indices[: config.saved_pairs]} if keep_pairs else set()
+    share_statistics(model)
+    with by_all(processes):
+        own = _score_share(model, validation, config, run, processes, keep_pairs)
+    shares = gathered(own, processes.patient)
+    return {
+        split: pooled(dataset, [share[split] for share in shares])
+        for split, (dataset, _) in validation.items()
+    }
 
-        def predict_and_keep(sample: FlowSample, split: str = split, kept: set[str] = kept) -> Estimate:
-            found = predict(sample)
-            if sample.id in kept:
-                keep_pair(run / tracking.PAIRS / split, sample, found)
-            return found
 
-        evaluation = evaluate(predict_and_keep, dataset, indices, damaged=config.data.damaged, progress=True)
-        evaluations[split] = evaluation
+def write_validation(
+    evaluations: Mapping[str, Evaluation], run: Path, step: int, tracker: tracking.Tracker
+) -> float:
+    """Writes metrics and per_sample.csv, and returns the first draw's EPE; Inf without any.
+
+    Pairs that were skipped are counted in the metrics and named in skipped.jsonl.
+    """
+    for split, evaluation in evaluations.items():
         counts = {"pairs": float(len(evaluation.per_sample)), "skipped": float(len(evaluation.skipped))}
         tracker.log(step, split, evaluation.metrics | counts)
         for problem in evaluation.skipped:
@@ -95,6 +109,55 @@ def validate(
         return math.inf
     write_per_sample(run / tracking.PER_SAMPLE, evaluations)
     return next(iter(evaluations.values())).metrics["epe"]
+
+
+def _score_share(
+    model: RAFT,
+    validation: Validation,
+    config: RunConfig,
+    run: Path,
+    processes: Processes,
+    keep_pairs: bool,
+) -> dict[str, Scores]:
+    """Scores this process's share of every draw. Nothing is exchanged."""
+    assert config.precision != "auto"
+    predict = network_predictor(model, config.validation_updates, config.precision)
+    scores = {}
+    for split, (dataset, indices) in validation.items():
+        first = indices[: config.saved_pairs] if keep_pairs else ()
+        kept = {dataset.pairs[index].id for index in first}
+
+        def predict_and_keep(sample: FlowSample, split: str = split, kept: set[str] = kept) -> Estimate:
+            found = predict(sample)
+            if sample.id in kept:
+                keep_pair(run / tracking.PAIRS / split, sample, found)
+            return found
+
+        scores[split] = score_pairs(
+            predict_and_keep,
+            dataset,
+            share_of(indices, processes.rank, processes.count, len(first)),
+            damaged=config.data.damaged,
+            progress=processes.leads,
+        )
+    return scores
+
+
+def share_of(indices: tuple[int, ...], rank: int, count: int, least: int) -> tuple[int, ...]:
+    """The part of `indices`, in their order, that process `rank` of `count` scores: the first one's at least
+    the first `least`."""
+    head = max(least, -(-len(indices) // count))
+    if rank == 0:
+        return indices[:head]
+    rest, others = indices[head:], count - 1
+    return rest[len(rest) * (rank - 1) // others : len(rest) * rank // others]
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module) -> None:
+    """Gives all processes the first one's statistics of batch norm: each has learnt its own part's."""
+    for buffer in model.buffers() if process_count() > 1 else ():
+        torch.distributed.broadcast(buffer, 0)
 
 
 def keep_pair(folder: Path, sample: FlowSample, found: Estimate) -> None:
@@ -124,10 +187,7 @@ def training_metrics(prediction: Prediction, batch: FlowBatch) -> dict[str, floa
     *before, last = prediction.flows
     arrays = _to_numpy(last), _to_numpy(batch.flow), batch.valid.cpu().numpy()
     records = [measure(*pair) for pair in zip(*arrays, strict=True)]
-    parts: list[Any] = [(records, endpoint_error_sums(before, batch.flow, batch.valid))]
-    if process_count() > 1:
-        own, parts = parts[0], parts * process_count()
-        torch.distributed.all_gather_object(parts, own)
+    parts = gathered((records, endpoint_error_sums(before, batch.flow, batch.valid)))
     pooled = pool([record for records, _ in parts for record in records])
     valid_pixels = pooled["valid"] or math.nan
     sums_px = zip(*(errors_px for _, errors_px in parts), strict=True)

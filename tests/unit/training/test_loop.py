@@ -93,7 +93,8 @@ def test_a_process_that_does_not_write_keeps_nothing_to_tell(
 
     monkeypatch.setattr(loop, "take_step", counted)
     monkeypatch.setattr(loop.runtime, "join_processes", lambda device: Processes(rank=1, count=2))
-    loop.train(replace(CONFIG, optim=replace(CONFIG.optim, batch=2)), tmp_path / "run")
+    data = replace(CONFIG.data, validation_pairs=2)  # One for it.
+    loop.train(replace(CONFIG, data=data, optim=replace(CONFIG.optim, batch=2)), tmp_path / "run")
     assert kept == [0, 0, 0, 0]
     assert not (tmp_path / "run").exists()
 
