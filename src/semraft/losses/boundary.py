@@ -1,14 +1,13 @@
 """The sequence loss, weighted towards segment boundaries."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semraft.losses.reduction import masked_mean, refinement_sum
-from semraft.losses.sequence import flow_distances
+from semraft.losses.reduction import Flows, refinement_means, refinement_sum
+from semraft.losses.sequence import distance_from
 from semraft.ops.distance import MAX_RADIUS_PX, boundary_distance
 
 BOUNDARY_GAIN = 2.0
@@ -18,7 +17,7 @@ BOUNDARY_FALLOFF_PX = 8.0
 
 
 def boundary_weight(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     flow_gt: Float[Tensor, "B 2 H W"],
     segments1: Int64[Tensor, "B H W"],
     valid: Bool[Tensor, "B H W"],
@@ -36,7 +35,7 @@ def boundary_weight(
 
 
 def boundary_weight_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     flow_gt: Float[Tensor, "B 2 H W"],
     segments1: Int64[Tensor, "B H W"],
     valid: Bool[Tensor, "B H W"],
@@ -44,8 +43,7 @@ def boundary_weight_values(
     falloff_px: float = BOUNDARY_FALLOFF_PX,
 ) -> Float[Tensor, " T"]:
     """The boundary-weighted sequence loss at each refinement, before the weights."""
-    distance = boundary_distance(segments1, min(math.ceil(8 * falloff_px), MAX_RADIUS_PX))
-    weight = 1 + gain * torch.exp(-distance / falloff_px)
-    return torch.stack(
-        [masked_mean(weight * distance, valid) for distance in flow_distances(flows, flow_gt, valid)]
-    )
+    boundary_px = boundary_distance(segments1, min(math.ceil(8 * falloff_px), MAX_RADIUS_PX))
+    weight = 1 + gain * torch.exp(-boundary_px / falloff_px)
+    distance = distance_from(flow_gt, valid)
+    return refinement_means(lambda flows: (weight * distance(flows), valid), flows)

@@ -3,19 +3,17 @@
 After Jeong et al., "Imposing Consistency for Optical Flow Estimation", CVPR 2022.
 """
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
-from semraft.losses.sequence import flow_distances
+from semraft.losses.reduction import Flows, at_least_float32, in_turn, refinement_means, refinement_sum
+from semraft.losses.sequence import distance_from
 
 
 def zero_forcing(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     occlusion: Float[Tensor, "B H W"] | None = None,
     gamma: float = 0.8,
 ) -> Float[Tensor, ""]:
@@ -28,11 +26,9 @@ def zero_forcing(
     return refinement_sum(zero_forcing_values(flows, occlusion), gamma)
 
 
-def zero_forcing_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]], occlusion: Float[Tensor, "B H W"] | None = None
-) -> Float[Tensor, " T"]:
+def zero_forcing_values(flows: Flows, occlusion: Float[Tensor, "B H W"] | None = None) -> Float[Tensor, " T"]:
     """Zero forcing at each refinement, before the weights; the occlusion logits belong to the last."""
-    values = torch.stack([at_least_float32(flow).abs().sum(dim=1).mean() for flow in flows])
+    values = torch.cat([some.abs().sum(dim=2).mean(dim=(1, 2, 3)) for some in in_turn(flows)])
     if occlusion is None:
         return values
     visible = F.softplus(at_least_float32(occlusion)).mean().to(values.dtype)
@@ -40,7 +36,7 @@ def zero_forcing_values(
 
 
 def transform_consistency(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     transformed_flow: Float[Tensor, "B 2 H W"],
     mask: Bool[Tensor, "B H W"],
     gamma: float = 0.8,
@@ -56,10 +52,10 @@ def transform_consistency(
 
 
 def transform_consistency_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     transformed_flow: Float[Tensor, "B 2 H W"],
     mask: Bool[Tensor, "B H W"],
 ) -> Float[Tensor, " T"]:
     """Transform consistency at each refinement, before the weights."""
-    distances = flow_distances(flows, transformed_flow.detach(), mask)
-    return torch.stack([masked_mean(distance, mask) for distance in distances])
+    distance = distance_from(transformed_flow.detach(), mask)
+    return refinement_means(lambda flows: (distance(flows), mask), flows)

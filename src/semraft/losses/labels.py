@@ -1,13 +1,11 @@
 """Losses that ask the flow to lead a pixel to where frame 2 has its label."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
-from semraft.ops.distance import distances_by_class, signed_distances_by_class
+from semraft.losses.reduction import Flows, Judged, refinement_means, refinement_sum
+from semraft.ops.distance import distances_by_class, distances_to_others, signed_distances_by_class
 from semraft.ops.labels import present
 from semraft.ops.warp import warp, warp_channel
 from semraft.sample import IGNORE_LABEL
@@ -17,7 +15,7 @@ RADIUS_PX = 16
 
 
 def label_warp(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     labels1: Int64[Tensor, "B H W"],
     labels2: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
@@ -32,7 +30,7 @@ def label_warp(
 
 
 def label_warp_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     labels1: Int64[Tensor, "B H W"],
     labels2: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
@@ -44,7 +42,7 @@ def label_warp_values(
 
 
 def label_distance(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     labels1: Int64[Tensor, "B H W"],
     labels2: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
@@ -59,7 +57,7 @@ def label_distance(
 
 
 def label_distance_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     labels1: Int64[Tensor, "B H W"],
     labels2: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
@@ -72,7 +70,7 @@ def label_distance_values(
 
 
 def signed_distance(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     labels1: Int64[Tensor, "B H W"],
     labels2: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
@@ -88,7 +86,7 @@ def signed_distance(
 
 
 def signed_distance_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     labels1: Int64[Tensor, "B H W"],
     labels2: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
@@ -96,7 +94,9 @@ def signed_distance_values(
 ) -> Float[Tensor, " T"]:
     """Signed distance at each refinement, before the weights."""
     classes, own = present(labels1)
-    depth1 = signed_distances_by_class(labels1, classes, radius_px) / radius_px
+    depth1 = (
+        distances_to_others(labels1, classes, radius_px) / radius_px
+    )  # Inside, which is all that is read.
     depth2 = signed_distances_by_class(labels2, classes, radius_px) / radius_px
     if len(classes):
         depth1 = depth1.gather(1, own[:, None])
@@ -104,7 +104,7 @@ def signed_distance_values(
 
 
 def _own_class_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     maps2: Float[Tensor, "B K H W"],
     own: Int64[Tensor, "B H W"],
     wanted: Float[Tensor, "B H W"] | None,
@@ -116,13 +116,13 @@ def _own_class_values(
     if not maps2.shape[1]:  # Everything is ignored: nothing counts, and the gradient is zero.
         maps2 = maps2.new_zeros(len(maps2), 1, *maps2.shape[2:])
     counted = mask & (labels1 != IGNORE_LABEL)
-    ignored2 = (labels2 == IGNORE_LABEL).float()[:, None]
-    values = []
-    for flow in flows:
-        field = at_least_float32(flow)
-        found, seen = warp_channel(maps2.to(field.dtype), own, field)
+    ignored2 = (labels2 == IGNORE_LABEL)[:, None]
+
+    def judge(flows: Float[Tensor, "t B 2 H W"]) -> Judged:
+        found, seen = warp_channel(maps2.to(flows.dtype), own, flows)
         with torch.no_grad():
-            touches_ignored = warp(ignored2.to(field.dtype), field)[0].squeeze(1) > 0
+            touches_ignored = warp(ignored2.to(flows.dtype), flows)[0].squeeze(2) > 0
         distance = found if wanted is None else (found - wanted).abs()
-        values.append(masked_mean(distance, counted & seen & ~touches_ignored))
-    return torch.stack(values)
+        return distance, counted & seen & ~touches_ignored
+
+    return refinement_means(judge, flows)

@@ -1,13 +1,19 @@
 """Each segment moves as a plane or a rigid thing would: a fitted motion model, and what it leaves over."""
 
-from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semraft.losses.reduction import at_least_float32, masked_mean, mean_over_processes, refinement_sum
+from semraft.losses.reduction import (
+    Flows,
+    Judged,
+    at_least_float32,
+    masked_mean,
+    mean_over_processes,
+    refinement_means,
+    refinement_sum,
+)
 from semraft.ops.classes import PLANAR, RIGID
 from semraft.ops.motion_models import RIDGE, PlaneModel, model_residuals, model_segments
 
@@ -20,7 +26,7 @@ FitGradient = Literal["through", "stopped"]
 
 
 def motion_model(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     segments1: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
     plane_model: PlaneModel = "homography",
@@ -47,7 +53,7 @@ def motion_model(
 
 
 def motion_model_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     segments1: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
     plane_model: PlaneModel = "homography",
@@ -58,12 +64,13 @@ def motion_model_values(
 ) -> Float[Tensor, " T"]:
     """The motion-model residual at each refinement, before the weights."""
     pixels = model_segments(segments1, min_pixels, max_segments)
-    counted = mask.flatten()[pixels.pixel]
-    values = []
-    for flow in flows:
-        left = model_residuals(at_least_float32(flow), pixels, plane_model, ridge, gradient == "stopped")
-        values.append(masked_mean(left.abs().sum(dim=1), counted))
-    return torch.stack(values)
+    counted = mask.flatten()[pixels.pixel] & pixels.counts
+
+    def judge(flows: Float[Tensor, "t B 2 H W"]) -> Judged:
+        left = model_residuals(flows, pixels, plane_model, ridge, gradient == "stopped")
+        return left.abs().sum(dim=2), counted
+
+    return refinement_means(judge, flows)
 
 
 def motion_model_by_class(
@@ -77,8 +84,9 @@ def motion_model_by_class(
     Over all processes, each of which must ask.
     """
     pixels = model_segments(segments1, MIN_PIXELS, MAX_SEGMENTS)
-    left = model_residuals(at_least_float32(flow), pixels, plane_model).abs().sum(dim=1)
-    label, counted = pixels.label[pixels.segment], mask.flatten()[pixels.pixel]
+    left = model_residuals(at_least_float32(flow)[None], pixels, plane_model)[0].abs().sum(dim=1)
+    label = pixels.label[pixels.segment, None]
+    counted = mask.flatten()[pixels.pixel] & pixels.counts
     means = {}
     for label_id in (*PLANAR, *RIGID):
         of_class = counted & (label == label_id)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from semraft.config import LossConfig, TermConfig
-from semraft.losses.reduction import refinement_sum
+from semraft.losses.reduction import quickest, refinement_sum
 from semraft.losses.regions import region
 from semraft.losses.sequence import sequence_values, trusted_pixels
 from semraft.losses.terms import PASSES, TERMS, case_of, needed_fields, needed_heads
@@ -52,7 +52,8 @@ def objective(
     """
     trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
     taught = taught_pixels(batch, config)
-    flow_values = sequence_values(prediction.flows, batch.flow, taught, config.normalize, config.max_flow_px)
+    flows = quickest(prediction.flows)
+    flow_values = sequence_values(flows, batch.flow, taught, config.normalize, config.max_flow_px)
     total = refinement_sum(flow_values, config.gamma)
     values = {"flow_loss": flow_values}
     for chosen in config.terms:
@@ -60,7 +61,7 @@ def objective(
         weight = chosen.weight if weights is None else weights[chosen.name]
         # A share is measured by the term's gradient, which it must have before it has a weight.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (weight != 0 or chosen.share is not None)):
-            values[term.scalar] = term.values(case_of(chosen, prediction, batch, trusted))
+            values[term.scalar] = term.values(case_of(chosen, prediction, batch, trusted, flows))
         if weight != 0:
             total = total + weight * refinement_sum(values[term.scalar], config.gamma)
     return Objective(total=total, values=values)

@@ -1,18 +1,15 @@
 """Losses that compare the two pictures along the flow."""
 
-from collections.abc import Sequence
-
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.losses.reduction import Flows, Judged, at_least_float32, refinement_means, refinement_sum
 from semraft.ops.census import census_difference, grey, whole_patches
 from semraft.ops.warp import warp
 
 
 def census(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     image1: Float[Tensor, "B 3 H W"],
     image2: Float[Tensor, "B 3 H W"],
     mask: Bool[Tensor, "B H W"],
@@ -27,16 +24,16 @@ def census(
 
 
 def census_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     image1: Float[Tensor, "B 3 H W"],
     image2: Float[Tensor, "B 3 H W"],
     mask: Bool[Tensor, "B H W"],
 ) -> Float[Tensor, " T"]:
     """Census at each refinement, before the weights."""
     grey1, grey2 = (grey(at_least_float32(image)) for image in (image1, image2))
-    values = []
-    for flow in flows:
-        warped, seen = warp(grey2[:, None], at_least_float32(flow).to(grey2.dtype))
-        difference = census_difference(grey1, warped[:, 0])
-        values.append(masked_mean(difference, mask & whole_patches(seen)))
-    return torch.stack(values)
+
+    def judge(flows: Float[Tensor, "t B 2 H W"]) -> Judged:
+        warped, seen = warp(grey2[:, None], flows.to(grey2.dtype))
+        return census_difference(grey1, warped.squeeze(2)), mask & whole_patches(seen)
+
+    return refinement_means(judge, flows)

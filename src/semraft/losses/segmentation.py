@@ -1,6 +1,6 @@
 """Losses of the segmentation decoder: against the labels, and between the frames along the flow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.losses.reduction import (
+    Flows,
+    Judged,
+    at_least_float32,
+    masked_mean,
+    refinement_means,
+    refinement_sum,
+)
 from semraft.ops.warp import warp
 from semraft.sample import IGNORE_LABEL
 
@@ -36,7 +43,7 @@ def segmentation(
 
 
 def temporal_consistency(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     logits1: Float[Tensor, "B K H W"],
     logits2: Float[Tensor, "B K H W"],
     mask: Bool[Tensor, "B H W"],
@@ -54,7 +61,7 @@ def temporal_consistency(
 
 
 def temporal_consistency_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     logits1: Float[Tensor, "B K H W"],
     logits2: Float[Tensor, "B K H W"],
     mask: Bool[Tensor, "B H W"],
@@ -67,14 +74,14 @@ def temporal_consistency_values(
     share1, share2 = (
         at_least_float32(logits).softmax(dim=1).clamp(min=SMALLEST_SHARE) for logits in (logits1, logits2)
     )
-    values = []
-    for flow in flows:
-        field = (flow.detach() if gradient == "segmentation" else flow).to(share2.dtype)
+
+    def judge(flows: Float[Tensor, "t B 2 H W"]) -> Judged:
+        field = (flows.detach() if gradient == "segmentation" else flows).to(share2.dtype)
         warped, seen = warp(share2, field)
         # Where frame 2 is not seen any shares above 0 will do: they are not read.
-        divergence = _divergence(share1, warped.masked_fill(~seen[:, None], 1))
-        values.append(masked_mean(divergence, mask & seen))
-    return torch.stack(values)
+        return _divergence(share1, warped.masked_fill(~seen[:, :, None], 1)), mask & seen
+
+    return refinement_means(judge, flows)
 
 
 class _JensenShannon(torch.autograd.Function):
@@ -83,25 +90,28 @@ class _JensenShannon(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, share1: Float[Tensor, "B K H W"], share2: Float[Tensor, "B K H W"]
-    ) -> Float[Tensor, "B H W"]:
+        ctx: Any, share1: Float[Tensor, "B K H W"], share2: Float[Tensor, "t B K H W"]
+    ) -> Float[Tensor, "t B H W"]:
         ctx.save_for_backward(share1, share2)
         apart1, apart2 = _from_mean(share1, share2)
-        return apart1.mul_(share1).addcmul_(apart2, share2).sum(dim=1) / 2
+        return apart1.mul_(share1).addcmul_(apart2, share2).sum(dim=2) / 2
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B K H W"], ...]:
-        half = slope[:, None] / 2
-        return tuple(apart.mul_(half) for apart in _from_mean(*ctx.saved_tensors))
+    def backward(
+        ctx: Any, slope: Float[Tensor, "t B H W"]
+    ) -> tuple[Float[Tensor, "B K H W"], Float[Tensor, "t B K H W"]]:
+        half = slope[:, :, None] / 2
+        apart1, apart2 = (apart.mul_(half) for apart in _from_mean(*ctx.saved_tensors))
+        return apart1.sum(dim=0), apart2
 
 
 _divergence: Callable[..., Tensor] = _JensenShannon.apply
 
 
 def _from_mean(
-    share1: Float[Tensor, "B K H W"], share2: Float[Tensor, "B K H W"]
-) -> tuple[Float[Tensor, "B K H W"], Float[Tensor, "B K H W"]]:
+    share1: Float[Tensor, "B K H W"], share2: Float[Tensor, "t B K H W"]
+) -> tuple[Float[Tensor, "t B K H W"], Float[Tensor, "t B K H W"]]:
     """log(share / mean of both), of each."""
     log_mean = (share1 + share2).mul_(0.5).log_()
-    return share1.log().sub_(log_mean), share2.log().sub_(log_mean)
+    return share1.log() - log_mean, share2.log().sub_(log_mean)

@@ -1,19 +1,18 @@
 """Losses that know what a pixel shows: the semantic family of specs and notes, as functions on tensors."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.losses.reduction import Flows, Judged, refinement_means, refinement_sum
 from semraft.ops.occlusion import same_label
 from semraft.sample import IGNORE_LABEL
 
 
 def semantic_smoothness_v1(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     labels1: Int64[Tensor, "B H W"],
     labels2: Int64[Tensor, "B H W"],
     valid: Bool[Tensor, "B H W"],
@@ -32,7 +31,7 @@ def semantic_smoothness_v1(
 
 
 def semantic_smoothness_v1_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     labels1: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "*masks B H W"],
     mean: Literal["mask", "all"] = "mask",
@@ -45,13 +44,15 @@ def semantic_smoothness_v1_values(
     """
     here, left, above = labels1[:, 1:, 1:], labels1[:, 1:, :-1], labels1[:, :-1, 1:]
     mask = mask[..., 1:, 1:] & (here != IGNORE_LABEL)
-    values = []
-    for flow in flows:
-        flow_here = at_least_float32(flow[:, :, 1:, 1:])
-        along_row = (flow_here - flow[:, :, 1:, :-1]).abs().sum(dim=1)
-        along_column = (flow_here - flow[:, :, :-1, 1:]).abs().sum(dim=1)
-        roughness = torch.where(here == left, along_row, 0) + torch.where(here == above, along_column, 0)
-        roughness = roughness.expand_as(mask)
-        counted = masked_mean(roughness, mask) if mean == "mask" else torch.where(mask, roughness, 0).mean()
-        values.append(counted)
-    return torch.stack(values)
+    of_row, of_column, everything = here == left, here == above, torch.ones_like(mask)
+
+    def judge(flows: Float[Tensor, "t B 2 H W"]) -> Judged:
+        flow_here = flows[..., 1:, 1:]
+        along_row = (flow_here - flows[..., 1:, :-1]).abs().sum(dim=2)
+        along_column = (flow_here - flows[..., :-1, 1:]).abs().sum(dim=2)
+        roughness = torch.where(of_row, along_row, 0) + torch.where(of_column, along_column, 0)
+        if mask.ndim > 3:
+            roughness = roughness[:, None].expand(-1, *mask.shape)
+        return (roughness, mask) if mean == "mask" else (torch.where(mask, roughness, 0), everything)
+
+    return refinement_means(judge, flows)

@@ -1,13 +1,13 @@
 """RAFT's sequence loss: the L1 distance to the ground truth at every refinement."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.losses.reduction import Flows, Judged, at_least_float32, refinement_means, refinement_sum
 
 Normalize = Literal["valid", "all", "valid-broadcast"]
 MAX_FLOW_PX = 400.0
@@ -23,7 +23,7 @@ def trusted_pixels(
 
 
 def sequence_loss(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     flow_gt: Float[Tensor, "B 2 H W"],
     valid: Bool[Tensor, "B H W"],
     gamma: float = 0.8,
@@ -41,7 +41,7 @@ def sequence_loss(
 
 
 def sequence_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     flow_gt: Float[Tensor, "B 2 H W"],
     valid: Bool[Tensor, "B H W"],
     normalize: Normalize = "valid",
@@ -49,21 +49,22 @@ def sequence_values(
 ) -> Float[Tensor, " T"]:
     """The sequence loss at each refinement, before the weights."""
     trusted = trusted_pixels(flow_gt, valid, max_flow_px)
-    distances = flow_distances(flows, flow_gt, trusted)
-    if normalize == "all":
-        return torch.stack([torch.where(trusted, distance, 0).mean() for distance in distances])
-    if normalize == "valid-broadcast":
-        masks = trusted[:, None].expand(-1, *trusted.shape)  # Mask, sample, row, column.
-        pairs = [masked_mean(distance.expand_as(masks), masks) for distance in distances]
-        return len(trusted) * torch.stack(pairs)  # masked_mean divides by each mask once a sample.
-    return torch.stack([masked_mean(distance, trusted) for distance in distances])
+    distance = distance_from(flow_gt, trusted)
+
+    def judge(flows: Float[Tensor, "t B 2 H W"]) -> Judged:
+        distances = distance(flows)
+        if normalize == "all":
+            return torch.where(trusted, distances, 0), torch.ones_like(trusted)
+        if normalize == "valid-broadcast":
+            return distances.sum(dim=1, keepdim=True).expand_as(distances), trusted
+        return distances, trusted
+
+    return refinement_means(judge, flows)
 
 
-def flow_distances(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
-    target: Float[Tensor, "B 2 H W"],
-    known: Bool[Tensor, "B H W"],
-) -> list[Float[Tensor, "B H W"]]:
-    """|F_t - F|_1 at each refinement, in pixels; what is not `known` of the target is not read."""
+def distance_from(
+    target: Float[Tensor, "B 2 H W"], known: Bool[Tensor, "B H W"]
+) -> Callable[[Float[Tensor, "t B 2 H W"]], Float[Tensor, "t B H W"]]:
+    """A function that gives |F_t - F|_1 in pixels; what is not `known` of the target F is not read."""
     read = at_least_float32(torch.where(known[:, None], target, 0))
-    return [(at_least_float32(flow) - read).abs().sum(dim=1) for flow in flows]
+    return lambda flows: (flows - read).abs().sum(dim=2)

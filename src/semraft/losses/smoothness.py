@@ -1,13 +1,13 @@
 """Losses on the differences of the flow inside segments: how smooth it is, and whether as the truth is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from semraft.losses.reduction import at_least_float32, masked_mean, refinement_sum
+from semraft.losses.reduction import Flows, Judged, at_least_float32, refinement_means, refinement_sum
 from semraft.sample import IGNORE_LABEL
 
 CHARBONNIER_EPSILON = 1e-3
@@ -18,7 +18,7 @@ Penalty = Literal["l1", "charbonnier"]
 
 
 def smoothness(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     segments1: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
     order: Order = 2,
@@ -40,32 +40,18 @@ def smoothness(
 
 
 def smoothness_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     segments1: Int64[Tensor, "B H W"],
     mask: Bool[Tensor, "B H W"],
     order: Order = 2,
     penalty: Penalty = "l1",
 ) -> Float[Tensor, " T"]:
     """Smoothness at each refinement, before the weights."""
-    counted = _inner(mask & (segments1 != IGNORE_LABEL), order)
-    together = [_is_one_segment(segments1, axis, order) for axis in (0, 1)]
-    values = []
-    for flow in flows:
-        field = at_least_float32(flow)
-        roughness = torch.zeros_like(counted, dtype=field.dtype)
-        for axis in (0, 1):
-            difference = _difference(field, axis, order)
-            if penalty == "charbonnier":
-                size = (difference.square() + CHARBONNIER_EPSILON**2).sqrt()
-            else:
-                size = difference.abs()
-            roughness = roughness + torch.where(together[axis], size.sum(dim=1), 0)
-        values.append(masked_mean(roughness, counted))
-    return torch.stack(values)
+    return refinement_means(_roughness(segments1, mask, order, penalty), flows)
 
 
 def gradient_matching(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     flow_gt: Float[Tensor, "B 2 H W"],
     segments1: Int64[Tensor, "B H W"],
     valid: Bool[Tensor, "B H W"],
@@ -80,20 +66,41 @@ def gradient_matching(
 
 
 def gradient_matching_values(
-    flows: Sequence[Float[Tensor, "B 2 H W"]],
+    flows: Flows,
     flow_gt: Float[Tensor, "B 2 H W"],
     segments1: Int64[Tensor, "B H W"],
     valid: Bool[Tensor, "B H W"],
 ) -> Float[Tensor, " T"]:
     """Gradient matching at each refinement, before the weights."""
     # Differences are linear: this is the first-order smoothness of the error over what is known of it.
-    target = torch.where(valid[:, None], flow_gt, 0)
-    errors = [at_least_float32(flow) - target for flow in flows]
-    known = torch.where(valid, segments1, IGNORE_LABEL)
-    return smoothness_values(errors, known, valid, order=1)
+    target = at_least_float32(torch.where(valid[:, None], flow_gt, 0))
+    roughness = _roughness(torch.where(valid, segments1, IGNORE_LABEL), valid, 1, "l1")
+    return refinement_means(lambda flows: roughness(flows - target), flows)
 
 
-def _difference(field: Float[Tensor, "B 2 H W"], axis: int, order: Order) -> Float[Tensor, "B 2 h w"]:
+def _roughness(
+    segments1: Int64[Tensor, "B H W"], mask: Bool[Tensor, "B H W"], order: Order, penalty: Penalty
+) -> Callable[[Float[Tensor, "t B 2 H W"]], Judged]:
+    """A function that gives a(p), and where it counts."""
+    counted = _inner(mask & (segments1 != IGNORE_LABEL), order)
+    together = [_is_one_segment(segments1, axis, order) for axis in (0, 1)]
+
+    def judge(field: Float[Tensor, "t B 2 H W"]) -> Judged:
+        sizes = []
+        for axis in (0, 1):
+            difference = _difference(field, axis, order)
+            size = _charbonnier(difference) if penalty == "charbonnier" else difference.abs()
+            sizes.append(torch.where(together[axis], size.sum(dim=2), 0))
+        return sizes[0] + sizes[1], counted
+
+    return judge
+
+
+def _charbonnier(difference: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return (difference.square() + CHARBONNIER_EPSILON**2).sqrt()
+
+
+def _difference(field: Float[Tensor, "*N H W"], axis: int, order: Order) -> Float[Tensor, "*N h w"]:
     here, before = _inner(field, order), _inner(field, order, axis, -1)
     return here - before if order == 1 else before - 2 * here + _inner(field, order, axis, 1)
 

@@ -15,7 +15,7 @@ from semraft.losses.matching import matching
 from semraft.losses.motion import motion_model_values
 from semraft.losses.occlusion import occlusion
 from semraft.losses.photometric import census_values
-from semraft.losses.reduction import at_least_float32
+from semraft.losses.reduction import Flows, at_least_float32, quickest
 from semraft.losses.regions import occluded_pixels, region
 from semraft.losses.segmentation import segmentation, temporal_consistency_values
 from semraft.losses.semantic import semantic_smoothness_v1_values
@@ -41,11 +41,8 @@ class Case:
     chosen: TermConfig
     trusted: Bool[Tensor, "B H W"]
     """V: where flow truth can be trusted."""
-
-    @property
-    def flows(self) -> list[Float[Tensor, "B 2 H W"]]:
-        """The flow after each refinement."""
-        return self.prediction.flows
+    flows: Flows
+    """The prediction's; on a GPU all terms share one stack of them."""
 
     @property
     def region(self) -> Bool[Tensor, "B H W"]:
@@ -155,11 +152,20 @@ def decoded(batch: FlowBatch, prediction: Prediction) -> FlowBatch:
 
 
 def case_of(
-    chosen: TermConfig, prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
+    chosen: TermConfig,
+    prediction: Prediction,
+    batch: FlowBatch,
+    trusted: Bool[Tensor, "B H W"],
+    flows: Flows | None = None,
 ) -> Case:
-    """What a term looks at, with the labels that it goes by."""
+    """What a term looks at, with the labels that it goes by.
+
+    Args:
+        flows: `quickest(prediction.flows)`, where it is there already.
+    """
     seen = batch if chosen.labels == "truth" else decoded(batch, prediction)
-    return Case(prediction=prediction, batch=seen, chosen=chosen, trusted=trusted)
+    flows = quickest(prediction.flows) if flows is None else flows
+    return Case(prediction=prediction, batch=seen, chosen=chosen, trusted=trusted, flows=flows)
 
 
 def _semantic_v1(case: Case) -> Tensor:
@@ -238,13 +244,13 @@ def _occlusion(case: Case) -> Tensor:
 
 def _zero_forcing(case: Case) -> Tensor:
     still = there(case.prediction.still)
-    return zero_forcing_values(still.flows, still.occlusion)
+    return zero_forcing_values(quickest(still.flows), still.occlusion)
 
 
 def _transform_consistency(case: Case) -> Tensor:
     view, flows = there(case.prediction.viewed)
     taught = view_flow(at_least_float32(case.prediction.flow.detach()), view)
-    return transform_consistency_values(flows, taught, view_mask(case.acting, view))
+    return transform_consistency_values(quickest(flows), taught, view_mask(case.acting, view))
 
 
 _FRAMES = ("labels1", "labels2")

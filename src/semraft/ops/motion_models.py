@@ -26,25 +26,29 @@ RIDGE = 1e-6
 """Added to the diagonal of the normal equations, whose entries are means of about 1. Above 0: g and h of an
 affine motion are held at 0 by nothing else."""
 
+BLOCK_PX = 512
+"""Pixels whose products are summed in one multiplication of matrices."""
+
 PlaneModel = Literal["homography", "quadratic"]
 
 
 class SegmentPixels(NamedTuple):
-    """The pixels of all segments of a batch that get a model, segment after segment."""
+    """The pixels of all segments of a batch that get a model, in blocks of BLOCK_PX of one segment each."""
 
-    pixel: Int64[Tensor, " P"]
-    """Place in a flattened `B H W`."""
-    segment: Int64[Tensor, " P"]
-    """Number of the pixel's segment, over the whole batch."""
-    x: Float[Tensor, " P"]
-    """Coordinates about the segment's mean, in units of its `scale_px`."""
-    y: Float[Tensor, " P"]
+    pixel: Int64[Tensor, "N P"]
+    """Place in a flattened `B H W`; past the end of a segment its last pixel, which does not count again."""
+    counts: Bool[Tensor, "N P"]
+    segment: Int64[Tensor, " N"]
+    """Number of the block's segment, over the whole batch."""
+    x: Float[Tensor, "N P"]
+    """Coordinates about the segment's mean, in units of its `scale_px`; 0 where nothing counts."""
+    y: Float[Tensor, "N P"]
     scale_px: Float[Tensor, " S"]
     """Root mean square distance of a segment's pixels from their mean, over the square root of two."""
+    size: Float[Tensor, " S"]
+    """Pixels of each segment."""
     planar: Bool[Tensor, " S"]
     label: Int64[Tensor, " S"]
-    sizes: list[int]
-    """Pixels of each segment."""
 
 
 def model_segments(segments: Int64[Tensor, "B H W"], min_pixels: int, max_segments: int) -> SegmentPixels:
@@ -54,37 +58,64 @@ def model_segments(segments: Int64[Tensor, "B H W"], min_pixels: int, max_segmen
         segments: Ids of `ops.labels.segment_ids`, whose class is the remainder by INSTANCE_STEP.
         min_pixels: Smaller ones get no model.
     """
-    modelled = torch.tensor((*PLANAR, *RIGID), device=segments.device)
-    ids = torch.where(torch.isin(segments % INSTANCE_STEP, modelled), segments, IGNORE_LABEL)
-    numbered, labels, count = [], [], 0
-    for image in ids.cpu().numpy():
+    ids = segments.cpu().numpy()
+    ids = np.where(np.isin(ids % INSTANCE_STEP, (*PLANAR, *RIGID)), ids, IGNORE_LABEL)
+    order, sizes, labels = [], [], []
+    for number, image in enumerate(ids):
         numbers, found = largest_segments(image, min_pixels, max_segments)
-        numbered.append(np.where(numbers < 0, -1, numbers + count))
+        size = np.bincount(numbers.ravel() + 1, minlength=len(found) + 1)
+        # Of 16 bits they are sorted ten times as fast.
+        pixels = numbers.ravel().astype(np.int16).argsort(kind="stable")[size[0] :]
+        order.append(pixels + number * image.size)
+        sizes.append(size[1:])
         labels.append(found % INSTANCE_STEP)
-        count += len(found)
-    number = torch.from_numpy(np.stack(numbered)).to(segments.device).flatten().long()
-    label = torch.from_numpy(np.concatenate(labels)).to(segments.device)
-    sizes = torch.bincount(number + 1, minlength=count + 1)[1:]
-    pixel = number.argsort(stable=True)[-int(sizes.sum()) :] if count else number[:0]
-    segment = number[pixel]
+    arrays = _in_blocks(np.concatenate(order), np.concatenate(sizes), ids.shape[-2:])
+    label = np.concatenate(labels)
+    return SegmentPixels(
+        *(torch.from_numpy(array).to(segments.device) for array in (*arrays, np.isin(label, PLANAR), label))
+    )
 
-    height, width = segments.shape[-2:]
-    position = torch.stack([pixel % width, pixel // width % height], dim=1).double()
-    centre = _segment_means(position, segment, len(label))
-    offset = position - centre[segment]
-    scale = _segment_means(offset.square().sum(1, keepdim=True) / 2, segment, len(label)).sqrt().squeeze(1)
-    x, y = (offset / scale[segment, None]).float().unbind(1)
-    planar = torch.isin(label, torch.tensor(PLANAR, device=label.device))
-    return SegmentPixels(pixel, segment, x, y, scale.float(), planar, label, sizes.tolist())
+
+def _in_blocks(
+    order: Int64[np.ndarray, " Q"], size: Int64[np.ndarray, " S"], frame: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
+    """The fields of SegmentPixels that tell of places, from the pixels in the order of their segments."""
+    height, width = frame
+    ends = np.cumsum(size)
+    number = np.repeat(np.arange(len(size)), size)
+    position = np.stack([order % width, order // width % height]).astype(np.float64)
+    offset = position - _segment_means(position, size)[:, number]
+    scale = np.sqrt(_segment_means(np.square(offset).sum(0, keepdims=True) / 2, size)[0])
+    x, y = (offset / scale[number]).astype(np.float32)
+
+    blocks = -(-size // BLOCK_PX)
+    segment = np.repeat(np.arange(len(size)), blocks)
+    first_block = np.cumsum(blocks) - blocks
+    start = (ends - size)[segment] + BLOCK_PX * (np.arange(len(segment)) - first_block[segment])
+    place = start[:, None] + np.arange(BLOCK_PX)
+    counts = place < ends[segment, None]
+    place = np.minimum(place, ends[segment, None] - 1)
+    floats = scale.astype(np.float32), size.astype(np.float32)
+    return order[place], counts, segment, x[place] * counts, y[place] * counts, *floats
+
+
+def _segment_means(
+    values: Float[np.ndarray, "C Q"], size: Int64[np.ndarray, " S"]
+) -> Float[np.ndarray, "C S"]:
+    """The mean over each segment's pixels."""
+    starts = np.cumsum(size) - size
+    sums: np.ndarray = np.add.reduceat(values, starts, axis=1) if len(size) else values[:, :0]
+    means: np.ndarray = sums / size
+    return means
 
 
 def model_residuals(
-    flow: Float[Tensor, "B 2 H W"],
+    flows: Float[Tensor, "t B 2 H W"],
     pixels: SegmentPixels,
     plane_model: PlaneModel = "homography",
     ridge: float = RIDGE,
     stop_gradient: bool = False,
-) -> Float[Tensor, "P 2"]:
+) -> Float[Tensor, "t N 2 P"]:
     """What is left of the flow of each pixel after the best motion of its segment, in pixels.
 
     Planar classes get `plane_model`, others affine motion. The residual is that of the linear equations
@@ -96,64 +127,61 @@ def model_residuals(
         stop_gradient: Hold the parameters fixed: the gradient draws flow to the model as it is, and does not
             pass through the fit.
     """
-    scale = pixels.scale_px.to(flow.dtype)[pixels.segment]
-    moved = flow.movedim(1, 0).flatten(1).gather(1, pixels.pixel.expand(2, -1)) / scale
-    place = torch.stack([pixels.x, pixels.y, torch.ones_like(pixels.x)]).to(flow.dtype)
-    target = place[:2] + moved if plane_model == "homography" else place[:2]
-    target = torch.where(pixels.planar[pixels.segment], target, 0)
+    scale = pixels.scale_px.to(flows.dtype)[pixels.segment, None]
+    of_pixels = flows.movedim(2, 1).flatten(2)
+    moved = of_pixels.gather(2, pixels.pixel.flatten().expand(*of_pixels.shape[:2], -1))
+    moved = moved.view(*of_pixels.shape[:2], *pixels.pixel.shape) * (pixels.counts / scale)
+    place = torch.stack([pixels.x, pixels.y, pixels.counts.to(pixels.x)]).to(flows.dtype)
+    target = place[:2] + moved if plane_model == "homography" else place[:2].expand_as(moved)
+    target = torch.where(pixels.planar[pixels.segment, None], target, 0)
     # x, y, 1, X x, X y, Y x, Y y, u, v: what the equations are of, and what remains.
-    products = torch.cat([place, target[:1] * place[:2], target[1:] * place[:2], moved])
-    segments = torch.split(products, pixels.sizes, dim=1)
-    if not segments:
-        return moved.mT
-    with torch.autocast(flow.device.type, enabled=False):  # It would multiply in half precision.
-        means = torch.stack([of_segment @ of_segment.mT / of_segment.shape[1] for of_segment in segments])
+    known = place.expand(len(flows), *place.shape)
+    products = torch.cat(
+        [known, target[:, :1] * known[:, :2], target[:, 1:] * known[:, :2], moved], dim=1
+    ).transpose(1, 2)
+    with torch.autocast(flows.device.type, enabled=False):  # It would multiply in half precision.
+        of_blocks = products @ products.mT
+        sums = of_blocks.new_zeros(len(flows), len(pixels.size), 9, 9)
+        means = sums.index_add(1, pixels.segment, of_blocks) / pixels.size.to(sums.dtype)[:, None, None]
         parameters = _fit(means, ridge)
         if stop_gradient:
             parameters = parameters.detach()
-        left = [leaves @ of_segment for leaves, of_segment in zip(_leaves(parameters), segments, strict=True)]
-    return (torch.cat(left, dim=1) * scale).mT
+        left = _leaves(parameters).index_select(1, pixels.segment) @ products
+    return left * scale[:, None]
 
 
-def _fit(means: Float[Tensor, "S 9 9"], ridge: float) -> Float[Tensor, "S 8"]:
+def _fit(means: Float[Tensor, "t S 9 9"], ridge: float) -> Float[Tensor, "t S 8"]:
     """The eight parameters of every segment, by their normal equations.
 
     Args:
         means: Over a segment, of what each two of the nine give multiplied.
     """
-    square, by_x, by_y = means[:, :3, :3], -means[:, :3, 3:5], -means[:, :3, 5:7]
-    far = means[:, 3:5, 3:5] + means[:, 5:7, 5:7]
-    along = means[:, 3:5, 7] + means[:, 5:7, 8]
+    square, by_x, by_y = means[..., :3, :3], -means[..., :3, 3:5], -means[..., :3, 5:7]
+    far = means[..., 3:5, 3:5] + means[..., 5:7, 5:7]
+    along = means[..., 3:5, 7] + means[..., 5:7, 8]
     matrix = torch.cat(
         [
-            torch.cat([square, torch.zeros_like(square), by_x], dim=2),
-            torch.cat([torch.zeros_like(square), square, by_y], dim=2),
-            torch.cat([by_x.mT, by_y.mT, far], dim=2),
+            torch.cat([square, torch.zeros_like(square), by_x], dim=-1),
+            torch.cat([torch.zeros_like(square), square, by_y], dim=-1),
+            torch.cat([by_x.mT, by_y.mT, far], dim=-1),
         ],
-        dim=1,
+        dim=-2,
     )
     matrix = matrix + ridge * torch.eye(8, dtype=matrix.dtype, device=matrix.device)
-    right = torch.cat([means[:, :3, 7], means[:, :3, 8], -along], dim=1)
-    solution: Tensor = torch.linalg.solve(matrix, right)
+    right = torch.cat([means[..., :3, 7], means[..., :3, 8], -along], dim=-1)
+    # Not `solve`: it would wait for the device, to say that a matrix can't be inverted. This one can.
+    solution: Tensor = torch.linalg.solve_ex(matrix, right)[0]
     return solution
 
 
-def _leaves(parameters: Float[Tensor, "S 8"]) -> Float[Tensor, "S 2 9"]:
+def _leaves(parameters: Float[Tensor, "t S 8"]) -> Float[Tensor, "t S 2 9"]:
     """How much of each of the nine the model leaves of u and of v."""
-    of_u, of_v, depth = torch.split(parameters, [3, 3, 2], dim=1)
-    nothing, one = torch.zeros_like(depth), torch.ones_like(depth[:, :1])
+    of_u, of_v, depth = torch.split(parameters, [3, 3, 2], dim=-1)
+    nothing, one = torch.zeros_like(depth), torch.ones_like(depth[..., :1])
     return torch.stack(
         [
-            torch.cat([-of_u, depth, nothing, one, nothing[:, :1]], dim=1),
-            torch.cat([-of_v, nothing, depth, nothing[:, :1], one], dim=1),
+            torch.cat([-of_u, depth, nothing, one, nothing[..., :1]], dim=-1),
+            torch.cat([-of_v, nothing, depth, nothing[..., :1], one], dim=-1),
         ],
-        dim=1,
+        dim=-2,
     )
-
-
-def _segment_means(
-    values: Float[Tensor, "P C"], segment: Int64[Tensor, " P"], segments: int
-) -> Float[Tensor, "S C"]:
-    """The mean of each column over each segment's pixels."""
-    sums = values.new_zeros(segments, values.shape[1]).index_add(0, segment, values)
-    return sums / torch.bincount(segment, minlength=segments).to(values.dtype)[:, None]

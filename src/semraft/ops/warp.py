@@ -3,7 +3,6 @@
 Exact where the flow is whole, and on images one pixel wide.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,10 +15,10 @@ from semraft.ops import warp_numba
 
 def warp(
     image: Shaped[Tensor, "B C H W"],
-    flow: Float[Tensor, "B 2 H W"],
+    flow: Float[Tensor, "*T B 2 H W"],
     mode: Literal["bilinear", "nearest"] = "bilinear",
-) -> tuple[Shaped[Tensor, "B C H W"], Bool[Tensor, "B H W"]]:
-    """Samples `image` at p + flow(p): frame 2 seen on frame 1's grid.
+) -> tuple[Shaped[Tensor, "*T B C H W"], Bool[Tensor, "*T B H W"]]:
+    """Samples `image` at p + flow(p): frame 2 seen on frame 1's grid, by one flow or by each of several.
 
     Where p + flow(p) is not in frame the result is 0. `bilinear` needs a float image and is differentiable in
     image and flow; `nearest` takes any dtype, and a point halfway between two pixels goes to the even one.
@@ -27,71 +26,67 @@ def warp(
     Returns:
         The warped image, and where it is in frame (see `in_frame`).
     """
-    if mode == "nearest":
-        x, y, seen = _seen_target(flow)
-        warped = _gather(image, x.round(), y.round())
-    else:
-        x, y, seen = _seen_target(flow)
-        warped = _blend(image, x, y)
-    return warped.masked_fill(~seen.unsqueeze(1), 0), seen
+    x, y, seen = _seen_target(flow)
+    height, several = flow.shape[-2], flow.ndim > 4
+    if several:  # One image as high as all of them: frame 2 need not be repeated.
+        x, y = (positions.transpose(0, 1).flatten(1, 2) for positions in (x, y))
+    warped = _gather(image, x.round(), y.round()) if mode == "nearest" else _blend(image, x, y)
+    if several:
+        warped = warped.view(*warped.shape[:2], -1, height, warped.shape[-1]).movedim(2, 0)
+    return warped.masked_fill(~seen.unsqueeze(-3), 0), seen
 
 
 def warp_channel(
-    image: Float[Tensor, "B C H W"], channel: Int64[Tensor, "B H W"], flow: Float[Tensor, "B 2 H W"]
-) -> tuple[Float[Tensor, "B H W"], Bool[Tensor, "B H W"]]:
+    image: Float[Tensor, "B C H W"], channel: Int64[Tensor, "B H W"], flow: Float[Tensor, "*T B 2 H W"]
+) -> tuple[Float[Tensor, "*T B H W"], Bool[Tensor, "*T B H W"]]:
     """`warp`, bilinear, of one channel a pixel: the one that `channel` names. Differentiable in flow."""
-    height, width = image.shape[-2:]
-    layer = channel * (height * width)
+    batch, channels, height, width = image.shape
+    x, y, seen = _seen_target(flow)
+    left, top = x.floor().detach(), y.floor().detach()
+    samples = torch.arange(batch, device=image.device).view(-1, 1, 1)
+    place = (samples * channels + channel) * (height * width) + top.long() * width + left.long()
+    # One past the last is the last, where its share of the blend is 0.
+    right, below = (left < width - 1).long(), (top < height - 1).long() * width
+    pixels = image.flatten()
+    upper_left, upper_right, lower_left, lower_right = (
+        pixels[index] for index in (place, place + right, place + below, place + right + below)
+    )
+    upper = torch.lerp(upper_left, upper_right, x - left)
+    lower = torch.lerp(lower_left, lower_right, x - left)
+    return torch.lerp(upper, lower, y - top).masked_fill(~seen, 0), seen
 
-    def gather(columns: Float[Tensor, "B H W"], rows: Float[Tensor, "B H W"]) -> Float[Tensor, "B 1 H W"]:
-        index = layer + _pixel_index(columns, rows)
-        return image.flatten(1).gather(1, index.flatten(1)).view(len(image), 1, height, width)
 
-    warped, seen = _bilinear(gather, flow)
-    return warped.squeeze(1).masked_fill(~seen, 0), seen
-
-
-def target(flow: Float[Tensor, "B 2 H W"]) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+def target(flow: Float[Tensor, "*T B 2 H W"]) -> tuple[Float[Tensor, "*T B H W"], Float[Tensor, "*T B H W"]]:
     """Column and row, in pixels, where each pixel of frame 1 lies in frame 2."""
     height, width = flow.shape[-2:]
     columns = torch.arange(width, device=flow.device, dtype=flow.dtype)
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype).unsqueeze(-1)
-    return flow[:, 0] + columns, flow[:, 1] + rows
+    return flow[..., 0, :, :] + columns, flow[..., 1, :, :] + rows
 
 
-def in_frame(flow: Float[Tensor, "B 2 H W"]) -> Bool[Tensor, "B H W"]:
+def in_frame(flow: Float[Tensor, "*T B 2 H W"]) -> Bool[Tensor, "*T B H W"]:
     """Where p + flow(p) lies between the outermost pixel centres, these included; NaN does not."""
-    height, width = flow.shape[-2:]
-    x, y = target(flow)
+    return _is_inside(*target(flow))
+
+
+def _is_inside(x: Float[Tensor, "*T B H W"], y: Float[Tensor, "*T B H W"]) -> Bool[Tensor, "*T B H W"]:
+    height, width = x.shape[-2:]
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
 def _seen_target(
-    flow: Float[Tensor, "B 2 H W"],
-) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"], Bool[Tensor, "B H W"]]:
+    flow: Float[Tensor, "*T B 2 H W"],
+) -> tuple[Float[Tensor, "*T B H W"], Float[Tensor, "*T B H W"], Bool[Tensor, "*T B H W"]]:
     """Column and row in frame 2, and whether they are in frame."""
     x, y = target(flow)
-    seen = in_frame(flow)
+    seen = _is_inside(x, y)
     # Elsewhere any pixel will do, but NaN must not get into the blend: its gradient would survive the mask.
     return x.masked_fill(~seen, 0), y.masked_fill(~seen, 0), seen
 
 
-def _bilinear(
-    gather: Callable[[Float[Tensor, "B H W"], Float[Tensor, "B H W"]], Float[Tensor, "B C H W"]],
-    flow: Float[Tensor, "B 2 H W"],
-) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B H W"]]:
-    """Blends what `gather` finds at the four whole (column, row) around each target."""
-    x, y, seen = _seen_target(flow)
-    left, top = x.floor().detach(), y.floor().detach()
-    right_share, lower_share = (x - left).unsqueeze(1), (y - top).unsqueeze(1)
-    upper = torch.lerp(gather(left, top), gather(left + 1, top), right_share)
-    lower = torch.lerp(gather(left, top + 1), gather(left + 1, top + 1), right_share)
-    return torch.lerp(upper, lower, lower_share), seen
-
-
 def _blend(
-    image: Float[Tensor, "B C H W"], x: Float[Tensor, "B H W"], y: Float[Tensor, "B H W"]
-) -> Float[Tensor, "B C H W"]:
+    image: Float[Tensor, "B C H W"], x: Float[Tensor, "B R W"], y: Float[Tensor, "B R W"]
+) -> Float[Tensor, "B C R W"]:
     """The image at points in frame, bilinear: quicker than four gathers, and keeps only the points.
 
     By a compiled loop in float32 on the CPU, and else by `grid_sample`. That wants coordinates as parts of
@@ -108,13 +103,9 @@ def _blend(
 
 
 def _gather(
-    image: Shaped[Tensor, "B C H W"], columns: Float[Tensor, "B H W"], rows: Float[Tensor, "B H W"]
-) -> Shaped[Tensor, "B C H W"]:
-    index = _pixel_index(columns, rows).flatten(1).unsqueeze(1)
-    return image.flatten(2).gather(2, index.expand(-1, image.shape[1], -1)).view_as(image)
-
-
-def _pixel_index(columns: Float[Tensor, "B H W"], rows: Float[Tensor, "B H W"]) -> Int64[Tensor, "B H W"]:
-    """Places of whole columns and rows; one past the last is the last, where its share of a blend is 0."""
-    height, width = columns.shape[-2:]
-    return rows.clamp(max=height - 1).long() * width + columns.clamp(max=width - 1).long()
+    image: Shaped[Tensor, "B C H W"], columns: Float[Tensor, "B R W"], rows: Float[Tensor, "B R W"]
+) -> Shaped[Tensor, "B C R W"]:
+    """The image at whole points in frame."""
+    index = (rows.long() * image.shape[-1] + columns.long()).flatten(1).unsqueeze(1)
+    found = image.flatten(2).gather(2, index.expand(-1, image.shape[1], -1))
+    return found.view(*image.shape[:2], *columns.shape[1:])

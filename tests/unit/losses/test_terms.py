@@ -12,7 +12,7 @@ from semraft.config import LossConfig, TermConfig, parse_term
 from semraft.data.taxonomy import CLASSES
 from semraft.losses.objective import check_terms, needed_passes, objective
 from semraft.losses.regions import occluded_pixels, region
-from semraft.losses.terms import DECODED, PASSES, TERMS, Case, needed_fields, needed_heads, taught_heads
+from semraft.losses.terms import DECODED, PASSES, TERMS, case_of, needed_fields, needed_heads, taught_heads
 from semraft.ops.classes import PLANAR, RIGID, THINGS
 from semraft.ops.labels import present, segment_ids
 from semraft.ops.segments import largest_segments
@@ -187,7 +187,7 @@ def test_masks_by_name() -> None:
         assert found is not None
         assert torch.equal(found, hidden)
     assert occluded_pixels("none", prediction, batch) is None
-    case = Case(prediction=prediction, batch=batch, chosen=TermConfig(name="label-warp"), trusted=exact)
+    case = case_of(TermConfig(name="label-warp"), prediction, batch, exact)
     assert torch.equal(case.acting, ~exact)
     trustless = replace(case, chosen=TermConfig(name="census", where="unsupervised", mask="forward-backward"))
     assert torch.equal(trustless.acting, ~exact & ~left)
