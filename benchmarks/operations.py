@@ -1,0 +1,204 @@
+"""Counts the operations that a device is asked for in a training step: forward, losses, backward.
+
+    python benchmarks/operations.py [--terms-only] [--markdown FILE]
+
+Each costs a GPU some microseconds, however small its tensors. Counted on the pretended device of the tests,
+so that no GPU is needed: what torch's dispatcher is asked for, without views and uninitialised memory, and
+each of semraft's own kernels as one. The counts do not depend on the machine or on the size of the frames.
+
+Steps are of RAFT large in float32 with twelve refinements, semraft's as `semraft train` has it by default,
+torchvision's with the plain L1 loss. A term's count is what it adds to the flow loss; heads and further
+passes of the network come on top.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # The pretended device is the tests'.
+
+import torch
+from tests import stand_in
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torchvision_here import torchvision
+
+from semraft.config import LossConfig, RunConfig, TermConfig, parse_term
+from semraft.losses.objective import objective
+from semraft.losses.terms import TERMS
+from semraft.models import windows
+from semraft.models.build import build_model
+from semraft.sample import FlowBatch, Prediction, View, Viewed
+from semraft.training.step import forward
+
+DEVICE = stand_in.register()
+"""Kept: it lives as long as what this returns."""
+BATCH, HEIGHT, WIDTH, UPDATES, CLASSES = 2, 64, 96, 12, 12
+VARIANTS = (
+    *("smoothness:1,order=1,penalty=charbonnier", "signed-distance:1,boundary=instance"),
+    *("motion-model:1,plane-model=quadratic,boundary=instance", "semantic-v1:1,mean=all,masked-by=broadcast"),
+    "label-warp:1,mask=predicted,where=things",
+)
+"""Terms with other options than their defaults."""
+UNCOUNTED = ("empty", "new_empty", "_unsafe_view")
+"""How the names of operations begin that start nothing on a device, beside views."""
+
+Whole = TypeVar("Whole", FlowBatch, Prediction)
+
+
+class Counter(TorchDispatchMode):
+    """Counts what the device is asked for while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = operation(*args, **(kwargs or {}))
+        is_there = any(isinstance(leaf, stand_in.There) for leaf in tree_leaves((args, kwargs, found)))
+        aliases = [result.alias_info for result in operation._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in aliases)
+        self.count += is_there and not is_view and not operation.__name__.startswith(UNCOUNTED)
+        return found
+
+
+def operations(work: Callable[[], object]) -> int:
+    """What the device is asked for by the work; kernels of semraft's own count as one."""
+
+    def counting(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            counter.count += 1
+            return kernel(*args)
+
+        return call
+
+    def kernels(features: Tensor) -> Any:
+        interpreted = stand_in.interpreted(features)
+        return interpreted and SimpleNamespace(**{name: counting(k) for name, k in vars(interpreted).items()})
+
+    windows._kernels = kernels
+    with stand_in.MadeThere(), Counter() as counter:
+        work()
+    return counter.count
+
+
+def batch_and_prediction(side_px: int = 16) -> tuple[FlowBatch, Prediction]:
+    """All that a term can read, with segments of so many pixels squared; on the device."""
+    torch.manual_seed(0)
+
+    def blocks(classes: int) -> Tensor:
+        small = torch.randint(classes, (BATCH, HEIGHT // side_px, WIDTH // side_px))
+        return small.repeat_interleave(side_px, 1).repeat_interleave(side_px, 2)
+
+    def some(*shape: int) -> Tensor:
+        return torch.randn(BATCH, *shape, HEIGHT, WIDTH)
+
+    images = torch.rand(2, BATCH, 3, HEIGHT, WIDTH) * 255
+    batch = FlowBatch(
+        ids=("a", "b"),
+        image1=images[0],
+        image2=images[1],
+        flow=some(2),
+        valid=some() > -1,
+        labels1=blocks(CLASSES),
+        labels2=blocks(CLASSES),
+        instances1=blocks(9),
+        instances2=blocks(9),
+        occluded1=some() > 1,
+    )
+    features = torch.randn(2, BATCH, 8, HEIGHT // 8, WIDTH // 8)
+    prediction = Prediction(
+        flows=[some(2) for _ in range(UPDATES)],
+        features1=features[0],
+        features2=features[1],
+        occlusion=some(),
+        segmentation1=some(CLASSES),
+        segmentation2=some(CLASSES),
+    )
+    view = View(size=(HEIGHT, WIDTH), top_px=0.0, left_px=0.0, scale=1.0)
+    prediction.still = replace(prediction, flows=prediction.flows[:4])
+    prediction.viewed = Viewed(view, prediction.flows[4:8])
+    return moved(batch), moved(prediction)
+
+
+def moved(whole: Whole) -> Whole:
+    """On the device; floating-point tensors are leaves that need gradients."""
+
+    def there(tensor: Tensor) -> Tensor:
+        return tensor.to(stand_in.NAME).requires_grad_(tensor.is_floating_point() and learns)
+
+    learns = isinstance(whole, Prediction)
+    parts = {field.name: getattr(whole, field.name) for field in fields(whole)}
+    parts = {
+        name: moved(part) if isinstance(part, Prediction) else tree_map_only(Tensor, there, part)
+        for name, part in parts.items()
+    }
+    return replace(whole, **parts)
+
+
+def of_losses(terms: tuple[TermConfig, ...], side_px: int = 16) -> int:
+    """Operations of an objective, forward and backward."""
+    with stand_in.MadeThere():
+        batch, prediction = batch_and_prediction(side_px)
+    config = LossConfig(terms=terms)
+    return operations(lambda: objective(prediction, batch, config).total.backward())
+
+
+def of_semraft() -> int:
+    """Operations of a step with the defaults."""
+    config = RunConfig(precision="float32")
+    with stand_in.MadeThere():
+        batch, _ = batch_and_prediction()
+        model = build_model(config.model, config.seed).to(stand_in.NAME).train()
+    return operations(lambda: objective(forward(model, batch, config), batch, config.loss).total.backward())
+
+
+def of_torchvision() -> int:
+    """Operations of a step of torchvision's RAFT with the plain sequence loss over all pixels."""
+    with stand_in.MadeThere():
+        batch, _ = batch_and_prediction()
+        model = torchvision.models.optical_flow.raft_large(weights=None).to(stand_in.NAME).train()
+
+    def step() -> None:
+        flows = model(batch.image1, batch.image2, num_flow_updates=UPDATES)
+        shares = [0.8 ** (UPDATES - 1 - t) * (flow - batch.flow).abs().mean() for t, flow in enumerate(flows)]
+        torch.stack(shares).sum().backward()
+
+    return operations(step)
+
+
+def counts(terms_only: bool) -> Iterator[tuple[str, int]]:
+    """What is counted, one after another; terms are what they add."""
+    if not terms_only:
+        yield "torchvision", of_torchvision()
+        yield "semraft, defaults", of_semraft()
+    plain = of_losses(())
+    yield "flow loss alone", plain
+    for text in (*(f"{name}:1" for name in TERMS), *VARIANTS):
+        yield f"+ {text.replace(':1', '', 1)}", of_losses((parse_term(text),)) - plain
+    for side_px in (32, 8):
+        added = of_losses((parse_term("motion-model:1"),), side_px) - plain
+        yield f"+ motion-model, segments of {side_px} x {side_px} px", added
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--terms-only", action="store_true", help="without the two networks")
+    parser.add_argument("--markdown", type=Path, help="a file for the table")
+    asked = parser.parse_args()
+    lines = ["| what | operations |", "| --- | --- |"]
+    print(*lines, sep="\n", flush=True)
+    for name, count in counts(asked.terms_only):
+        lines.append(f"| {name} | {count} |")
+        print(lines[-1], flush=True)
+    if asked.markdown:
+        asked.markdown.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
