@@ -10,7 +10,11 @@ PEERS ?=
 WEIGHTS ?= pretrained
 CARRY ?= pretrained-gpu.pt
 
-.PHONY: setup demo weights weights-gpu test test-all benchmark lint type fmt golden clean
+# What checks a GPU: any Python with torch for CUDA and semraft's requirements; its options, as "--pairs FOLDER".
+GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
+GPU_CHECK ?=
+
+.PHONY: setup demo weights weights-gpu test test-all benchmark gpu-check lint type fmt golden clean
 
 setup: $(VENV)/.ready
 
@@ -59,6 +63,10 @@ benchmark: setup
 	$(BIN)/python benchmarks/peers.py $(PEERS) --markdown $(BENCHMARK)/peers.md
 	$(BIN)/python benchmarks/scaling.py --markdown $(BENCHMARK)/scaling.md
 	$(BIN)/python benchmarks/data_loading.py --markdown $(BENCHMARK)/data.md
+
+# Eight minutes where a GPU is at hand (docs/gpu.md).
+gpu-check:
+	PYTHONPATH=src $(GPU_PYTHON) -m benchmarks.gpu_check --out gpu-check $(GPU_CHECK)
 
 golden: setup
 	$(BIN)/python -m pytest tests/golden --update-golden

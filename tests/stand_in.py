@@ -9,7 +9,8 @@ In a process of its own: torch keeps one such device, for good.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,8 @@ from semraft.models import correlation_triton, windows
 NAME = "standin"
 MATRICES = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
 """What autocast lowers. What it raises on a GPU, and semraft leaves to it, it does not on a stand-in."""
+PROMOTED = ("grid_sampler",)
+"""What autocast computes in the widest type of its tensors; torchvision's RAFT relies on it."""
 MAY_CROSS = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 
 
@@ -112,6 +115,20 @@ def lowered(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
+def promoted(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The operation under autocast, all tensors in the widest of their types."""
+    own_key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def run(*args: Any) -> Tensor:
+        dtypes = [x.dtype for x in args if isinstance(x, Tensor)]
+        with torch._C._ExcludeDispatchKeyGuard(own_key):
+            return operation(
+                *tree_map_only(Tensor, lambda x: x.to(max(dtypes, key=lambda d: d.itemsize)), args)
+            )
+
+    return run
+
+
 def interpreted(features: Tensor) -> Any:
     """Triton's kernels on the stand-in's tensors, in place of `windows._kernels`: they take plain ones."""
     if features.dtype != torch.float32:
@@ -143,13 +160,24 @@ def register() -> list[torch.library.Library]:
     lowering = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
     for name in MATRICES:
         lowering.impl(name, lowered(getattr(torch.ops.aten, name).default))
+    for name in PROMOTED:
+        lowering.impl(name, promoted(getattr(torch.ops.aten, name).default))
     return [fallback, lowering]
 
 
-if __name__ == "__main__":
+@contextmanager
+def pretended() -> Iterator[None]:
+    """Makes `standin` a device of this process, known to semraft's kernels and files."""
     libraries = register()
     torch.load = loaded_to(torch.load)
     torch.accelerator.synchronize = lambda device: None  # Nothing is ever pending, and torch refuses to ask.
-    windows._kernels = interpreted
+    of_cpu = windows._kernels
+    windows._kernels = lambda features: (interpreted if features.device.type == NAME else of_cpu)(features)
     with MadeThere():
+        yield
+    del libraries  # Kept up to here: what they declare dies with them.
+
+
+if __name__ == "__main__":
+    with pretended():
         sys.exit(cli.run(sys.argv[1:]))

@@ -1,0 +1,147 @@
+"""A run that is killed and resumed against the same run left alone: are the weights the same, bit for bit?
+
+Two runs are left alone, so that one sees whether the device repeats itself at all. All three run beside each
+other, with torch's deterministic algorithms; the operations that have none are named.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from benchmarks.gpu_check.setting import Row, Setting, precisions
+
+STEPS = 8
+LAUNCH = {
+    "standin": """
+import sys
+from tests import stand_in
+from semraft import cli
+with stand_in.pretended():
+    sys.exit(cli.run(sys.argv[1:]))
+""",
+    "other": """
+import sys, torch
+from semraft import cli
+torch.use_deterministic_algorithms(True, warn_only=True)
+sys.exit(cli.run(sys.argv[1:]))
+""",
+}
+
+
+def measure(setting: Setting) -> Iterator[Row]:
+    for recipe, *options in (("world-semantic-v1",), ("world-signed-distance", "--loss.combine", "sum")):
+        if setting.seconds_left < 20 and not setting.small:
+            yield {"run": recipe, "skipped": "time is up"}
+            continue
+        yield from of_recipe(recipe, tuple(options), setting)
+        if setting.small:
+            return
+
+
+def of_recipe(recipe: str, options: tuple[str, ...], setting: Setting) -> Iterator[Row]:
+    folders = {name: setting.out / "runs" / recipe / name for name in ("alone", "again", "killed")}
+    begin = ["train", recipe, *size(setting), *options]
+    running = {
+        name: started([*begin, "--output", str(folder)], folder, setting) for name, folder in folders.items()
+    }
+    stopped_at = kill_after(running["killed"], folders["killed"], STEPS // 2)
+    running["killed"].wait()
+    running["killed"] = started(["train", "--resume", str(folders["killed"])], folders["killed"], setting)
+    for name, process in running.items():
+        if process.wait() != 0:
+            raise RuntimeError(
+                f"{name} ended with {process.returncode}: {log_of(folders[name]).read_text()[-300:]}"
+            )
+    left_alone = weights(folders["alone"])
+    yield {
+        "run": f"{recipe}, {STEPS} steps, {precisions(setting)[0]}",
+        "killed after step": stopped_at,
+        "repeated bit for bit": difference(left_alone, weights(folders["again"])),
+        "resumed bit for bit": difference(left_alone, weights(folders["killed"])),
+        "not deterministic": ", ".join(sorted(without_deterministic(log_of(folders["alone"])))),
+    }
+
+
+def size(setting: Setting) -> list[str]:
+    crop = ("64", "64") if setting.small else ("288", "480")
+    world = ("64", "96") if setting.small else ("288", "480")
+    arch = "tiny" if setting.small else "large"
+    return [
+        *("--data.world.size", *world, "--data.world.scenes", "12", "--data.crop", *crop),
+        *("--data.workers", "0" if setting.small else "2", "--model.arch", arch),
+        *(
+            "--data.validation-pairs",
+            "1",
+            "--validation-updates",
+            "2",
+            "--num-updates",
+            "2" if setting.small else "6",
+        ),
+        *("--optim.batch", "2", "--optim.steps", str(STEPS), "--log-every", "1", "--checkpoint-every", "1"),
+        *("--validate-every", str(STEPS), "--saved-pairs", "1", "--health-every", "3"),
+        *("--device", str(setting.device), "--precision", precisions(setting)[0]),
+    ]
+
+
+def log_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.log")
+
+
+def started(arguments: list[str], folder: Path, setting: Setting) -> subprocess.Popen[bytes]:
+    """A command of semraft's with deterministic algorithms, its output in a file beside the run."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    launch = LAUNCH.get(setting.device.type, LAUNCH["other"])
+    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    with open(log_of(folder), "ab") as log:
+        command = [sys.executable, "-c", launch, *arguments]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def kill_after(process: subprocess.Popen[bytes], folder: Path, step: int) -> int:
+    """Kills a run (SIGKILL) once its last checkpoint is of `step` or later, and says which it is.
+
+    Raises:
+        RuntimeError: The run ended before.
+    """
+    last = folder / "checkpoints" / "last.pt"
+    while not (last.exists() and step_of(last) >= step):
+        if process.poll() is not None:
+            raise RuntimeError(f"ended before it was killed: {log_of(folder).read_text()[-300:]}")
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return step_of(last)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["step"])
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = torch.load(
+        run / "checkpoints" / "last.pt", map_location="cpu", weights_only=True
+    )["model"]
+    return model
+
+
+def difference(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str:
+    """`yes`, or how many tensors differ and by how much at most."""
+    off = {
+        name: float((found[name].double() - value.double()).abs().max())
+        for name, value in expected.items()
+        if not torch.equal(found[name], value)
+    }
+    return f"no: {len(off)} of {len(expected)} tensors, by {max(off.values()):.1e} at most" if off else "yes"
+
+
+def without_deterministic(log: Path) -> set[str]:
+    """The operations of which torch warned that they have no deterministic implementation."""
+    return set(
+        re.findall(r"(\w+) does not have a deterministic implementation", log.read_text(errors="replace"))
+    )

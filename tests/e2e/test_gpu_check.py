@@ -1,0 +1,88 @@
+"""`make gpu-check` whole on the pretended device with tiny sizes: it must work when there is a GPU."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks.gpu_check.__main__ import PARTS, environment_of, outcome, parsed
+from benchmarks.gpu_check.table import table
+
+from tests.e2e.test_training import called
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed: it exists for Linux alone"
+)
+ON_THE_STAND_IN = ("tests", "compiled")
+"""Parts that only a GPU can show."""
+
+
+def test_every_part_runs_or_says_why_not(tmp_path: Path) -> None:
+    """Red when: a part meets a tensor of the CPU, a function that was renamed, or leaves its rows out."""
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(tmp_path), "--device", "standin"]
+    done = called([*command, "--small", "--minutes", "60", "--workers", "1"], check=False)
+    results = json.loads((tmp_path / "results.json").read_text())
+    ended = {name: (part["state"], part["why"]) for name, part in results["parts"].items()}
+    assert ended.keys() == PARTS.keys()
+    for name, (state, why) in ended.items():
+        expected = "skipped" if name in ON_THE_STAND_IN else "done"
+        assert state == expected, f"{name}: {state}, {why}\n{(tmp_path / f'{name}.log').read_text()[-2000:]}"
+        assert bool(why) == (state == "skipped")
+        assert results["parts"][name]["rows"]
+    assert done.returncode == 0
+    written = (tmp_path / "results.md").read_text()
+    assert done.stdout == written + "\n"
+    assert all(f"\n## {name}\n" in written for name in PARTS)
+
+    (resumed,) = results["parts"]["resume"]["rows"]
+    assert resumed["repeated bit for bit"] == resumed["resumed bit for bit"] == "yes"
+    kernels = [row for row in results["parts"]["lookups"]["rows"] if "relative error" in row]
+    assert {row["call"] for row in kernels} >= {"all-pairs, against float64", "on-demand, against float64"}
+    assert all(row["relative error"] < 1e-5 and row["of gradients"] < 1e-5 for row in kernels)
+    named = {row["step"].split(":")[0] for row in results["parts"]["steps"]["rows"]}
+    assert {"semraft, bfloat16", "+ motion-model", "+ census"} <= named
+
+
+def test_a_part_that_breaks_or_takes_too_long_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are kept. Red when: its exit code, its time limit or its last line is not looked at."""
+    options = parsed(["--out", str(tmp_path), "--device", "cpu", "--small"])
+    code = """
+import json, os, sys, time
+with open(sys.argv[1], "w") as file:
+    file.write(json.dumps({"measured": 1}) + "\\n")
+if sys.argv[2] == "breaks":
+    sys.exit("CUDA error: an illegal memory access was encountered")
+time.sleep(600)
+"""
+    for ending, state, why in (("breaks", "failed", "illegal memory access"), ("hangs", "cut", "after 6 s")):
+        command = [sys.executable, "-c", code, str(tmp_path / "facts.jsonl"), ending]
+        monkeypatch.setattr("benchmarks.gpu_check.__main__.command_of", lambda *_, command=command: command)
+        found = outcome("facts", 6.0 if ending == "hangs" else 60.0, options)
+        assert (found["state"], found["rows"]) == (state, [{"measured": 1}])
+        assert why in found["why"]
+    assert outcome("facts", 1.0, options) == {
+        "about": PARTS["facts"].about,
+        "state": "skipped",
+        "why": "time is up",
+        "seconds": 0.0,
+        "rows": [],
+    }
+
+
+def test_columns_without_values_are_left_out() -> None:
+    rows = [{"call": "a", "ms": 1.2345, "peak MB": None}, {"call": "b|c", "error": "out of memory"}]
+    assert table(rows) == [
+        "| call | ms | error |",
+        "| --- | --- | --- |",
+        "| a | 1.23 |  |",
+        "| b/c |  | out of memory |",
+    ]
+
+
+def test_the_interpreter_is_for_devices_without_triton() -> None:
+    assert environment_of("standin")["TRITON_INTERPRET"] == "1"
+    assert environment_of("cuda").get("TRITON_INTERPRET") == subprocess.os.environ.get("TRITON_INTERPRET")
