@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # Before Triton is imported.
@@ -129,16 +129,15 @@ def promoted(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
-def interpreted(features: Tensor) -> Any:
-    """Triton's kernels on the stand-in's tensors, in place of `windows._kernels`: they take plain ones."""
-    if features.dtype != torch.float32:
-        return None
+def over_here(kernels: ModuleType) -> Callable[[Tensor], Any]:
+    """In place of `windows._kernels`: these kernels, which take plain tensors, on the stand-in's."""
 
-    def over_here(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def on_there(kernel: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: tree_map_only(Tensor, There, kernel(*of_here(args)))
 
     names = ("look_up", "look_up_backward", "correlate", "correlate_backward")
-    return SimpleNamespace(**{name: over_here(getattr(correlation_triton, name)) for name in names})
+    wrapped = SimpleNamespace(**{name: on_there(getattr(kernels, name)) for name in names})
+    return lambda features: wrapped if features.dtype == torch.float32 else None
 
 
 def loaded_to(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,13 +165,18 @@ def register() -> list[torch.library.Library]:
 
 
 @contextmanager
-def pretended() -> Iterator[None]:
-    """Makes `standin` a device of this process, known to semraft's kernels and files."""
+def pretended(kernels: ModuleType = correlation_triton) -> Iterator[None]:
+    """Inside, `standin` is a device, for this process's whole life: semraft's kernels and files know it too.
+
+    Args:
+        kernels: Those that windows are cut by: Triton's, or, where only counts matter, the CPU's, which are
+            quicker than an interpreter.
+    """
     libraries = register()
     torch.load = loaded_to(torch.load)
     torch.accelerator.synchronize = lambda device: None  # Nothing is ever pending, and torch refuses to ask.
-    of_cpu = windows._kernels
-    windows._kernels = lambda features: (interpreted if features.device.type == NAME else of_cpu)(features)
+    own, of_there = windows._kernels, over_here(kernels)
+    windows._kernels = lambda features: (of_there if features.device.type == NAME else own)(features)
     with MadeThere():
         yield
     del libraries  # Kept up to here: what they declare dies with them.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
+
 from benchmarks.gpu_check.setting import Row, Setting, in_turn
 
 PACKAGES = ("torch", "torchvision", "triton", "localcorr", "numpy", "numba", "opencv-python-headless", "isal")

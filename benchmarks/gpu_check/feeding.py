@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from benchmarks.gpu_check import steps
 from benchmarks.gpu_check.setting import Row, Setting, full_float32, in_turn
-
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
 from semraft.data.synthesize import synthesize
+from semraft.sample import FlowBatch
 from semraft.training import sources
 from semraft.training.state import initial_state
 from semraft.training.step import take_step
@@ -30,37 +30,42 @@ def measure(setting: Setting) -> Iterator[Row]:
         data=replace(base.data, train="viper", root=str(root), workers=setting.workers),
         loss=replace(base.loss, terms=()),
     )
-    count = 3 if setting.small else 40
-    loaded = samples_per_s(batches_of(config, count), config.optim.batch)
+    loaded = samples_per_s(batches_of(config, 3 if setting.small else 150, setting), setting, config)
     yield {"what": f"loader, {config.data.workers} workers", "samples/s": loaded}
-    batch = sources.to_device(next(batches_of(config, 1)), setting.device)
-    step = steps.step_of(config, batch, setting)
+    step = steps.step_of(config, next(batches_of(config, 1, setting)), setting)
     taken = config.optim.batch / in_turn({"step": step}, setting, turns=6, at_once=2)["step"]
     yield {"what": "steps on one batch", "samples/s": taken, "loader / steps": loaded / taken}
-    trained = samples_per_s(training(config, count, setting), config.optim.batch)
+    trained = samples_per_s(training(config, 3 if setting.small else 60, setting), setting, config)
     yield {"what": "both together", "samples/s": trained, "loader / steps": trained / taken}
 
 
-def batches_of(config: RunConfig, count: int) -> Iterator[object]:
+def batches_of(config: RunConfig, count: int, setting: Setting) -> Iterator[FlowBatch]:
+    """`count` batches on the device, and before them those that `samples_per_s` does not count."""
     datasets, weights = sources.training_data(config.data)
-    optim = replace(config.optim, steps=count + config.data.workers)
-    for batch, _ in training_batches(datasets, weights, config.data, config.seed, optim):
+    optim = replace(config.optim, steps=ahead(setting) + count)
+    loader = training_batches(datasets, weights, config.data, config.seed, optim, device=setting.device)
+    for batch, _ in loader:
         yield batch
+    setting.wait()
 
 
 def training(config: RunConfig, count: int, setting: Setting) -> Iterator[object]:
     state = initial_state(config, setting.device)
     state.model.train()
-    for batch in batches_of(config, count):
-        yield take_step(state, sources.to_device(batch, setting.device), config)
+    for batch in batches_of(config, count, setting):
+        yield take_step(state, batch, config)
         state.pulses.clear()
-    setting.wait()
 
 
-def samples_per_s(batches: Iterator[object], batch: int) -> float:
-    """Without the first batch of each worker, or step, which waits for processes and kernels to be there."""
-    for _ in range(2):
+def ahead(setting: Setting) -> int:
+    """Batches that workers have ready before the first is asked for: they say nothing of the rate."""
+    return max(2, 2 * setting.workers)
+
+
+def samples_per_s(batches: Iterator[object], setting: Setting, config: RunConfig) -> float:
+    for _ in range(ahead(setting)):
         next(batches)
+    setting.wait()
     started = time.perf_counter()
     count = sum(1 for _ in batches)
-    return batch * count / (time.perf_counter() - started)
+    return config.optim.batch * count / (time.perf_counter() - started)

@@ -10,12 +10,13 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from unittest.mock import patch
 
 import torch
-from benchmarks.gpu_check.setting import Row, Setting, full_float32, guarded, in_turn, peak_mb
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.gpu_check.setting import Row, Setting, full_float32, guarded, in_turn, peak_mb
 from semraft.config import CorrelationKind
 from semraft.models import correlation, windows
 from semraft.models.windows import window_cutter
@@ -36,7 +37,6 @@ class Shape:
     channels: int
     radius: int
     levels: int = 4
-    dtype: torch.dtype = torch.float32
 
 
 SHAPES = (
@@ -44,6 +44,8 @@ SHAPES = (
     Shape(name="small, 6 x 288x960", batch=6, height=36, width=120, channels=128, radius=3),
     Shape(name="large, 1080p", batch=1, height=135, width=240, channels=256, radius=4),
 )
+BLOCKS = ((2, 2, 16), (2, 4, 32), (4, 4, 16), (4, 4, 32), (4, 8, 32), (8, 8, 16), (16, 8, 16))
+"""Cells and warps a program, and channels at a time, beside those that are used."""
 SMALL_SHAPE = Shape(name="tiny", batch=1, height=4, width=6, channels=20, radius=3, levels=2)
 """For the interpreter, which takes a second for a dozen cells."""
 
@@ -148,6 +150,8 @@ def of_shape(shape: Shape, setting: Setting, rates: Cost | None) -> Iterator[Row
         yield from correctness(shape, features1[:1], features2[:1], points[:1])
     yield from whole(shape, features1, features2, points, setting)
     yield from kernels_alone(shape, features1, features2, points, setting, rates)
+    if shape in (SHAPES[0], SMALL_SHAPE):
+        yield from other_blocks(shape, features1, features2, points, setting)
 
 
 def smooth_points(shape: Shape, generator: torch.Generator) -> Tensor:
@@ -253,6 +257,42 @@ def kernels_alone(
     rates: Cost | None,
 ) -> Iterator[Row]:
     """Our four kernels against their bounds; the features in bfloat16 too, where half the bytes are read."""
+    calls = kernel_calls(shape, features1, features2, points)
+    cost_of = costs(shape)
+    for name, found in median_s(calls, setting).items():
+        row: Row = {"shape": shape.name, "call": f"kernel {name}", "ms": 1e3 * found}
+        if rates is not None and name in cost_of:
+            bound_s = cost_of[name].seconds_at(rates)
+            row |= {
+                "GB/s": cost_of[name].dram_bytes / found / 1e9,
+                "bound, ms": 1e3 * bound_s,
+                "% of bound": 100 * bound_s / found,
+            }
+        yield row
+
+
+def other_blocks(
+    shape: Shape, features1: Tensor, features2: Tensor, points: Tensor, setting: Setting
+) -> Iterator[Row]:
+    """The kernels with other numbers of cells and warps a program, and channels at a time."""
+    from semraft.models import correlation_triton as kernels
+
+    calls = kernel_calls(shape, features1, features2, points)
+    for cells, warps, channels in BLOCKS[:1] if setting.small else BLOCKS:
+        blocks = {
+            "CELLS_AND_WARPS_LOOK_UP": (cells, warps),
+            "CELLS_AND_WARPS_CORRELATE": (cells, warps),
+            "CHANNELS_CORRELATE": channels,
+        }
+        with patch.multiple(kernels, **blocks):
+            if setting.seconds_left < 5 and not setting.small:
+                return
+            for name, found in median_s(calls, setting, turns=10).items():
+                what = f"{name}: {cells} cells, {warps} warps, {channels} channels"
+                yield {"shape": shape.name, "call": what, "ms": 1e3 * found}
+
+
+def kernel_calls(shape: Shape, features1: Tensor, features2: Tensor, points: Tensor) -> dict[str, Call]:
     from semraft.models import correlation_triton as kernels
 
     cells, radius = shape.height * shape.width, shape.radius
@@ -277,14 +317,4 @@ def kernels_alone(
         one, gradient = flat.view(-1, 2), samples.flatten(0, 1)
         calls["look_up"] = lambda: kernels.look_up(volumes, one, radius)
         calls["look_up_backward"] = lambda: kernels.look_up_backward(gradient, one, radius, sums)
-    cost_of = costs(shape)
-    for name, found in median_s(calls, setting).items():
-        row: Row = {"shape": shape.name, "call": f"kernel {name}", "ms": 1e3 * found}
-        if rates is not None and name in cost_of:
-            bound_s = cost_of[name].seconds_at(rates)
-            row |= {
-                "GB/s": cost_of[name].dram_bytes / found / 1e9,
-                "bound, ms": 1e3 * bound_s,
-                "% of bound": 100 * bound_s / found,
-            }
-        yield row
+    return calls

@@ -14,15 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
 from benchmarks.gpu_check.setting import Row, Setting, precisions
 
-STEPS = 8
 LAUNCH = {
     "standin": """
 import sys
 from tests import stand_in
 from semraft import cli
-with stand_in.pretended():
+from semraft.models import correlation_numba
+with stand_in.pretended(correlation_numba):
     sys.exit(cli.run(sys.argv[1:]))
 """,
     "other": """
@@ -46,11 +47,11 @@ def measure(setting: Setting) -> Iterator[Row]:
 
 def of_recipe(recipe: str, options: tuple[str, ...], setting: Setting) -> Iterator[Row]:
     folders = {name: setting.out / "runs" / recipe / name for name in ("alone", "again", "killed")}
-    begin = ["train", recipe, *size(setting), *options]
+    begin = ["train", recipe, *options_of(setting), *options]
     running = {
         name: started([*begin, "--output", str(folder)], folder, setting) for name, folder in folders.items()
     }
-    stopped_at = kill_after(running["killed"], folders["killed"], STEPS // 2)
+    stopped_at = kill_after(running["killed"], folders["killed"], steps_of(setting) // 2)
     running["killed"].wait()
     running["killed"] = started(["train", "--resume", str(folders["killed"])], folders["killed"], setting)
     for name, process in running.items():
@@ -60,7 +61,7 @@ def of_recipe(recipe: str, options: tuple[str, ...], setting: Setting) -> Iterat
             )
     left_alone = weights(folders["alone"])
     yield {
-        "run": f"{recipe}, {STEPS} steps, {precisions(setting)[0]}",
+        "run": f"{recipe}, {steps_of(setting)} steps, {precisions(setting)[0]}",
         "killed after step": stopped_at,
         "repeated bit for bit": difference(left_alone, weights(folders["again"])),
         "resumed bit for bit": difference(left_alone, weights(folders["killed"])),
@@ -68,25 +69,21 @@ def of_recipe(recipe: str, options: tuple[str, ...], setting: Setting) -> Iterat
     }
 
 
-def size(setting: Setting) -> list[str]:
-    crop = ("64", "64") if setting.small else ("288", "480")
-    world = ("64", "96") if setting.small else ("288", "480")
-    arch = "tiny" if setting.small else "large"
+def options_of(setting: Setting) -> list[str]:
+    frame, batch, updates = (("64", "64"), "1", "1") if setting.small else (("288", "480"), "2", "6")
     return [
-        *("--data.world.size", *world, "--data.world.scenes", "12", "--data.crop", *crop),
-        *("--data.workers", "0" if setting.small else "2", "--model.arch", arch),
-        *(
-            "--data.validation-pairs",
-            "1",
-            "--validation-updates",
-            "2",
-            "--num-updates",
-            "2" if setting.small else "6",
-        ),
-        *("--optim.batch", "2", "--optim.steps", str(STEPS), "--log-every", "1", "--checkpoint-every", "1"),
-        *("--validate-every", str(STEPS), "--saved-pairs", "1", "--health-every", "3"),
-        *("--device", str(setting.device), "--precision", precisions(setting)[0]),
+        *("--data.world.size", *frame, "--data.crop", *frame, "--data.world.scenes", "12"),
+        *("--data.workers", "0" if setting.small else "2"),
+        *("--model.arch", "tiny" if setting.small else "large"),
+        *("--data.validation-pairs", "1", "--validation-updates", "1", "--saved-pairs", "1"),
+        *("--optim.batch", batch, "--optim.steps", str(steps_of(setting)), "--num-updates", updates),
+        *("--validate-every", str(steps_of(setting)), "--log-every", "1", "--checkpoint-every", "1"),
+        *("--health-every", "3", "--device", str(setting.device), "--precision", precisions(setting)[0]),
     ]
+
+
+def steps_of(setting: Setting) -> int:
+    return 4 if setting.small else 10
 
 
 def log_of(folder: Path) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from benchmarks.gpu_check import speed
 from benchmarks.gpu_check.setting import (
     Row,
@@ -20,8 +22,6 @@ from benchmarks.gpu_check.setting import (
     peak_mb,
     precisions,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from semraft import runtime
 from semraft.config import (
     DataConfig,
@@ -92,8 +92,9 @@ def configuration(setting: Setting) -> RunConfig:
 
 def one_batch(config: RunConfig, setting: Setting) -> FlowBatch:
     datasets, weights = sources.training_data(config.data)
-    batches = training_batches(datasets, weights, config.data, config.seed, config.optim)
-    return sources.to_device(next(iter(batches)).batch, setting.device)
+    optim = replace(config.optim, steps=1)  # No worker makes a batch that nobody reads.
+    loader = training_batches(datasets, weights, config.data, config.seed, optim, device=setting.device)
+    return next(loader).batch
 
 
 def step_of(config: RunConfig, batch: FlowBatch, setting: Setting) -> Work:
