@@ -1,6 +1,6 @@
 """Checks semraft on a GPU in a few minutes: right, how fast, how close to what the device can do.
 
-    python -m benchmarks.gpu_check --out FOLDER [--minutes 8] [--parts NAME ...] [--device auto]
+    python -m benchmarks.gpu_check --out FOLDER [--minutes 8] [--parts NAME ...] [--device cuda]
                                    [--weights FILE] [--pairs FOLDER] [--workers N] [--small]
 
 From the checkout's root, with semraft installed or PYTHONPATH=src; torch 2.11 or later. Every part is a
@@ -66,6 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.part:
         run_part(options)
         return 0
+    if options.device.startswith("cuda") and not has_cuda():
+        print("no CUDA device: nothing to check (--device cpu --small shows that it runs)", file=sys.stderr)
+        return 1
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # The part at work ends too.
     began, limit_s = time.monotonic(), 60 * options.minutes
@@ -86,6 +89,12 @@ def main(arguments: Sequence[str]) -> int:
     return int(any(part["state"] == "failed" for part in results["parts"].values()))
 
 
+def has_cuda() -> bool:
+    import torch  # Here alone: it takes seconds, and the parts import it themselves.
+
+    return torch.cuda.is_available()
+
+
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu_check",
@@ -95,7 +104,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--workers", type=int, default=min(16, os.cpu_count() or 1))

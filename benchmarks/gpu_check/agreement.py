@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-
 from benchmarks.gpu_check.setting import Row, Setting, full_float32, guarded, precisions
+
 from semraft.config import WorldConfig
 from semraft.data import open_dataset
 from semraft.metrics import SPEEDS

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-
 from benchmarks.gpu_check.setting import Row, Setting, in_turn
+
+from semraft import runtime
 
 PACKAGES = ("torch", "torchvision", "triton", "localcorr", "numpy", "numba", "opencv-python-headless", "isal")
 
@@ -25,6 +26,10 @@ def measure(setting: Setting) -> Iterator[Row]:
     yield {"fact": "Python", "value": platform.python_version()}
     for package in PACKAGES:
         yield {"fact": package, "value": found(package)}
+    yield {
+        "fact": "what a small network finds wrong with it",
+        "value": runtime.misfit(setting.device) or "nothing",
+    }
     yield from self_check(setting)
 
 

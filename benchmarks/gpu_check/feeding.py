@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from benchmarks.gpu_check import steps
 from benchmarks.gpu_check.setting import Row, Setting, full_float32, in_turn
+
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
 from semraft.data.synthesize import synthesize

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-
 from benchmarks.gpu_check.setting import Row, Setting, precisions
 
 LAUNCH = {

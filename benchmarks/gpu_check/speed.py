@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-
 from benchmarks.gpu_check.setting import (
     Row,
     Setting,
@@ -19,6 +17,8 @@ from benchmarks.gpu_check.setting import (
     peak_mb,
     precisions,
 )
+from torch import Tensor, nn
+
 from semraft import runtime
 from semraft.losses import sequence_loss
 from semraft.models.raft import ARCHITECTURES

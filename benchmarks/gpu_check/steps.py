@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from benchmarks.gpu_check import speed
 from benchmarks.gpu_check.setting import (
     Row,
@@ -22,6 +20,8 @@ from benchmarks.gpu_check.setting import (
     peak_mb,
     precisions,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from semraft import runtime
 from semraft.config import (
     DataConfig,
@@ -202,7 +202,11 @@ def kernels_of(work: Work, setting: Setting) -> tuple[int, float]:
     with torch.profiler.profile(activities=activities) as profiled:
         work()
         setting.wait()
-    on_device = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_device = [
+        event
+        for event in profiled.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    ]
     return len(on_device), sum(event.time_range.elapsed_us() for event in on_device) / 1e6
 
 

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
+import torch
 from benchmarks.gpu_check.__main__ import PARTS, environment_of, outcome, parsed
 from benchmarks.gpu_check.table import table
+
 from tests.e2e.test_training import ONE_THREAD
 
 pytestmark = pytest.mark.skipif(
@@ -86,6 +87,14 @@ def test_columns_without_values_are_left_out() -> None:
         "| a | 1.23 |  |",
         "| b/c |  | out of memory |",
     ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there to be checked")
+def test_it_says_in_one_line_that_there_is_no_gpu(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "no CUDA device: nothing to check (--device cpu --small shows that it runs)\n"
 
 
 def test_the_interpreter_is_for_devices_without_triton() -> None:
