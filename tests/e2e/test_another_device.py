@@ -40,7 +40,7 @@ def test_every_term_and_head_says_the_same_on_another_device(tmp_path: Path) -> 
     device's, or the kernels' gradients are not the CPU loops'."""
     heads_and_terms = ("--model.heads", "occlusion", "decoder", "--loss.terms", *TERMS)
     options = (*SMALL, *heads_and_terms, "--optim.steps", "2", "--health-every", "9")
-    options += ("--precision", "float32")
+    options += ("--precision", "float32", "--optim.ema", "0.9", "--loss.occluded", "leave-out")
     semraft("train", "world-base", *options, "--device", "cpu", "--output", str(tmp_path / "here"))
     on_the_stand_in("train", "world-base", *options, "--output", str(tmp_path / "there"))
     here, there = lines(tmp_path / "here"), lines(tmp_path / "there")
@@ -55,6 +55,7 @@ def test_float16_scales_its_gradients_and_resumes_exactly(tmp_path: Path) -> Non
     can't be read where it was written or on a CPU."""
     run, resumed = tmp_path / "run", tmp_path / "resumed"
     options = (*SMALL, "--optim.steps", "4", "--health-every", "4", "--precision", "float16")
+    options += ("--optim.ema", "0.9")
     on_the_stand_in("train", "world-semantic-v1", *options, "--output", str(run))
     last = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
     assert last["scaler"]["scale"] < 2**16
