@@ -71,17 +71,10 @@ def next_command(out: Path, stages: list[str], first: str, weights: str, options
     return ["train", first, *start, "--output", str(out / first), *options]
 
 
-def train(command: list[str], minutes: float) -> bool:
-    """Runs a training for so long; whether it came to its end.
-
-    Raises:
-        SystemExit: It failed; it has said why.
-    """
+def train(command: list[str], minutes: float) -> int:
+    """The exit code of a training that runs for so long."""
     called = [sys.executable, "-m", "semraft.cli", *command, "--max-minutes", f"{minutes:.2f}"]
-    code = subprocess.run(called).returncode
-    if code not in (0, OUT_OF_TIME):
-        sys.exit(code)
-    return code == 0
+    return subprocess.run(called).returncode
 
 
 def write_milestone(out: Path, stages: list[str], sitting: dict[str, float]) -> dict[str, Any]:
@@ -181,12 +174,15 @@ def main() -> None:
         command = next_command(out, stages, arguments.stage or stages[0], arguments.weights, options)
         if not command or left_s < SPARE_S:
             break
-        train(command, min(left_s / 60, arguments.milestone_minutes))
-        card = write_milestone(out, stages, hours_so_far(before, began_s))
-        shown = {name: value for name, value in card.items() if name != "curve"}
-        print(f"{out / MILESTONE}: {json.dumps(shown)}", flush=True)
-        if arguments.carry:
-            pack(out, stages, arguments.carry)
+        code = train(command, min(left_s / 60, arguments.milestone_minutes))
+        if latest_stage(out, stages) is not None:  # Also of a training that failed: its last step is sound.
+            card = write_milestone(out, stages, hours_so_far(before, began_s))
+            shown = {name: value for name, value in card.items() if name != "curve"}
+            print(f"{out / MILESTONE}: {json.dumps(shown)}", flush=True)
+            if arguments.carry:
+                pack(out, stages, arguments.carry)
+        if code not in (0, OUT_OF_TIME):
+            sys.exit(code)
     print("all stages are finished" if not command else "the time is up: the same command goes on")
 
 

@@ -193,23 +193,6 @@ def test_a_run_in_sittings_of_a_step_is_the_run_in_one(tmp_path: Path) -> None:
     assert (sittings / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("other", [(False, False), (True, False), (False, True)])
-def test_processes_stop_together(monkeypatch: pytest.MonkeyPatch, other: tuple[bool, bool]) -> None:
-    """Of two, one asked to stop or late by its own clock. Red when: only that one stops, at that step; the
-    other would wait for its gradients."""
-    sent: list[torch.Tensor] = []
-
-    def mean(flags: torch.Tensor) -> torch.Tensor:
-        sent.append(flags)
-        return (flags + torch.tensor([float(flag) for flag in other])) / 2
-
-    monkeypatch.setattr(loop, "process_count", lambda: 2)
-    monkeypatch.setattr(loop, "mean_over_processes", mean)
-    assert loop._in_any_process(False, False, torch.device("cpu")) == other
-    assert loop._in_any_process(True, True, torch.device("cpu")) == (True, True)
-    assert [flags.tolist() for flags in sent] == [[0, 0], [1, 1]]
-
-
 def test_a_sitting_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
     """Steps of 20 seconds, by a clock of our own. Red when: minutes are seconds, or are counted anew."""
     times_s = iter([100.0, 120.0, 140.0, 160.0, 180.0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import pretrain
 from benchmarks.pretrain import MILESTONE, next_command, pack, read_card, unpack, write_milestone
 
 from semraft import tracking
@@ -92,6 +93,27 @@ def test_one_small_file_carries_a_stage_to_another_machine(tmp_path: Path) -> No
     assert arch == "small"
     average = state.average.state_dict()
     assert all(torch.equal(value, average[name].half()) for name, value in weights.items())
+
+
+def test_a_training_that_fails_still_leaves_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when: minutes of a GPU are lost with a machine that keeps nothing, or the failure is not told."""
+
+    def fails(command: list[str], minutes: float) -> int:
+        assert minutes == pytest.approx(8, abs=0.5)
+        make_run(tmp_path / STAGES[0], 3, 9)
+        return 1
+
+    monkeypatch.setattr(pretrain, "train", fails)
+    carried = tmp_path / "carried.pt"
+    options = ["--chain", "gpu", "--out", str(tmp_path), "--minutes", "8", "--carry", str(carried)]
+    monkeypatch.setattr("sys.argv", ["pretrain.py", *options])
+    with pytest.raises(SystemExit) as ended:
+        pretrain.main()
+    assert ended.value.code == 1
+    assert torch.load(carried, weights_only=True)["checkpoint"]["step"] == 3
+    assert (tmp_path / MILESTONE).exists()
 
 
 @pytest.mark.parametrize("chain", CHAINS)
