@@ -49,7 +49,8 @@ def warp_channel(
     right, below = (left < width - 1).long(), (top < height - 1).long() * width
     pixels = image.flatten()
     upper_left, upper_right, lower_left, lower_right = (
-        pixels[index] for index in (place, place + right, place + below, place + right + below)
+        pixels.index_select(0, index.flatten()).view_as(x)
+        for index in (place, place + right, place + below, place + right + below)
     )
     upper = torch.lerp(upper_left, upper_right, x - left)
     lower = torch.lerp(lower_left, lower_right, x - left)
