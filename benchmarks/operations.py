@@ -38,7 +38,7 @@ from semraft.training.step import forward
 
 DEVICE = stand_in.register()
 """Kept: it lives as long as what this returns."""
-BATCH, HEIGHT, WIDTH, UPDATES, CLASSES = 2, 64, 96, 12, 12
+BATCH, HEIGHT, WIDTH, UPDATES, CLASSES = 2, 128, 128, 12, 12
 VARIANTS = (
     *("smoothness:1,order=1,penalty=charbonnier", "signed-distance:1,boundary=instance"),
     *("motion-model:1,plane-model=quadratic,boundary=instance", "semantic-v1:1,mean=all,masked-by=broadcast"),
@@ -165,7 +165,8 @@ def of_torchvision() -> int:
         model = torchvision.models.optical_flow.raft_large(weights=None).to(stand_in.NAME).train()
 
     def step() -> None:
-        flows = model(batch.image1, batch.image2, num_flow_updates=UPDATES)
+        image1, image2 = (2 * (image / 255) - 1 for image in (batch.image1, batch.image2))
+        flows = model(image1, image2, num_flow_updates=UPDATES)
         shares = [0.8 ** (UPDATES - 1 - t) * (flow - batch.flow).abs().mean() for t, flow in enumerate(flows)]
         torch.stack(shares).sum().backward()
 

@@ -59,7 +59,8 @@ def model_segments(segments: Int64[Tensor, "B H W"], min_pixels: int, max_segmen
         min_pixels: Smaller ones get no model.
     """
     ids = segments.cpu().numpy()
-    ids = np.where(np.isin(ids % INSTANCE_STEP, (*PLANAR, *RIGID)), ids, IGNORE_LABEL)
+    modelled = np.isin(np.arange(INSTANCE_STEP), (*PLANAR, *RIGID))
+    ids = np.where(modelled[ids % INSTANCE_STEP], ids, IGNORE_LABEL)
     order, sizes, labels = [], [], []
     for number, image in enumerate(ids):
         numbers, found = largest_segments(image, min_pixels, max_segments)

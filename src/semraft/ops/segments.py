@@ -1,8 +1,11 @@
 """Where one label ends and another begins, on arrays."""
 
+from typing import no_type_check
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+from numba import njit
 
 from semraft.sample import IGNORE_LABEL
 
@@ -49,16 +52,45 @@ def largest_segments(
     Pixels that are ignored, in a segment of fewer than `min_pixels`, or not in one of the `max_segments`
     largest, have segment -1.
     """
-    found = []
-    for value in np.unique(ids[ids != IGNORE_LABEL]):
-        same = (ids == value).view(np.uint8)
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(same, connectivity=4)
-        areas = stats[1:count, cv2.CC_STAT_AREA]
-        found += [
-            (int(area), value, parts == part) for part, area in enumerate(areas, 1) if area >= min_pixels
-        ]
-    kept = sorted(found, key=lambda segment: -segment[0])[:max_segments]
-    numbers = np.full(ids.shape, -1, np.int32)
-    for number, (_, _, pixels) in enumerate(kept):
-        numbers[pixels] = number
-    return numbers, np.array([value for _, value, _ in kept], np.int64)
+    first = np.empty(ids.size, np.int32)
+    _join(ids, IGNORE_LABEL, first)
+    areas = np.bincount(first, minlength=ids.size)
+    large = np.flatnonzero((areas >= min_pixels) & (ids.ravel() != IGNORE_LABEL))
+    kept = large[np.lexsort((large, ids.ravel()[large], -areas[large]))][:max_segments]
+    number_at = np.full(ids.size, -1, np.int32)
+    number_at[kept] = np.arange(len(kept))
+    return number_at[first].reshape(ids.shape), ids.ravel()[kept].astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _join(ids, ignore, first):
+    """For each pixel the first one of its segment, row after row; an ignored one is its own.
+
+    A forest (Galler and Fischer, 1964) whose parents come before their children: where a pixel and the one
+    above it belong together, so do their roots, and when all are joined one step in order leads to the root.
+    """
+    height, width = ids.shape
+    for y in range(height):
+        for x in range(width):
+            here = y * width + x
+            first[here] = here
+            if ids[y, x] == ignore:
+                continue
+            if x > 0 and ids[y, x - 1] == ids[y, x]:
+                first[here] = first[here - 1]
+            if y > 0 and ids[y - 1, x] == ids[y, x]:
+                one, other = _root(first, here), _root(first, here - width)
+                first[max(one, other)] = min(one, other)
+                first[here] = min(one, other)
+    for here in range(first.size):
+        first[here] = first[first[here]]
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _root(first, here):
+    while first[here] != here:
+        first[here] = first[first[here]]
+        here = first[here]
+    return here

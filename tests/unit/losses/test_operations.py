@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,16 @@ def test_terms_ask_a_device_for_little() -> None:
 
 @pytest.mark.parametrize("term", VARIANTS, ids=lambda term: f"{term.name}-{term.where}")
 def test_flows_may_be_judged_one_after_another_or_at_once(term: TermConfig) -> None:
-    """In float64. Red when: a refinement gets another's mask, pixels or share of the gradient."""
+    """In float64, truth unknown where it is not trusted. Red when: a refinement gets another's mask, pixels
+    or share of the gradient, or what is not known leaks."""
     prediction, batch = make(7)
     prediction.flows = [flow.detach().double().requires_grad_() for flow in prediction.flows]
     trusted = batch.valid
+    batch = replace(batch, flow=torch.where(trusted[:, None], batch.flow, torch.nan))
 
     def judged(flows: Flows) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         values = TERMS[term.name].values(case_of(term, prediction, batch, trusted, flows))
+        assert values.isfinite().all()
         weights = torch.arange(1, 1 + len(values))
         gradients = torch.autograd.grad((weights * values).sum(), prediction.flows, allow_unused=True)
         return values, gradients
@@ -55,6 +59,7 @@ def test_flows_may_be_judged_one_after_another_or_at_once(term: TermConfig) -> N
         assert (found is None) == (expected is None)
         if found is not None and expected is not None:
             torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-12)
+            assert found.isfinite().all()
 
 
 @pytest.fixture

@@ -88,14 +88,16 @@ def test_brightness_does_not_count(rng: np.random.Generator) -> None:
     assert census_difference(image1, image1 + 60)[inner].max() < 1e-4
 
 
-def test_compiled_is_the_same(rng: np.random.Generator) -> None:
-    """Red when: a pair of neighbours counts for one of the two, or its slope is that of the other image."""
+def test_compiled_is_the_same(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images against one by windows, image after image, and by the loop. Red when: a pair of neighbours
+    counts for one of the two, its slope is that of the other image, or a part is of other images."""
+    monkeypatch.setattr("semraft.ops.census.WINDOWS_BYTES", 1)
     image1, image2 = (grey(image) for image in images(rng))
     inside = torch.zeros_like(image1)
     inside[:, 3:-3, 3:-3] = torch.from_numpy(rng.uniform(size=inside[:, 3:-3, 3:-3].shape))
     found = []
     for dtype in (torch.float64, torch.float32):
-        second = image2.to(dtype).requires_grad_()
+        second = torch.stack([image2, image2.flip(1)]).to(dtype).requires_grad_()
         difference = census_difference(image1.to(dtype), second) * inside.to(dtype)
         difference.sum().backward()
         found.append((difference.detach().double(), second.grad.double()))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import label as connected
 
 from semraft import losses
 from semraft.config import LossConfig, TermConfig, parse_term
@@ -68,6 +69,16 @@ def test_largest_segments(rng: np.random.Generator) -> None:
     assert values.tolist() == [522, 7, 7]
     assert [(numbers == n).sum() for n in range(3)] == [42, 12, 8]
     assert (numbers == -1).sum() == 9 * 14 - 42 - 12 - 8
+    maze = rng.choice([0, 7, 255], (40, 60))  # Arms that meet below, from either side.
+    numbers, values = largest_segments(maze, min_pixels=1, max_segments=maze.size)
+    assert (numbers == -1).tolist() == (maze == 255).tolist()
+    found = 0
+    for value in (0, 7):
+        parts, count = connected(maze == value)
+        for part in range(1, count + 1):
+            assert len(set(numbers[parts == part])) == 1
+        found += count
+    assert len(values) == found == numbers.max() + 1
     numbers, values = largest_segments(ids, min_pixels=1, max_segments=1)
     assert (values.tolist(), (numbers == 0).sum()) == ([522], 42)
 

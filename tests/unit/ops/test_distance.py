@@ -11,6 +11,7 @@ from semraft.ops.distance import (
     distance_to,
     distances_by_class,
     signed_distances_by_class,
+    squared_by_windows,
 )
 
 
@@ -30,6 +31,8 @@ def test_distance_equals_scipy(rng: np.random.Generator, radius_px: int, share: 
     found = distance_to(torch.from_numpy(masks), radius_px)
     for mask, distance in zip(masks.reshape(-1, 41, 67), found.view(-1, 41, 67), strict=True):
         np.testing.assert_allclose(distance.numpy(), exact(mask, radius_px), atol=1e-5)
+    by_windows = squared_by_windows(torch.from_numpy(masks[1]), radius_px)
+    assert torch.equal(by_windows.float().sqrt(), found[1])
 
 
 def test_images_thinner_than_the_radius() -> None:
