@@ -18,10 +18,13 @@ import json
 import math
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -71,14 +74,27 @@ def next_command(out: Path, stages: list[str], first: str, weights: str, options
     return ["train", first, *start, "--output", str(out / first), *options]
 
 
-def train(command: list[str], minutes: float) -> int:
-    """The exit code of a training that runs for so long."""
+def train(command: list[str], minutes: float, every_minutes: float, keep: Callable[[], None]) -> int:
+    """Runs a training for so long, calls `keep` every so many minutes, and gives its exit code.
+
+    SIGTERM and Ctrl-C let it end with a checkpoint. It has a session of its own: it would otherwise hear of
+    Ctrl-C twice, and a second time means at once.
+    """
     called = [sys.executable, "-m", "semraft.cli", *command, "--max-minutes", f"{minutes:.2f}"]
-    return subprocess.run(called).returncode
+    process = subprocess.Popen(called, start_new_session=True)
+    try:
+        while True:
+            try:
+                return process.wait(60 * every_minutes if math.isfinite(every_minutes) else None)
+            except subprocess.TimeoutExpired:
+                keep()
+    except KeyboardInterrupt:
+        process.terminate()
+        return process.wait()
 
 
 def write_milestone(out: Path, stages: list[str], sitting: dict[str, float]) -> dict[str, Any]:
-    """The latest weights in half precision, and the card that says what they are."""
+    """Writes the latest weights in half precision, and the card that says what they are."""
     stage = latest_stage(out, stages)
     assert stage is not None
     run = out / stage
@@ -101,10 +117,9 @@ def write_milestone(out: Path, stages: list[str], sitting: dict[str, float]) -> 
         "commit": json.loads((run / tracking.ENVIRONMENT).read_text())["commit"],
         "scores": {split: {name: line[name] for name in kept} for split, line in scored.items()},
     }
-    card["curve"] = [
-        *read_card(out).get("curve", []),
-        {name: card[name] for name in ("stage", "step", "scores")},
-    ]
+    point = {name: card[name] for name in ("stage", "step", "scores")}
+    before = [earlier for earlier in read_card(out).get("curve", []) if earlier != point]
+    card["curve"] = [*before, point]
     tracking.write_text(out / CARD, json.dumps(card, indent=1) + "\n")
     return card
 
@@ -143,7 +158,7 @@ def unpack(carried: Path, out: Path) -> None:
 
 
 def hours_so_far(before: dict[str, Any], began_s: float) -> dict[str, float]:
-    """Wall-clock hours of all sittings, and hours of a core that trainings and their loaders took."""
+    """Wall-clock hours of all sittings, and hours of a core that trainings which have ended took."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = {"hours": time.monotonic() - began_s, "core_hours": used.ru_utime + used.ru_stime}
     return {name: before.get(name, 0.0) + seconds / 3600 for name, seconds in own.items()}
@@ -169,18 +184,27 @@ def main() -> None:
         unpack(arguments.carry, out)
     before = read_card(out)
     options = ["--device", arguments.device, *options]
+
+    def keep() -> None:
+        if latest_stage(out, stages) is None:  # Before the first checkpoint.
+            return
+        card = write_milestone(out, stages, hours_so_far(before, began_s))
+        shown = {name: value for name, value in card.items() if name != "curve"}
+        print(f"{out / MILESTONE}: {json.dumps(shown)}", flush=True)
+        if arguments.carry:
+            pack(out, stages, arguments.carry)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
     while True:
         left_s = 60 * arguments.minutes - (time.monotonic() - began_s)
         command = next_command(out, stages, arguments.stage or stages[0], arguments.weights, options)
         if not command or left_s < SPARE_S:
             break
-        code = train(command, min(left_s / 60, arguments.milestone_minutes))
-        if latest_stage(out, stages) is not None:  # Also of a training that failed: its last step is sound.
-            card = write_milestone(out, stages, hours_so_far(before, began_s))
-            shown = {name: value for name, value in card.items() if name != "curve"}
-            print(f"{out / MILESTONE}: {json.dumps(shown)}", flush=True)
-            if arguments.carry:
-                pack(out, stages, arguments.carry)
+        code = train(command, left_s / 60, arguments.milestone_minutes, keep)
+        keep()  # Also of a training that failed: its last checkpoint is sound.
         if code not in (0, OUT_OF_TIME):
             sys.exit(code)
     print("all stages are finished" if not command else "the time is up: the same command goes on")

@@ -1,6 +1,9 @@
 """benchmarks/pretrain.py: which stage is next, what a sitting leaves, what is carried to another machine."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -86,7 +89,7 @@ def test_one_small_file_carries_a_stage_to_another_machine(tmp_path: Path) -> No
             torch.testing.assert_close(found, value, rtol=2**-8, atol=0)
 
     card = write_milestone(there, STAGES, HOURS)
-    assert [entry["step"] for entry in card["curve"]] == [7, 7]
+    assert [entry["step"] for entry in card["curve"]] == [7]
     assert card["scores"] == {"shapes-val": {"step": 7, "epe": 2.5, "1px": 0.5, "fl": 20.0}}
     assert (card["stage"], card["steps"], card["hours"], card["commit"]) == (STAGES[1], 9, 1.5, "abc")
     arch, weights = load_state(there / MILESTONE)
@@ -100,7 +103,8 @@ def test_a_training_that_fails_still_leaves_what_it_had(
 ) -> None:
     """Red when: minutes of a GPU are lost with a machine that keeps nothing, or the failure is not told."""
 
-    def fails(command: list[str], minutes: float) -> int:
+    def fails(command: list[str], minutes: float, every_minutes: float, keep: Callable[[], None]) -> int:
+        keep()  # Nothing to keep yet.
         assert minutes == pytest.approx(8, abs=0.5)
         make_run(tmp_path / STAGES[0], 3, 9)
         return 1
@@ -114,6 +118,35 @@ def test_a_training_that_fails_still_leaves_what_it_had(
     assert ended.value.code == 1
     assert torch.load(carried, weights_only=True)["checkpoint"]["step"] == 3
     assert (tmp_path / MILESTONE).exists()
+
+
+def test_milestones_are_kept_while_a_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stand-in for the training, which waits for a milestone, then for SIGTERM, and ends with 75.
+
+    Red when: the training is stopped for a milestone, is not told that it is to stop, or its code is lost.
+    """
+    script = tmp_path / "training.py"
+    script.write_text(
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "while not pathlib.Path(sys.argv[-1]).exists(): time.sleep(0.01)\n"
+        "pathlib.Path(sys.argv[-1] + '.seen').touch()\n"
+        "time.sleep(600)\n"
+    )
+    kept = tmp_path / "kept"
+    made = subprocess.Popen
+
+    def start(command: list[str], **options: bool) -> "subprocess.Popen[bytes]":
+        assert command[-2:] == ["--max-minutes", "5.00"]
+        return made([sys.executable, str(script), str(kept)], **options)
+
+    def keep() -> None:
+        kept.touch()
+        if Path(f"{kept}.seen").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert pretrain.train(["train", "--resume", "run"], 5.0, 0.001, keep) == 75
 
 
 @pytest.mark.parametrize("chain", CHAINS)
