@@ -35,9 +35,9 @@ demo: setup
 weights: setup
 	$(BIN)/python benchmarks/pretrain.py --out $(WEIGHTS) --milestone-minutes 15
 
-# Eight minutes of a GPU at a time, on from the file CARRY if it is there; needs no installation beside torch's.
+# Eight minutes of a GPU at a time, on from the file CARRY if it is there (docs/gpu.md).
 weights-gpu:
-	PYTHONPATH=src $(PYTHON) benchmarks/pretrain.py --chain gpu --out $(WEIGHTS) --minutes 8 --carry $(CARRY)
+	PYTHONPATH=src $(GPU_PYTHON) benchmarks/pretrain.py --chain gpu --out $(WEIGHTS) --minutes 8 --carry $(CARRY)
 
 test: setup
 	$(PYTEST)
