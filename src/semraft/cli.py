@@ -108,8 +108,8 @@ TRAIN_HELP = """usage: semraft train RECIPE [--data.root ROOT] [--model.weights 
        semraft train RECIPE --profile [--json] [OPTION ...]   what a step costs, part by part; trains nothing
        ... --max-minutes M                       stop with a checkpoint after M minutes, with exit code 75
 
-`semraft train RECIPE --help` lists the options with the recipe's values. Under torchrun or SLURM the same
-command trains on several GPUs or machines.
+`semraft train RECIPE --help` lists the options with the recipe's values. Under torchrun the same
+command trains on several GPUs or machines (docs/slurm.md).
 
 recipes (`semraft recipes` says what they are):
 {recipes}"""

@@ -96,12 +96,12 @@ def join_processes(device: torch.device) -> Processes:
 
 
 def leave_processes(processes: Processes) -> None:
-    """Leaves the process group, if there is one, when all do.
+    """Leaves the process group, if there still is one, when all do.
 
     A process that ends while a thread of gloo's still holds a tensor of the last exchange is aborted (pytorch
     pull request 179291); the others' arrival, with no tensor in it, comes after that.
     """
-    if processes.patient is not None:
+    if torch.distributed.is_initialized():
         torch.distributed.barrier(processes.patient)
         torch.distributed.destroy_process_group()
 

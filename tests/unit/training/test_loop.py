@@ -18,6 +18,7 @@ from semraft.models.raft import RAFT
 from semraft.runtime import Processes
 from semraft.training import loop, pulse, state, step
 from semraft.training.agreement import OutOfTime, TrainingStopped
+from semraft.training.evaluate import Evaluation
 
 CONFIG = RunConfig(
     data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
@@ -206,9 +207,9 @@ def test_the_average_is_what_is_scored_and_handed_out(
     """Red when: validation or `semraft.load` take the weights that the optimiser moves, or both are one."""
     scored: list[dict[str, torch.Tensor]] = []
 
-    def watched(model: RAFT, *arguments: Any, **options: Any) -> float:
+    def watched(model: RAFT, *arguments: Any) -> dict[str, Evaluation]:
         scored.append({name: value.clone() for name, value in model.state_dict().items()})
-        return 1.0
+        return {}
 
     monkeypatch.setattr(loop, "validate", watched)
     loop.train(replace(CONFIG, optim=replace(CONFIG.optim, ema=0.9)), tmp_path / "run")
