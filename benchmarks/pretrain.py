@@ -101,12 +101,16 @@ def write_milestone(out: Path, stages: list[str], sitting: dict[str, float]) -> 
     saved = torch.load(last_checkpoint(run), weights_only=True, map_location="cpu")
     with tracking.whole_file(out / MILESTONE) as file:
         file.write(half_precision(saved["model"], "official", saved["arch"]))
-    config = load_config(run / tracking.CONFIG)
+    config, environment = (
+        load_config(run / tracking.CONFIG),
+        json.loads((run / tracking.ENVIRONMENT).read_text()),
+    )
     metrics = read_lines(run / tracking.METRICS)
     scored = {line["split"]: line for line in metrics if line["split"] != "train"}
     kept = ("step", "epe", "1px", "fl")
     card = {
-        "stage": stage,
+        "about": f"{config.data.train}; {stage}, step {saved['step']} of {config.optim.steps}",
+        "recipe": stage,
         "step": saved["step"],
         "steps": config.optim.steps,
         "seed": config.seed,
@@ -114,10 +118,12 @@ def write_milestone(out: Path, stages: list[str], sitting: dict[str, float]) -> 
         "refinements": saved["validation_updates"],
         "layout": "official",
         **{name: round(hours, 3) for name, hours in sitting.items()},
-        "commit": json.loads((run / tracking.ENVIRONMENT).read_text())["commit"],
+        "commit": environment["commit"],
+        "data": environment["data"]["train"],
         "scores": {split: {name: line[name] for name in kept} for split, line in scored.items()},
     }
-    point = {name: card[name] for name in ("stage", "step", "scores")}
+    card["limits"] = "Not known: judged on made scenes alone. benchmarks/real_frames.py judges on real ones."
+    point = {name: card[name] for name in ("recipe", "step", "scores")}
     before = [earlier for earlier in read_card(out).get("curve", []) if earlier != point]
     card["curve"] = [*before, point]
     tracking.write_text(out / CARD, json.dumps(card, indent=1) + "\n")

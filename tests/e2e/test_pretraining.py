@@ -34,7 +34,7 @@ def test_the_chain_ends_wherever_its_sittings_are(tmp_path: Path) -> None:
     assert "all stages are finished" in alone
     card = json.loads((tmp_path / "a" / "milestone.json").read_text())
     stages = [f"pretrain-gpu-{number}" for number in (1, 2, 3)]
-    assert [entry["stage"] for entry in card["curve"]] == stages
+    assert [entry["recipe"] for entry in card["curve"]] == stages
     assert set(card["scores"]) == {"shapes-val", "world-val"}
     model = semraft.load(tmp_path / "a" / "milestone.safetensors")
     assert model.arch == "small"

@@ -34,7 +34,7 @@ def make_run(run: Path, step: int, steps: int) -> TrainingState:
     state.step = step
     tracking.create_run(run)
     tracking.write_text(run / tracking.CONFIG, to_json(config))
-    tracking.write_text(run / tracking.ENVIRONMENT, json.dumps({"commit": "abc"}))
+    tracking.write_text(run / tracking.ENVIRONMENT, json.dumps({"commit": "abc", "data": {"train": []}}))
     state.save(run / tracking.CHECKPOINTS / "last.pt", config)
     return state
 
@@ -91,7 +91,8 @@ def test_one_small_file_carries_a_stage_to_another_machine(tmp_path: Path) -> No
     card = write_milestone(there, STAGES, HOURS)
     assert [entry["step"] for entry in card["curve"]] == [7]
     assert card["scores"] == {"shapes-val": {"step": 7, "epe": 2.5, "1px": 0.5, "fl": 20.0}}
-    assert (card["stage"], card["steps"], card["hours"], card["commit"]) == (STAGES[1], 9, 1.5, "abc")
+    assert {"arch", "about", "recipe", "seed", "data", "hours", "scores", "limits"} <= card.keys()
+    assert (card["recipe"], card["steps"], card["hours"], card["commit"]) == (STAGES[1], 9, 1.5, "abc")
     arch, weights = load_state(there / MILESTONE)
     assert arch == "small"
     average = state.average.state_dict()
