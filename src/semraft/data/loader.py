@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from semraft.config import DataConfig, OptimConfig
 from semraft.data.augment import Resize, augment_part, draw_window, resize
+from semraft.data.block import Block, block_of, is_pinned_for
 from semraft.data.mixture import REPLACEMENT, block_shares, sample_address
 from semraft.data.spoiled import spoiled, spoiled_resize
 from semraft.faults import SOUND, FaultConfig
-from semraft.sample import OPTIONAL_FIELDS, DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window
+from semraft.sample import DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window
 
 CPU = torch.device("cpu")
 ATTEMPTS = 20
@@ -119,38 +120,7 @@ def collate(samples: Sequence[FlowSample]) -> FlowBatch:
         raise ValueError(
             f"a batch needs samples of one size, got {sorted(sizes)}; crop them, or use a batch of 1"
         )
-    return _on_device(_stacked(samples), tuple(sample.id for sample in samples), CPU)
-
-
-def _stacked(samples: Sequence[FlowSample]) -> dict[str, torch.Tensor]:
-    """The fields that all samples have, stacked, in the types of the samples."""
-    stacked = {}
-    for name in ("image1", "image2", "flow", "valid", *OPTIONAL_FIELDS):
-        arrays = [getattr(sample, name) for sample in samples]
-        if all(array is not None for array in arrays):
-            stacked[name] = torch.from_numpy(np.stack(arrays))
-    return stacked
-
-
-def _on_device(stacked: dict[str, torch.Tensor], ids: tuple[str, ...], device: torch.device) -> FlowBatch:
-    """Stacked fields as a FlowBatch on a device: channels first and float32, or int64, or bool.
-
-    They become so there: as the samples have them they are two fifths of the bytes.
-    """
-    fields: dict[str, Any] = {}
-    for name, tensor in stacked.items():
-        there = tensor.to(device, non_blocking=_pins(device))
-        if there.ndim == 4:
-            there = there.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        elif there.dtype != torch.bool:
-            there = there.to(torch.int64)
-        fields[name] = there
-    return FlowBatch(ids=ids, **fields)
-
-
-def _pins(device: torch.device) -> bool:
-    """Whether batches wait in pinned memory, which CUDA copies from while it computes."""
-    return device.type == "cuda"
+    return block_of(samples).on(CPU)
 
 
 def training_batches(
@@ -195,21 +165,16 @@ def training_batches(
         num_workers=config.workers,
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        pin_memory=_pins(device),
+        pin_memory=is_pinned_for(device),
         generator=torch.Generator(),  # DataLoader draws a seed for its workers: not from the global one.
     )
     return _on_their_way(loader, device)
 
 
 class _Loaded(NamedTuple):
-    """One process's part of a batch on its way from a worker to the device: in the samples' own, small types.
+    """One process's part of a batch as a worker sends it, and the damaged pairs passed over for it."""
 
-    Floats and int64 labels are two and a half times the bytes, and a worker, pinned memory and the bus are
-    held up by every one. DataLoader pins the tensors of a named tuple.
-    """
-
-    ids: tuple[str, ...]
-    stacked: dict[str, torch.Tensor]
+    block: Block
     skipped: tuple[Skipped, ...]
 
 
@@ -243,7 +208,7 @@ class _Steps(Dataset[_Loaded | DamagedFile]):
             spoiled(sample, self.fault, step + 1, number, self.batch)
             for number, (sample, _) in zip(numbers, loaded, strict=True)
         ]
-        return _Loaded(tuple(sample.id for sample in samples), _stacked(samples), tuple(skipped))
+        return _Loaded(block_of(samples), tuple(skipped))
 
 
 def _on_their_way(
@@ -252,9 +217,8 @@ def _on_their_way(
     for loaded in loader:
         if isinstance(loaded, DamagedFile):
             raise loaded
-        ids, stacked, skipped = loaded
-        # Pinning makes lists of tuples.
-        yield TrainingBatch(_on_device(stacked, tuple(ids), device), tuple(skipped))
+        # Pinning makes a list of it.
+        yield TrainingBatch(loaded.block.on(device), tuple(loaded.skipped))
 
 
 def _unchanged(loaded: Any) -> Any:
