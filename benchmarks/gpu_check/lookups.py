@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import torch
-from benchmarks.gpu_check.setting import Row, Setting, full_float32, guarded, in_turn, peak_mb
+from benchmarks.gpu_check.setting import Row, Setting, full_float32, guarded, in_turn, peak_mb, that_run
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -246,6 +246,8 @@ def whole(
                 if name == "grid_sample" and shape.height * shape.width > 10_000:
                     continue  # A gradient as large as the volumes for every refinement.
                 calls[name] = lambda make=make: run(make)
+            calls, broken = that_run(calls, lambda name: {"shape": shape.name, "call": f"{what}: {name}"})
+            yield from broken
             seconds = median_s(calls, setting, turns=5)
             ours = min(found for name, found in seconds.items() if name in ("all-pairs", "on-demand"))
             for name, found in seconds.items():

@@ -6,6 +6,7 @@ other, with torch's deterministic algorithms; the operations that have none are 
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from benchmarks.gpu_check.setting import Row, Setting, precisions
+from benchmarks.gpu_check.setting import Row, Setting, guarded, precisions
 
 LAUNCH = {
     "standin": """
@@ -34,19 +35,28 @@ sys.exit(cli.run(sys.argv[1:]))
 }
 
 
+RUNS = {
+    "semantic-v1": ("world-semantic-v1",),
+    "census, signed-distance": ("world-base", "--loss.terms", "census:0.1", "signed-distance:0.1"),
+}
+"""Loss terms -> the command's arguments. The second samples frames along the flow."""
+
+
 def measure(setting: Setting) -> Iterator[Row]:
-    for recipe, *options in (("world-semantic-v1",), ("world-signed-distance", "--loss.combine", "sum")):
+    for terms, arguments in list(RUNS.items())[: 1 if setting.small else None]:
         if setting.seconds_left < 20 and not setting.small:
-            yield {"run": recipe, "skipped": "time is up"}
+            yield {"terms": terms, "skipped": "time is up"}
             continue
-        yield from of_recipe(recipe, tuple(options), setting)
-        if setting.small:
-            return
+        yield from guarded(
+            {"terms": terms}, lambda terms=terms, arguments=arguments: of_run(terms, arguments, setting)
+        )
 
 
-def of_recipe(recipe: str, options: tuple[str, ...], setting: Setting) -> Iterator[Row]:
-    folders = {name: setting.out / "runs" / recipe / name for name in ("alone", "again", "killed")}
-    begin = ["train", recipe, *options_of(setting), *options]
+def of_run(terms: str, arguments: tuple[str, ...], setting: Setting) -> Iterator[Row]:
+    place = setting.out / "runs" / re.sub(r"\W+", "-", terms)
+    shutil.rmtree(place, ignore_errors=True)  # Of an earlier check.
+    folders = {name: place / name for name in ("alone", "again", "killed")}
+    begin = ["train", *arguments, *options_of(setting)]
     running = {
         name: started([*begin, "--output", str(folder)], folder, setting) for name, folder in folders.items()
     }
@@ -55,12 +65,11 @@ def of_recipe(recipe: str, options: tuple[str, ...], setting: Setting) -> Iterat
     running["killed"] = started(["train", "--resume", str(folders["killed"])], folders["killed"], setting)
     for name, process in running.items():
         if process.wait() != 0:
-            raise RuntimeError(
-                f"{name} ended with {process.returncode}: {log_of(folders[name]).read_text()[-300:]}"
-            )
+            raise RuntimeError(f"{name} ended with {process.returncode}: {last_line(log_of(folders[name]))}")
     left_alone = weights(folders["alone"])
     yield {
-        "run": f"{recipe}, {steps_of(setting)} steps, {precisions(setting)[0]}",
+        "terms": terms,
+        "steps": f"{steps_of(setting)}, {precisions(setting)[0]}",
         "killed after step": stopped_at,
         "repeated bit for bit": difference(left_alone, weights(folders["again"])),
         "resumed bit for bit": difference(left_alone, weights(folders["killed"])),
@@ -83,6 +92,10 @@ def options_of(setting: Setting) -> list[str]:
 
 def steps_of(setting: Setting) -> int:
     return 4 if setting.small else 10
+
+
+def last_line(log: Path) -> str:
+    return (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
 
 
 def log_of(folder: Path) -> Path:
@@ -108,7 +121,7 @@ def kill_after(process: subprocess.Popen[bytes], folder: Path, step: int) -> int
     last = folder / "checkpoints" / "last.pt"
     while not (last.exists() and step_of(last) >= step):
         if process.poll() is not None:
-            raise RuntimeError(f"ended before it was killed: {log_of(folder).read_text()[-300:]}")
+            raise RuntimeError(f"ended before it was killed: {last_line(log_of(folder))}")
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

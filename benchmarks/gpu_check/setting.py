@@ -118,3 +118,18 @@ def guarded(what: Row, measured: Callable[[], Iterable[Row]]) -> Iterator[Row]:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
         yield {**what, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+
+
+def that_run(works: Mapping[str, Work], what: Callable[[str], Row]) -> tuple[dict[str, Work], list[Row]]:
+    """The works that can be done, and for each of the others a row that says why not."""
+    found, rows = dict(works), list[Row]()
+    for name, work in works.items():
+
+        def once(work: Work = work) -> tuple[Row, ...]:
+            work()
+            return ()
+
+        if errors := list(guarded(what(name), once)):
+            del found[name]
+            rows += errors
+    return found, rows

@@ -16,6 +16,7 @@ from benchmarks.gpu_check.setting import (
     in_turn,
     peak_mb,
     precisions,
+    that_run,
 )
 from torch import Tensor, nn
 
@@ -81,6 +82,8 @@ def contest(case: Case, what: Row, setting: Setting, compiled: bool) -> Iterator
         name: work_of(flows, case, what["precision"], images)
         for name, flows in contestants(case, setting.device, compiled).items()
     }
+    works, broken = that_run(works, lambda name: {**what, "network": name})
+    yield from broken
     seconds = in_turn(works, setting, turns=6, at_once=2 if case.does == "training" else 3)
     for name, found in seconds.items():
         others = {

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.gpu_check import speed
 from benchmarks.gpu_check.setting import (
     Row,
     Setting,
@@ -53,14 +52,12 @@ def measure(setting: Setting) -> Iterator[Row]:
     full_float32()
     base = configuration(setting)
     batch = one_batch(base, setting)
-    plain = step_of(base, batch, setting)
     for precision in precisions(setting):
-        if precision != base.precision:
-            other = step_of(replace(base, precision=precision), batch, setting)
-            yield from guarded(
-                {"step": precision}, lambda w=other, p=precision: rows({f"semraft, {p}": w}, setting)
-            )
-    yield from guarded({"step": "base"}, lambda: rows(peers(base, batch, plain), setting))
+        config = replace(base, precision=precision)
+        yield from guarded(
+            {"step": precision}, lambda config=config: rows(networks(config, batch, setting), setting)
+        )
+    plain = step_of(base, batch, setting)
     for text in TERMS[:2] if setting.small else TERMS:
         if setting.seconds_left < 5:
             yield {"step": f"+ {text}", "skipped": "time is up"}
@@ -121,21 +118,14 @@ def with_term(text: str, base: RunConfig, batch: FlowBatch, plain: Work, setting
     }
 
 
-def peers(config: RunConfig, batch: FlowBatch, plain: Work) -> dict[str, Work]:
-    """The base step, and the same with torchvision's network, AdamW and clipping as public code has them."""
-    works = {f"semraft, {config.precision}": plain}
+def networks(config: RunConfig, batch: FlowBatch, setting: Setting) -> dict[str, Work]:
+    """semraft's step, and one with torchvision's network, AdamW and clipping as public code has them."""
+    works = {f"semraft, {config.precision}": step_of(config, batch, setting)}
     if importlib.util.find_spec("torchvision") is None or config.model.arch == "tiny":
         return works
-    case = speed.Case(
-        does="training",
-        arch=config.model.arch,
-        size=config.data.crop,
-        batch=len(batch.ids),
-        num_updates=config.num_updates,
-    )
     from benchmarks.torchvision_here import torchvision
 
-    network = getattr(torchvision.models.optical_flow, f"raft_{case.arch}")(weights=None)
+    network = getattr(torchvision.models.optical_flow, f"raft_{config.model.arch}")(weights=None)
     network = network.to(batch.flow.device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, weight_decay=1e-5)
 
@@ -143,7 +133,7 @@ def peers(config: RunConfig, batch: FlowBatch, plain: Work) -> dict[str, Work]:
         optimizer.zero_grad(set_to_none=True)
         with runtime.autocast(batch.flow.device, config.precision):
             frames = batch.image1 / 127.5 - 1, batch.image2 / 127.5 - 1
-            flows = network(*frames, num_flow_updates=case.num_updates)
+            flows = network(*frames, num_flow_updates=config.num_updates)
         sequence_loss(flows, batch.flow, batch.valid, config.loss.gamma).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
         optimizer.step()
