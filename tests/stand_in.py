@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # Before Triton is imported.
@@ -33,6 +33,8 @@ MATRICES = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
 """What autocast lowers. What it raises on a GPU, and semraft leaves to it, it does not on a stand-in."""
 PROMOTED = ("grid_sampler",)
 """What autocast computes in the widest type of its tensors; torchvision's RAFT relies on it."""
+KERNELS = ("look_up", "look_up_backward", "correlate", "correlate_backward")
+"""What windows are cut by."""
 MAY_CROSS = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 
 
@@ -129,14 +131,13 @@ def promoted(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
-def over_here(kernels: ModuleType) -> Callable[[Tensor], Any]:
+def over_here(kernels: Any) -> Callable[[Tensor], Any]:
     """In place of `windows._kernels`: these kernels, which take plain tensors, on the stand-in's."""
 
     def on_there(kernel: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: tree_map_only(Tensor, There, kernel(*of_here(args)))
 
-    names = ("look_up", "look_up_backward", "correlate", "correlate_backward")
-    wrapped = SimpleNamespace(**{name: on_there(getattr(kernels, name)) for name in names})
+    wrapped = SimpleNamespace(**{name: on_there(getattr(kernels, name)) for name in KERNELS})
     return lambda features: wrapped if features.dtype == torch.float32 else None
 
 
@@ -165,7 +166,7 @@ def register() -> list[torch.library.Library]:
 
 
 @contextmanager
-def pretended(kernels: ModuleType = correlation_triton) -> Iterator[None]:
+def pretended(kernels: Any = correlation_triton) -> Iterator[None]:
     """Inside, `standin` is a device, for this process's whole life: semraft's kernels and files know it too.
 
     Args:

@@ -20,8 +20,8 @@ CENSUS_SOFTNESS = 0.9
 """Difference of grey (0..255) that counts as half-way to "brighter": d / sqrt(d^2 + softness^2)."""
 HAMMING_SOFTNESS = 0.1
 """Squared difference of two soft signs at which they count as half different."""
-WINDOWS_BYTES = 2**29
-"""What a row of all patches may take in memory."""
+WINDOWS_BYTES = 2**30
+"""What a row of all patches may take in memory: that of 12 x 6 images of 288 x 960, judged at once."""
 
 
 def grey(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B H W"]:
