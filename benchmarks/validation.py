@@ -27,7 +27,7 @@ from semraft.data.loader import training_batches
 from semraft.data.synthesize import synthesize
 from semraft.recipes import STUDY
 from semraft.sample import Estimate, FlowDataset
-from semraft.training.evaluate import MOST_READERS, MOST_SCORERS, score_pairs
+from semraft.training.evaluate import readers, score_pairs, scorers
 from semraft.training.state import initial_state, settled_config
 from semraft.training.step import take_step
 from semraft.training.validate import network_predictor
@@ -93,18 +93,19 @@ def main() -> None:
                 runtime.synchronize(device)
                 seconds.setdefault(name, []).append(clock() - started)
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
-    cores = runtime.own_cores()
-    readers, scorers = min(MOST_READERS, max(2, cores // 4)), min(MOST_SCORERS, max(1, cores // 2))
     training_s = STUDY.validate_every * medians["step"] * STUDY.optim.batch / options.batch
     flow_s = validation_s = 0.0
     for name in SIZES:
-        shared = medians[f"{name}, reading"] / readers, medians[f"{name}, scoring"] / scorers
+        shared = medians[f"{name}, reading"] / readers(), medians[f"{name}, scoring"] / scorers()
         flow_s += PAIRS * medians[f"{name}, flow"]
         validation_s += PAIRS * max(medians[f"{name}, flow"], *shared)
     for name, time_s in medians.items():
         print(f"{name:16} {1000 * time_s:10.1f} ms")
-    share = f"{100 * validation_s / training_s:.2f} % of {STUDY.validate_every} steps ({training_s:.0f} s)"
-    print(f"{device}, {cores} cores: validation {validation_s:.0f} s, {share}; its flow alone {flow_s:.0f} s")
+    print(
+        f"{device}, {runtime.own_cores()} cores: {validation_s:.0f} s a validation, {flow_s:.0f} s of it flow"
+    )
+    share_pct = 100 * validation_s / training_s
+    print(f"{share_pct:.2f} % of the {training_s:.0f} s of {STUDY.validate_every} steps")
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ BOUNDARY_PX = 5.0
 """Pixels at most so far from a label boundary are in the stratum `boundary`."""
 
 _CLASS_NAMES = tuple(entry.name for entry in CLASSES)
-MOST_READERS, MOST_SCORERS = 4, 8
-"""Threads at most that read pairs and that score predictions: a 1080p pair with its maps is some 100 MB."""
+MOST_THREADS = 8
+"""That read, and as many that score: a 1080p pair with all its maps is some 100 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,8 +164,17 @@ def score_pairs(
                 yield sample, found if isinstance(found, Estimate) else Estimate(flows=found)
                 bar.update()
 
-        scorers = min(MOST_SCORERS, max(1, own_cores() // 2))
-        return Scores(list(_in_background(_score, predictions(), ahead=scorers)), skipped)
+        return Scores(list(_in_background(_score, predictions(), ahead=scorers())), skipped)
+
+
+def readers() -> int:
+    """Threads that read pairs."""
+    return min(MOST_THREADS, max(2, own_cores() // 2))
+
+
+def scorers() -> int:
+    """Threads that score predictions."""
+    return min(MOST_THREADS, max(1, own_cores() // 2))
 
 
 def pooled(dataset: FlowDataset, parts: Sequence[Scores]) -> Evaluation:
@@ -312,8 +321,7 @@ def readable(
             kind: Literal["size", "damaged"] = "size" if isinstance(error, WrongSize) else "damaged"
             return Problem(dataset.pairs[index].id, error.path, kind, error.reason)
 
-    readers = min(MOST_READERS, max(2, own_cores() // 4))
-    for result in _in_background(read, indices, ahead=readers):
+    for result in _in_background(read, indices, ahead=readers()):
         if isinstance(result, Problem):
             skipped.append(result)
         else:
