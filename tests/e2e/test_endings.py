@@ -1,16 +1,20 @@
 """How a training on two processes ends: for both at one step, whatever comes to one of them (`endings`)."""
 
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.e2e.test_training import lines
+from tests.e2e.test_training import lines, on_two_processes, weights
 
 SAVED = "go on with `semraft train --resume"
 
@@ -115,3 +119,107 @@ def test_the_other_ends_with_a_line_when_one_is_killed(endings: Path) -> None:
     assert said.startswith("alone: TrainingStopped: process 0 of 2 has lost another, which was killed")
     assert SAVED in said
     assert last_step(endings, "killed") == 2
+
+
+# ---- by torchrun, from outside, at any moment --------------------------------------------------------------
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+WHOLE = [
+    *(
+        "train",
+        "world-base",
+        "--seed",
+        "3",
+        "--optim.steps",
+        "120",
+        "--optim.batch",
+        "2",
+        "--data.workers",
+        "1",
+    ),
+    *("--data.world.size", "64", "72", "--data.world.scenes", "8", "--data.crop", "64", "64"),
+    *(
+        "--data.validation-pairs",
+        "1",
+        "--validation-updates",
+        "1",
+        "--num-updates",
+        "1",
+        "--saved-pairs",
+        "0",
+    ),
+    *("--log-every", "1", "--validate-every", "500", "--checkpoint-every", "3", "--device", "cpu"),
+    *("--precision", "float32"),
+]
+
+
+def family(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs, the nearest first."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [pid for child in children for pid in family(child)]
+
+
+def logged(run: Path) -> int:
+    """The last step in a run's metrics."""
+    metrics = run / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def interrupted(command: list[str], run: Path, number: signal.Signals, whom: str) -> tuple[int, str, float]:
+    """Exit code and words of a training that gets a signal after some steps, and the seconds it took then.
+
+    Args:
+        whom: `one` of its two processes, `both`, `torchrun`, or `all` that there are, loaders included.
+    """
+    due, environment = logged(run) + random.randrange(1, 5), {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open(run.with_suffix(".log"), "w+") as log:
+        launcher = subprocess.Popen(
+            [*TORCHRUN, "-m", "semraft.cli", *command], env=environment, stdout=log, stderr=log
+        )
+        while logged(run) < due:
+            assert launcher.poll() is None, "ended before it was interrupted"
+            time.sleep(0.01)
+        time.sleep(random.random() / 2)
+        everyone = family(launcher.pid)
+        of = {"one": [random.choice(everyone[:2])], "both": everyone[:2], "torchrun": [launcher.pid]}
+        for pid in of.get(whom, [launcher.pid, *everyone]):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        began_s = time.monotonic()
+        code = launcher.wait(timeout=600)
+        took_s = time.monotonic() - began_s
+        for pid in everyone:
+            assert not Path(f"/proc/{pid}").exists(), f"{pid} outlived the training"
+        log.seek(0)
+        return code, log.read(), took_s
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killed_ten_times_and_stopped_ten_times_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """At random moments. Red when: a process waits for one that is gone or outlives it; a stop leaves no
+    checkpoint of its step; or what is resumed is not what was left."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    on_two_processes(*WHOLE, "--output", str(whole))
+    command = [*WHOLE, "--output", str(run)]
+    for trial in range(10):
+        code, said, took_s = interrupted(command, run, signal.SIGKILL, "one")
+        print(f"killed {trial + 1}: ended after {took_s:.1f} s at step {logged(run)}")
+        assert code != 0
+        assert "has lost another, which was killed or failed: go on with `semraft train --resume" in said
+        if (run / "checkpoints" / "last.pt").exists():
+            command = ["train", "--resume", str(run)]
+        else:
+            shutil.rmtree(run)
+        number = (signal.SIGTERM, signal.SIGINT)[trial // 4 % 2]
+        whom = ("one", "both", "torchrun", "all")[trial % 4]
+        code, said, took_s = interrupted(command, run, number, whom)
+        print(f"{number.name} to {whom} {trial + 1}: ended after {took_s:.1f} s at step {logged(run)}")
+        assert code != 0
+        assert f"stopped after step {logged(run)}: go on with `semraft train --resume {run}`" in said
+        assert "training/loop.py" not in said  # torchrun shows a traceback of its own, and no other is there.
+        command = ["train", "--resume", str(run)]
+        assert last_step(tmp_path, "run") == logged(run)
+    on_two_processes(*command)
+    assert all(torch.equal(weights(run)[name], value) for name, value in weights(whole).items())
+    assert lines(run) == lines(whole)

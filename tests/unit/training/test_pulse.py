@@ -197,6 +197,19 @@ def test_a_line_of_several_steps() -> None:
     assert line_of(pulses) == {"a_px": 3.0, "b_max": 2.0, "c_samples": 7.0, "late": 5.0}
 
 
+def test_numbers_from_a_checkpoint_meet_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line half of which was before a resume. Red when: numbers of the CPU are stacked with a GPU's."""
+    met: list[str] = []
+
+    def stack(values: list[Tensor]) -> Tensor:  # Tensors of `meta` are not the CPU's, and hold nothing.
+        met.extend(value.device.type for value in values)
+        return torch.zeros(len(values))
+
+    monkeypatch.setattr(torch, "stack", stack)
+    line_of([{"epe_px": torch.ones(())}, {"epe_px": torch.ones((), device="meta")}])
+    assert met == ["meta", "meta"]
+
+
 def test_a_run_has_a_thousand_lines_or_one_a_step() -> None:
     of = [pulse_every(replace(CONFIG, optim=OptimConfig(steps=steps))) for steps in (1, 1999, 2000, 100_000)]
     assert of == [1, 1, 2, 100]
