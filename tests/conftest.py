@@ -1,12 +1,26 @@
-"""Fixtures every test may use."""
+"""Fixtures every test may use, and what a run of all tests says of itself."""
 
 import numpy as np
 import pytest
 import torch
 
+from tests.progress import Progress
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        config.pluginmanager.register(Progress(config))
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """A worker's count, for `Progress` in the process that it reports to."""
+    output = getattr(items[0].config, "workeroutput", None) if items else None
+    if output is not None:
+        output["deselected"] = output.get("deselected", 0) + len(items)
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ import pytest
 
 from semraft.sample import FlowSample
 
+PATIENCE_S = 900
+"""After so long a process hangs; none takes a tenth of it, on a machine as busy as it may be."""
+
 REAL_DATA = Path(os.environ.get("SEMRAFT_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 needs_real_data = pytest.mark.skipif(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import semraft
+from tests.helpers import PATIENCE_S
 
 SOURCE = Path(semraft.__file__).parent
 FLOORS = [
@@ -64,7 +65,7 @@ def test_imports_go_down(file: Path) -> None:
 
 def run_python(code: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=PATIENCE_S
     ).stdout
 
 

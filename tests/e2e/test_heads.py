@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from semraft.data.pictures import write_image
-from tests.e2e.test_training import SMALL, lines, on_two_processes, semraft, weights
+from tests.e2e.test_training import AS_ONE, DESCENT, SMALL, apart, lines, on_two_processes, semraft, weights
 
 TERMS = (
     "segmentation:1",
@@ -51,21 +51,16 @@ def test_heads_are_trained_and_scored(run: Path, tmp_path: Path) -> None:
 def test_two_processes_train_heads_as_one(tmp_path: Path) -> None:
     """The occlusion head has weight 0 until its share is known, the decoder is read and never taught. Red
     when: processes wait for a gradient that does not come, or a head's first steps depend on their number."""
-    options = [*SMALL, "--optim.steps", "10", "--seed", "5", "--validate-every", "10"]
-    # At a low rate: what rounding makes of a first step, whose length does not depend on the gradient's.
-    options += ["--optim.learning-rate", "1e-4"]
+    options = [*SMALL, *DESCENT, "--optim.steps", "10", "--seed", "5", "--validate-every", "10"]
     options += ["--model.heads", "occlusion", "decoder", "--model.conditioning", "decoder"]
     options += ["--loss.terms", "occlusion:share=0.3", "temporal-consistency:0.1,gradient=flow"]
     runs = tmp_path / "one", tmp_path / "two"
     semraft("train", "world-base", *options, "--output", str(runs[0]))
     on_two_processes("train", "world-base", *options, "--output", str(runs[1]))
     shares = [json.loads((run / "weights.jsonl").read_text()) for run in runs]
-    assert shares[1]["weight"] == pytest.approx(shares[0]["weight"], rel=0.02)
-    expected, found = weights(runs[0]), weights(runs[1])
+    assert shares[1]["weight"] == pytest.approx(shares[0]["weight"], rel=AS_ONE)
     for part in ("", "occlusion_head."):
-        names = [name for name in expected if name.startswith(part)]
-        moved = sum(float((found[name] - expected[name]).square().sum()) for name in names)
-        assert moved < 1e-6 * sum(float(expected[name].square().sum()) for name in names)
+        assert apart(*runs, part) < AS_ONE
     for run in runs:
         assert json.loads((run / "verdict.json").read_text())["causes"] == []
 

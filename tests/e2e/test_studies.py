@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from semraft import cli
+from tests.helpers import PATIENCE_S
 
 MINE = """
 from dataclasses import replace
@@ -60,7 +61,7 @@ def study_command(file: Path, out: Path, *options: str) -> list[str]:
 
 def run_study(file: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        study_command(file, out, *options), env=ONE_THREAD, capture_output=True, text=True, timeout=1800
+        study_command(file, out, *options), env=ONE_THREAD, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -70,12 +71,20 @@ def lines(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def kill_at_a_random_moment(file: Path, out: Path, between_s: tuple[float, float]) -> None:
+def lines_written(out: Path) -> int:
+    """By all its runs."""
+    return sum(file.read_text().count("\n") for file in (out / "runs").glob("*/metrics.jsonl"))
+
+
+def kill_at_a_random_moment(file: Path, out: Path, between_lines: tuple[int, int]) -> None:
     process = subprocess.Popen(
         study_command(file, out), env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    time.sleep(random.uniform(*between_s))
-    assert process.poll() is None, "ended before it was killed"
+    moment = random.randint(*between_lines)
+    while lines_written(out) < moment:
+        assert process.poll() is None, "ended before it was killed"
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.1))  # Anywhere between two lines, not only behind one.
     process.kill()
     assert process.wait() == -signal.SIGKILL
 
@@ -83,12 +92,12 @@ def kill_at_a_random_moment(file: Path, out: Path, between_s: tuple[float, float
 def same_after_kills(tmp_path: Path, steps: int, seeds: int, kills: int) -> None:
     """Runs a study undisturbed, and again with kills of the parent; both must leave the same numbers."""
     file = mine(tmp_path, steps, seeds)
-    begin = time.monotonic()
     done = run_study(file, tmp_path / "undisturbed")
-    took_s = time.monotonic() - begin
     assert "report:" in done.stdout
-    for _ in range(kills):
-        kill_at_a_random_moment(file, tmp_path / "killed", (0.2 * took_s, 0.7 * took_s / kills))
+    most = lines_written(tmp_path / "undisturbed") // 2
+    for kill in range(kills):
+        between_lines = (1 + most * kill // kills, most * (kill + 1) // kills)
+        kill_at_a_random_moment(file, tmp_path / "killed", between_lines)
     run_study(file, tmp_path / "killed")
     summaries = [(tmp_path / name / "summary.json").read_text() for name in ("undisturbed", "killed")]
     assert summaries[1] == summaries[0]
@@ -213,7 +222,7 @@ def test_a_ray_cluster_loses_a_machine(tmp_path: Path) -> None:
         (lost,) = (tree for tree in trees if any(str(run) in process.cmdline() for process in tree))
         for process in lost:
             process.kill()
-        _, said = study.communicate(timeout=400)
+        _, said = study.communicate(timeout=PATIENCE_S)
         assert study.returncode == 0, said
     finally:
         cluster.shutdown()

@@ -16,8 +16,11 @@ import torch
 
 import semraft as semraft_package
 from semraft import cli
+from semraft.config import load_config
 from semraft.data.pictures import write_image
 from semraft.diagnosis.record import read_lines
+from semraft.models.build import build_model
+from tests.helpers import PATIENCE_S
 
 SMALL = [
     *("--data.world.size", "64", "96", "--data.world.scenes", "12", "--data.crop", "64", "64"),
@@ -28,6 +31,12 @@ SMALL = [
 ]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """Tiny networks are slower on two threads, and much slower on a busy machine."""
+DESCENT = ("--optim.epsilon", "1", "--optim.learning-rate", "0.1")
+"""AdamW that is gradient descent with momentum: moves are as far apart as gradients are. With its own epsilon
+the first step has one length for every gradient, also for one that is rounding alone."""
+AS_ONE = 0.02
+"""How far apart gradients of the same batch may be: half a batch may be convolved another way, and a
+rectifier that opens or shuts by rounding turns the gradient by some 1e-3. A halved one is 0.5 apart."""
 
 UNDISTURBED = [*SMALL, "--optim.steps", "18", "--seed", "3"]
 
@@ -42,7 +51,7 @@ def on_two_processes(*arguments: str, check: bool = True) -> subprocess.Complete
 
 
 def called(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=PATIENCE_S)
     if check:
         assert done.returncode == 0, done.stderr
     return done
@@ -101,8 +110,8 @@ def test_killed_three_times_it_ends_with_the_same_weights(undisturbed: Path, tmp
     run = tmp_path / "killed"
     last = run / "checkpoints" / "last.pt"
     command = ["train", "world-semantic-v1", *UNDISTURBED, "--output", str(run)]
-    for earliest in (1, 6, 11):
-        target = earliest + random.randrange(5)
+    for earliest in (1, 4, 8):  # Long before the end: it goes on while its checkpoint is read.
+        target = earliest + random.randrange(4)
         process = subprocess.Popen(
             [sys.executable, "-m", "semraft.cli", *command],
             env=ONE_THREAD,
@@ -153,12 +162,12 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for one, two in zip(lines(runs[0]), lines(runs[1]), strict=True):
         assert one.keys() == two.keys()
         of_terms = ("semantic_loss", "matching_loss", "zero_forcing_loss", "transform_consistency_loss")
-        for name in ("flow_loss", *of_terms, "epe", "1px", "epe_iter_000"):
+        for name in ("flow_loss", *of_terms, "epe", "epe_iter_000"):
             if name in one:
                 assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-5), (name, one["step"])
-    first = [next(line for line in lines(run) if line["split"] == "train") for run in runs]
-    assert first[1]["flow_loss"] == pytest.approx(first[0]["flow_loss"], rel=1e-5)
-    assert apart(*runs) < 1e-3
+        if "1px" in one:  # Of 4096 pixels a sample, some are at the threshold.
+            assert two["1px"] == pytest.approx(one["1px"], abs=2e-3)
+    assert apart(*runs) < AS_ONE
     same_gradients_seen(*runs)
 
 
@@ -172,10 +181,10 @@ def test_terms_are_held_alike_on_two_processes(tmp_path: Path) -> None:
     assert min(line["segmentation_loss_kept_frac"] for line in one) < 0.9
     for name in ("semantic_loss", "segmentation_loss", "zero_forcing_loss"):
         kept = f"{name}_kept_frac"
-        assert [line[kept] for line in two] == pytest.approx([line[kept] for line in one], rel=1e-2)
+        assert [line[kept] for line in two] == pytest.approx([line[kept] for line in one], abs=AS_ONE)
     name = "semantic_loss_log_variance"
-    assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-4)
-    assert apart(*runs) < 1e-3
+    assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=AS_ONE)
+    assert apart(*runs) < AS_ONE
     same_gradients_seen(*runs)
 
 
@@ -184,28 +193,31 @@ def same_gradients_seen(one: Path, other: Path) -> None:
     first = [read_lines(run / "health.jsonl")[1] for run in (one, other)]
     seen = [name for name in first[0] if name.startswith(("gradient_norm_", "share_pct_"))]
     assert len(seen) > 3
-    assert [first[1][name] for name in seen] == pytest.approx([first[0][name] for name in seen], rel=2e-3)
+    assert [first[1][name] for name in seen] == pytest.approx([first[0][name] for name in seen], rel=AS_ONE)
 
 
 def on_one_and_two(folder: Path, *options: str) -> tuple[Path, Path]:
     """The same run on one process and on two."""
     runs = folder / "one", folder / "two"
     watched = ("--health-every", "2", "--optim.batch", "4")
-    command = ["train", "world-semantic-v1", *SMALL, "--seed", "5", *watched, *options]
+    command = ["train", "world-semantic-v1", *SMALL, *DESCENT, "--seed", "5", *watched, *options]
     semraft(*command, "--output", str(runs[0]))
     on_two_processes(*command, "--output", str(runs[1]))
     return runs
 
 
-def apart(one: Path, other: Path) -> float:
-    """The distance of two runs' weights in parts of their norm.
-
-    All together: Adam blows up a gradient that is rounding alone (a bias before an instance norm's), and
-    half a batch may be convolved another way. Seen: 3e-4.
-    """
+def apart(one: Path, other: Path, part: str = "") -> float:
+    """The distance of two runs' weights in parts of how far they moved; of those whose name begins so."""
+    config = load_config(one / "config.json")
+    start = build_model(config.model, config.seed).state_dict()
     expected, found = weights(one), weights(other)
-    distance = sum(float((found[name] - value).square().sum()) for name, value in expected.items())
-    return (distance / sum(float(value.square().sum()) for value in expected.values())) ** 0.5
+    names = [name for name in expected if name.startswith(part)]
+    distance, moved = (
+        sum(float((expected[name] - state[name]).square().sum()) for name in names)
+        for state in (found, start)
+    )
+    assert moved > 0
+    return (distance / moved) ** 0.5
 
 
 @pytest.mark.parametrize(
@@ -288,12 +300,13 @@ def test_a_report_of_real_runs(undisturbed: Path, tmp_path: Path) -> None:
 
 
 def test_half_precision_trains(tmp_path: Path) -> None:
-    """bfloat16 on any CPU, slow where the hardware lacks it; losses stay near those of float32."""
+    """bfloat16 on any CPU, slow where the hardware lacks it; the first loss is near that of float32 (8 binary
+    digits, and some ten roundings one after another)."""
     curves = []
     for precision in ("float32", "bfloat16"):
         run = tmp_path / precision
-        options = [*SMALL[:-1], precision, "--optim.steps", "2", "--seed", "3", "--output", str(run)]
-        semraft("train", "world-base", *options)
-        curves.append(next(line["flow_loss"] for line in lines(run) if line["split"] == "train"))
-    assert curves[0] != curves[1]
-    assert curves[1] == pytest.approx(curves[0], rel=0.05)
+        options = [*SMALL[:-1], precision, "--optim.steps", "2", "--seed", "3", "--log-every", "1"]
+        semraft("train", "world-base", *options, "--output", str(run))
+        curves.append([line["flow_loss"] for line in lines(run) if line["split"] == "train"])
+    assert curves[0][0] != curves[1][0]
+    assert curves[1][0] == pytest.approx(curves[0][0], rel=0.05)

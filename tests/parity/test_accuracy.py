@@ -1,4 +1,4 @@
-"""Rounding: our float32 against torchvision's float32, both measured by torchvision's float64.
+"""Rounding: our float32, and torchvision's, measured by torchvision's float64.
 
 Sizes are large enough for every fast path (Winograd in encoders and refinements, windows on demand), which
 the small images of `test_torchvision_raft` are not.
@@ -18,8 +18,8 @@ from semraft.models.weights import revert
 from tests.parity import torchvision_shim
 from tests.parity.test_torchvision_raft import TORCHVISION, make_pair, real_frames, run_theirs, textures
 
-BOUND = 4.0
-"""Of torchvision's own error; what was seen: docs/performance.md, "Rounding"."""
+BOUND = 10.0
+"""Of torchvision's own error: a decimal digit (what was seen: docs/performance.md, "Rounding")."""
 SIZE = (256, 272)
 
 
@@ -57,53 +57,61 @@ def distance(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> flo
 
 class Rounding(NamedTuple):
     flow_px: float
+    """The mean over pixels."""
+    flow_max: float
+    """The largest, in parts of the largest flow."""
     gradient: float
     """Of its length."""
 
 
-def roundings(arch: str, seed: int, images: tuple[Tensor, Tensor]) -> dict[str, Rounding]:
-    """Distance from torchvision in float64 of: "ours", "theirs", and theirs in "channels_last"."""
+def roundings(
+    arch: str, seed: int, images: tuple[Tensor, Tensor], with_theirs: bool = False
+) -> dict[str, Rounding]:
+    """Distance from torchvision in float64 of "ours" and, if asked for, of "theirs"."""
     theirs, ours = make_pair(arch, flow_scale=3.0, seed=seed)
     weight = torch.randn(1, 2, *images[0].shape[-2:], generator=torch.Generator().manual_seed(seed))
     with in_float64(theirs.train()):
         doubled = (images[0].double(), images[1].double())
         flow, gradients = flow_and_gradients(theirs, doubled, weight)
-    runs = {"theirs": flow_and_gradients(theirs, images, weight)}
+    runs = {"theirs": flow_and_gradients(theirs, images, weight)} if with_theirs else {}
     own_flow, own_gradients = flow_and_gradients(ours.train(), images, weight)
     renamed = revert(dict(ours.named_buffers()) | own_gradients, "torchvision", arch)
     runs["ours"] = own_flow, {name: renamed[name] for name in gradients}
-    channels_last = theirs.to(memory_format=torch.channels_last)
-    runs["channels_last"] = flow_and_gradients(channels_last, images, weight)
     return {
-        name: Rounding(float((found - flow).abs().mean()), distance(found_gradients, gradients))
+        name: Rounding(
+            flow_px=float((found - flow).abs().mean()),
+            flow_max=float((found - flow).abs().max() / flow.abs().max()),
+            gradient=distance(found_gradients, gradients),
+        )
         for name, (found, found_gradients) in runs.items()
     }
 
 
 @pytest.mark.parametrize("arch", TORCHVISION)
 @pytest.mark.parametrize(("seed", "frames"), [(1, "textures"), (2, "kitti")])
-def test_rounding_is_not_above_the_references(
+def test_float32_is_float64_but_for_rounding(
     arch: str, seed: int, frames: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A single network's gradient depends on which rectifiers open: theirs is off by ten times as much in one
-    memory format as in the other. Red when: the spectra or the products are rounded to bfloat16."""
+    """On any processor: flow to 1e-4 of the largest, as in `test_torchvision_raft`; gradients to 2e-2, since
+    a rectifier that opens or shuts by rounding turns the whole gradient by some 1e-3.
+
+    Red when: the spectra or the products are rounded to bfloat16 (flow 4e-3 to 2e-2).
+    """
     images = textures(*SIZE, batch=1) if frames == "textures" else real_frames(SIZE, 1.0)
     used = []
     convolve = winograd.convolve
     monkeypatch.setattr(winograd, "convolve", lambda *given: (used.append(given[1]), convolve(*given))[1])
-    found = roundings(arch, seed, images)
-    ours, theirs = found["ours"], found["theirs"]
-
+    ours = roundings(arch, seed, images)["ours"]
     assert set(used) == ({(3, 3), (1, 5), (5, 1)} if arch == "large" else {(3, 3)})
-    assert ours.flow_px < BOUND * theirs.flow_px
-    assert ours.gradient < BOUND * max(theirs.gradient, found["channels_last"].gradient)
+    assert ours.flow_max < 1e-4
+    assert ours.gradient < 2e-2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TORCHVISION)
 def test_rounding_of_many_networks(arch: str) -> None:
     """Gradients of twelve networks together, on real frames, theirs as it comes."""
-    found = [roundings(arch, seed, real_frames(SIZE, 1.0)) for seed in range(1, 13)]
+    found = [roundings(arch, seed, real_frames(SIZE, 1.0), with_theirs=True) for seed in range(1, 13)]
     for rounding in found:
         assert rounding["ours"].flow_px < BOUND * rounding["theirs"].flow_px
     together = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers import make_sample
+from tests.helpers import PATIENCE_S, make_sample
 
 CODE = """
 import sys
@@ -46,7 +46,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "CLEARML_API_SECRET_KEY": "secret",
     }
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(run)], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", CODE, str(run)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert "no ClearML server" in done.stderr
@@ -103,5 +107,5 @@ def test_nothing_is_left_in_the_home_folder(run: Path, session: zipfile.ZipFile)
 def test_who_asks_for_no_tracker_pays_for_none() -> None:
     """A second of import. Red when: clearml is imported before it is asked for."""
     code = "import sys, semraft.training.loop; print('clearml' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout.strip() == "False"

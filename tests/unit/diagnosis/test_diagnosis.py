@@ -16,6 +16,7 @@ from semraft.diagnosis.remedy import plan
 from semraft.diagnosis.signs import Sign
 from semraft.diagnosis.verdict import Verdict
 from semraft.tracking import append_line
+from tests.helpers import PATIENCE_S
 from tests.unit.analysis.page import Page
 from tests.unit.diagnosis.made_runs import ONSET, health, pulse, set_from, validation, write_run
 
@@ -156,6 +157,6 @@ def test_it_starts_without_torch() -> None:
         "import sys, semraft.analysis.diagnosis, semraft.diagnosis.diagnosis; print('torch' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.stdout.strip() == "False"

@@ -1,6 +1,7 @@
 """Stands for `semraft train` as a study's launcher: the same files in the same order, in milliseconds.
 
-Called with the command it replaces. What it should do wrong is in FAKE, a JSON object in the environment.
+Called with the command it replaces. What it should do wrong is in FAKE, a JSON object in the environment;
+`wait_for` names a file without which it does not take its third step.
 """
 
 import json
@@ -34,6 +35,8 @@ def main() -> None:
         (run / "environment.tmp").rename(run / "environment.json")
     first = int(last.read_text()) if resume else 0
     for step in range(first + 1, steps + 1):
+        while step == 3 and "wait_for" in wrong and not Path(wrong["wait_for"]).exists():
+            time.sleep(0.02)
         time.sleep(wrong.get("step_s", 0.01))
         if wrong.get("fails") == run.name and step == 2:
             print("semraft train: loss not finite at step 2", file=sys.stderr)
