@@ -14,7 +14,7 @@ CARRY ?= pretrained-gpu.pt
 GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
 GPU_CHECK ?=
 
-.PHONY: setup demo weights weights-gpu test test-all benchmark gpu-check lint type fmt golden clean
+.PHONY: setup demo weights weights-gpu test test-all test-processors benchmark gpu-check lint type fmt golden clean
 
 setup: $(VENV)/.ready
 
@@ -45,6 +45,10 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	$(PYTEST) -m 'slow or not slow'
+
+# The tests that depend on arithmetic, computed as other processors would: docs/processors.md.
+test-processors: setup
+	$(BIN)/python -m tests.processors
 
 lint: setup
 	$(BIN)/ruff check .

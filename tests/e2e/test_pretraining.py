@@ -9,6 +9,7 @@ import pytest
 
 import semraft
 from tests.e2e.test_training import ONE_THREAD
+from tests.helpers import PATIENCE_S
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pretrain.py"
 SMALL = [
@@ -20,7 +21,7 @@ SMALL = [
 
 def pretrain(*arguments: str) -> str:
     command = [sys.executable, str(SCRIPT), "--chain", "gpu", *arguments, *SMALL]
-    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

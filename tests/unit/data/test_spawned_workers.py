@@ -16,6 +16,7 @@ from semraft.data.loader import keep_in_memory, limit_pairs, training_batches
 from semraft.data.synthesize import synthesize
 from semraft.data.truth import hide_truth
 from semraft.sample import FlowDataset
+from tests.helpers import PATIENCE_S
 from tests.unit.data.test_loader import assert_same
 
 CONFIG = DataConfig(crop=(64, 72), workers=0, augment=AugmentConfig(eraser_size_px=(3, 6)))
@@ -66,5 +67,5 @@ def test_workers_go_on_when_the_training_is_asked_to_stop() -> None:
             os.kill(worker.pid, number)
     assert len(list(batches)) == 11
     for worker in workers:
-        worker.join(timeout=120)
+        worker.join(timeout=PATIENCE_S)
     assert not any(worker.is_alive() for worker in workers)
