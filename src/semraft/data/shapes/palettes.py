@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 Color = tuple[float, float, float]
+_LEVELS = np.linspace(0, 1, 256)
 
 
 class Light(NamedTuple):
@@ -81,10 +82,9 @@ def draw_palette(
     A palette leads through two to four colours that lie around one of the surface's own; low contrast is as
     frequent as high, and saturation moderate, as in photographs.
     """
-    levels = np.linspace(0, 1, 256)
     if channels == 3:
         contrast, offset = rng.uniform(0.5, 1.2), rng.gauss(0, 15)
-        colors = (levels[:, None] - 0.5) * 255 * contrast + 127 + offset + np.zeros(3)
+        colors = (_LEVELS[:, None] - 0.5) * 255 * contrast + 127 + offset + np.zeros(3)
     else:
         contrast = 12 + 230 * rng.betavariate(1.2, 1.3)
         grey = 122 + (rng.random() - 0.5) * (270 - contrast)
@@ -101,7 +101,7 @@ def draw_palette(
             value = grey + direction * contrast * (place - 0.5) + (knots > 2) * rng.gauss(0, 0.2) * contrast
             luminance = 0.299 * red + 0.587 * green + 0.114 * blue
             path.append([value * part / luminance for part in (red, green, blue)])
-        colors = np.stack([np.interp(levels, places, part) for part in zip(*path, strict=True)], 1)
+        colors = np.stack([np.interp(_LEVELS, places, part) for part in zip(*path, strict=True)], 1)
     lit = (127 + light.contrast * (colors - 127)) * light.brightness * np.array(light.tint)
     fog = light.fog_frac * depth**1.5
     return np.asarray(np.clip((1 - fog) * lit + fog * np.array(light.fog_color), 0, 255), np.float32)

@@ -21,9 +21,20 @@ def develop(
     radius = max(1, round(2.6 * sigma))
     color = cv2.GaussianBlur(color, (2 * radius + 1, 2 * radius + 1), sigma)
     picture = np.empty(color.shape, np.uint8)
-    table, start = _noise_table(), (seed + 0x9E3779B1 * frame) % _NOISE_LENGTH
-    strength, slope = light.noise[frame] / 32, np.array(light.slope[frame])
-    _expose(color, light.gain[frame], light.offset[frame], slope, table, start, strength, picture)
+    height, width, _ = color.shape
+    gain, offset, strength = (
+        np.float32(value) for value in (light.gain[frame], light.offset[frame], light.noise[frame] / 32)
+    )
+    _expose(
+        color.reshape(height, 3 * width),
+        gain,
+        offset,
+        np.array(light.slope[frame]),
+        _noise_table(),
+        (seed + 0x9E3779B1 * frame) & 0xFFFFFFFF,
+        strength,
+        picture.reshape(height, 3 * width),
+    )
     return picture
 
 
@@ -37,16 +48,21 @@ def _noise_table() -> np.ndarray:
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _expose(color, gain, offset, slope, table, start, strength, picture):
-    height, width, _ = color.shape
+    height, width = color.shape
+    along_x = np.empty(width)
+    bright = np.empty(width, np.float32)
+    for i in range(width):
+        x = (i // 3 + 0.5) * 3 / width - 0.5
+        along_x[i] = gain * (slope[0] * x + slope[2] * 2 * x * x)
+    half, per_level, last = np.float32(0.5), np.float32(1 / 255), np.float32(255)
     for row in range(height):
         y = (row + 0.5) / height - 0.5
-        for column in range(width):
-            x = (column + 0.5) / width - 0.5
-            bright = gain * (1 + slope[0] * x + slope[1] * y + slope[2] * (2 * (x * x + y * y) - 0.33))
-            for c in range(3):
-                value = color[row, column, c] * bright + offset
-                if strength > 0:
-                    # Lines start anywhere in the table, so that no pattern repeats down the picture.
-                    place = (start + 3 * column + c + row * 7919) % table.size
-                    value += strength * table[place] * (0.5 + value * (1 / 255))
-                picture[row, column, c] = np.uint8(max(0.0, min(255.0, value + 0.5)))
+        along_y = gain * (1 + slope[1] * y + slope[2] * (2 * y * y - 0.33))
+        for i in range(np.uint64(width)):
+            bright[i] = along_x[i] + along_y
+        # Lines start anywhere in the table, so that no pattern repeats down the picture.
+        first = np.uint64((start + row * 7919) % (table.size - width))
+        for i in range(np.uint64(width)):
+            value = color[row, i] * bright[i] + offset
+            value += strength * np.float32(table[first + i]) * (half + value * per_level)
+            picture[row, i] = np.uint8(max(np.float32(0), min(last, value + half)))

@@ -33,8 +33,6 @@ class Layers(NamedTuple):
     shears: Float64[np.ndarray, "N 4 5"]
     """k_x, k_y, phase, u_x, u_y: two of the motion from frame 1 to 2, then two of the form."""
     shear_count: Int64[np.ndarray, "N 2"]
-    stretch: Float64[np.ndarray, " N"]
-    """The shears together lengthen no step on the plane more than so many times."""
     boxes: Int64[np.ndarray, "2 N 4"]
     """Rows and columns of each frame that a layer can touch: top, bottom, left, right."""
     outline: Int64[np.ndarray, " N"]
@@ -191,7 +189,8 @@ def _sound(moves: motion.Matrix, view: _View) -> bool:
     """Whether no part of a frame, or of what lies twice as far out, is behind the camera in either frame."""
     for matrix in (moves / moves[2, 2], motion.inverse(moves)):
         lean = abs(matrix[2, 0]) * view.width + abs(matrix[2, 1]) * view.height
-        if not lean < 0.8 or np.linalg.det(matrix[:2, :2]) < 0.1:
+        (a, b, _), (c, d, _), _ = matrix.tolist()
+        if not lean < 0.8 or a * d - b * c < 0.1:
             return False
     return True
 
@@ -245,14 +244,12 @@ def _packed(
     texture = np.array([rng.randrange(textures.count) for _ in layers])
     for number in texture.tolist():
         textures.make(number)
-    slopes = np.hypot(shears[..., 0], shears[..., 1]) * np.hypot(shears[..., 3], shears[..., 4])
     boxes = [[_box(layer, from_plane[frame, n], view) for n, layer in enumerate(layers)] for frame in (0, 1)]
     return Layers(
         to_plane=to_plane,
         from_plane=from_plane,
         shears=shears,
         shear_count=shear_count,
-        stretch=np.prod(1 + slopes, axis=1),
         boxes=np.array(boxes),
         outline=np.array([layer.outline for layer in layers]),
         form=np.array([layer.form for layer in layers]),

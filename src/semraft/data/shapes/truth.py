@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float32
 from numba import njit
 
 from semraft.data.shapes.outlines import OutlineBank
-from semraft.data.shapes.render import Rendered, distance, on_surface, project, shear
+from semraft.data.shapes.points import distances, move, onto_surface, project
+from semraft.data.shapes.render import Rendered
 from semraft.data.shapes.scene import Layers
 
 
@@ -21,10 +22,14 @@ def flow_and_occlusion(
     """
     flow = np.empty((*seen.layer.shape, 2), np.float32)
     occluded = np.empty(seen.layer.shape, bool)
-    _follow(
-        frame, layers.to_plane, layers.from_plane, layers.shears, layers.shear_count, layers.boxes,
-        layers.outline,
-        layers.form, outlines.fields, seen.layer, other.layer, other.near, flow, occluded,
+    asked = np.empty((3, seen.layer.size))
+    count = _follow(
+        frame, layers.to_plane, layers.from_plane, layers.shears, layers.shear_count, seen.layer, other.layer,
+        other.near, flow, occluded, asked,
+    )  # fmt: skip
+    _cover(
+        1 - frame, layers.to_plane, layers.shears, layers.shear_count, layers.boxes, layers.outline,
+        layers.form, outlines.fields, seen.layer.reshape(-1), asked[:, :count], occluded.reshape(-1),
     )  # fmt: skip
     return flow, occluded
 
@@ -32,50 +37,66 @@ def flow_and_occlusion(
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _follow(
-    frame, to_plane, from_plane, shears, shear_count, boxes, outline, form, fields, layer, other_layer,
-    near, flow,
-    occluded,
+    frame, to_plane, from_plane, shears, shear_count, layer, other_layer, near, flow, occluded, asked
 ):  # fmt: skip
+    """Follows every pixel, runs of those that see one layer together. Returns how many ends are near a border;
+    `asked` has them: column and row from the middle of the frame, and the number of the pixel."""
     height, width = layer.shape
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    x, y = np.empty(width), np.empty(width)
+    u, v = np.empty(width, np.float32), np.empty(width, np.float32)
+    questions = 0
     for row in range(height):
-        for column in range(width):
-            k = layer[row, column]
-            x, y = column - middle_x, row - middle_y
-            a, b = project(to_plane, frame, k, x, y)
-            count = shear_count[k, 0]
+        start = 0
+        while start < width:
+            k, stop = layer[row, start], start + 1
+            while stop < width and layer[row, stop] == k:
+                stop += 1
+            count = stop - start
             for i in range(count):
-                if frame == 0:
-                    a, b = shear(shears, k, i, 1.0, a, b)
-                else:
-                    a, b = shear(shears, k, count - 1 - i, -1.0, a, b)
-            to_x, to_y = project(from_plane, 1 - frame, k, a, b)
-            flow[row, column, 0], flow[row, column, 1] = to_x - x, to_y - y
-            # As float32 flow has it, so that flow and occlusion never disagree at the frame's border.
-            end_x, end_y = column + flow[row, column, 0], row + flow[row, column, 1]
-            if not (end_x >= 0 and end_x <= width - 1 and end_y >= 0 and end_y <= height - 1):
-                occluded[row, column] = True
-                continue
-            at_row, at_column = int(end_y + 0.5), int(end_x + 0.5)
-            if near[at_row, at_column]:
-                occluded[row, column] = _covered(
-                    to_plane, shears, shear_count, boxes, outline, form, fields, 1 - frame, k, to_x, to_y,
-                    at_row, at_column,
-                )  # fmt: skip
-            else:
+                x[i], y[i] = start + i - middle_x, row - middle_y
+            project(to_plane, frame, k, x, y, count)
+            move(shears, shear_count, frame, k, x, y, count)
+            project(from_plane, 1 - frame, k, x, y, count)
+            for i in range(count):
+                u[i], v[i] = x[i] - (start + i - middle_x), y[i] - (row - middle_y)
+            for i in range(count):
+                column = start + i
+                flow[row, column, 0], flow[row, column, 1] = u[i], v[i]
+                # By the flow as it is stored, so that both agree at the frame's border.
+                end_x, end_y = np.float32(column) + u[i], np.float32(row) + v[i]
+                if not (end_x >= 0 and end_x <= width - 1 and end_y >= 0 and end_y <= height - 1):
+                    occluded[row, column] = True
+                    continue
+                at_row, at_column = np.uint64(end_y + np.float32(0.5)), np.uint64(end_x + np.float32(0.5))
                 occluded[row, column] = other_layer[at_row, at_column] < k
+                if near[at_row, at_column]:
+                    occluded[row, column] = False
+                    asked[0, questions], asked[1, questions] = x[i], y[i]
+                    asked[2, questions] = row * width + column
+                    questions += 1
+            start = stop
+    return questions
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
-def _covered(to_plane, shears, shear_count, boxes, outline, form, fields, frame, k, x, y, row, column):
-    """Whether a layer in front of layer k is at a point of a frame, in the pixel at a row and column."""
-    for j in range(k):
-        if (
-            boxes[frame, j, 0] <= row < boxes[frame, j, 1]
-            and boxes[frame, j, 2] <= column < boxes[frame, j, 3]
-        ):
-            a, b = on_surface(to_plane, shears, shear_count, frame, j, x, y)
-            if distance(outline, form, fields, j, a, b)[0] < 0:
-                return True
-    return False
+def _cover(frame, to_plane, shears, shear_count, boxes, outline, form, fields, layer, asked, occluded):
+    """Marks the pixels whose end, as asked, is behind any layer in front of their own."""
+    count = asked.shape[1]
+    points, numbers = np.empty((3, count)), np.empty(count, np.int64)
+    middle_x, middle_y = (boxes[frame, -1, 3] - 1) / 2, (boxes[frame, -1, 1] - 1) / 2
+    for j in range(outline.size - 1):
+        top, bottom = boxes[frame, j, 0] - middle_y, boxes[frame, j, 1] - middle_y
+        left, right = boxes[frame, j, 2] - middle_x, boxes[frame, j, 3] - middle_x
+        inside = 0
+        for i in range(count):
+            x, y, number = asked[0, i], asked[1, i], np.int64(asked[2, i])
+            if layer[number] > j and left <= x < right and top <= y < bottom and not occluded[number]:
+                points[0, inside], points[1, inside], numbers[inside] = x, y, number
+                inside += 1
+        onto_surface(to_plane, shears, shear_count, frame, j, points[0], points[1], inside)
+        distances(outline, form, fields, j, points[0], points[1], points[2], inside)
+        for i in range(inside):
+            if points[2, i] < 0:
+                occluded[numbers[i]] = True
