@@ -11,6 +11,7 @@ from semraft.data.shapes.outlines import outline_bank
 from semraft.data.shapes.photo import develop
 from semraft.data.shapes.render import render
 from semraft.data.shapes.scene import draw_scene
+from semraft.data.shapes.shadows import cast
 from semraft.data.shapes.textures import texture_bank
 from semraft.data.shapes.truth import flow_and_occlusion
 from semraft.ops.matches import in_frame, match_positions
@@ -58,12 +59,16 @@ def scene(shapes: ShapesConfig, index: int, split: str = "train") -> FlowSample:
     rng = random.Random(f"shapes/{split}/{shapes.seed}/{index}")
     bank_seed = (shapes.seed, _SPLITS.index(split))
     outlines, textures = outline_bank(bank_seed), texture_bank(bank_seed, shapes.textures)
-    layers, light, photo_seed = draw_scene(
+    layers, light, shadows = draw_scene(
         rng, shapes.size, shapes.motion_px, shapes.effects, outlines, textures
     )
     first, second = (render(layers, frame, shapes.size, outlines, textures) for frame in (0, 1))
     flow, occluded1 = flow_and_occlusion(layers, 0, first, second, outlines)
     backward_flow, occluded2 = flow_and_occlusion(layers, 1, second, first, outlines)
+    pictures = []
+    for frame, seen in enumerate((first, second)):
+        cast(shadows, frame, outlines, seen.color)
+        pictures.append(develop(seen.color, light, frame))
     # No instance behind the last object: the background is none.
     instance = np.arange(1, len(layers.outline) + 1, dtype=np.int32)
     instance[-1] = 0
@@ -73,8 +78,8 @@ def scene(shapes: ShapesConfig, index: int, split: str = "train") -> FlowSample:
         id=name,
         scene=f"shapes/{name}",
         dataset="shapes",
-        image1=develop(first.color, light, 0, photo_seed),
-        image2=develop(second.color, light, 1, photo_seed),
+        image1=pictures[0],
+        image2=pictures[1],
         flow=flow,
         valid=valid,
         valid_noc=in_frame(*match_positions(flow)),

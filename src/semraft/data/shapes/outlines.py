@@ -17,6 +17,8 @@ SIDE = 128
 """Samples along each side of a field."""
 REACH = 54.0
 """An outline stays within this distance of its field's centre, in samples."""
+EVERYWHERE, BARS = -1, -2
+"""Instead of an outline's number: a layer without end; parallel bars."""
 _FINE = 4
 """Outlines are drawn at so many pixels a sample."""
 

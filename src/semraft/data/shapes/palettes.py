@@ -27,18 +27,21 @@ class Light(NamedTuple):
     offset: tuple[float, float]
     slope: tuple[Color, Color]
     """Each frame's relative change of brightness across its width and its height, and to its corners."""
-    noise: tuple[float, float]
-    """Deviation of each frame's noise in grey levels."""
+    smear_px: tuple[float, float]
+    """Along x and y, how far both frames moved while the shutter was open."""
+    noise: float
+    """Deviation of the noise in grey levels, where it is brightest: half of it in the dark."""
+    noise_seed: int
 
 
-def draw_light(rng: random.Random, effects: bool) -> Light:
-    """Draws a scene's light; without effects it is clear, free of noise and the same in both frames."""
-    brightness = rng.choices((rng.uniform(0.8, 1.25), rng.uniform(0.35, 0.8)), (0.85, 0.15))[0]
+def draw_light(rng: random.Random) -> Light:
+    """Draws the light of a clear scene: the same in both frames."""
+    brightness = rng.choices((rng.uniform(0.75, 1.2), rng.uniform(0.35, 0.75)), (0.85, 0.15))[0]
     warm = rng.gauss(0, 0.06)
-    blur_px = rng.uniform(0.55, 0.8)
-    clear = Light(
+    blur_px = rng.uniform(0.4, 0.7)
+    return Light(
         brightness=brightness,
-        contrast=rng.uniform(0.65, 1.2),
+        contrast=rng.uniform(0.9, 1.5),
         tint=(1 + warm, 1 + rng.gauss(0, 0.02), 1 - warm),
         fog_frac=0.0,
         fog_color=(0.0, 0.0, 0.0),
@@ -46,21 +49,30 @@ def draw_light(rng: random.Random, effects: bool) -> Light:
         gain=(1.0, 1.0),
         offset=(0.0, 0.0),
         slope=((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
-        noise=(0.0, 0.0),
+        smear_px=(0.0, 0.0),
+        noise=0.0,
+        noise_seed=0,
     )
-    if not effects:
-        return clear
+
+
+def with_effects(light: Light, rng: random.Random, camera_px: tuple[float, float]) -> Light:
+    """The light with what spoils it: fog, blur, smear, exposure, uneven light, noise; each in some scenes.
+
+    Args:
+        camera_px: The motion of the frame's middle.
+    """
     fog = rng.uniform(90, 230)
     change, offset = (rng.gauss(0, 0.06), rng.gauss(0, 4)) if rng.random() < 0.4 else (0.0, 0.0)
     slope_x, slope_y, slope_out = (rng.gauss(0, 0.12) for _ in range(3))
     drift = 0.03 if rng.random() < 0.5 else 0.0
-    blurs = [blur_px, blur_px]
-    if rng.random() < 0.3:
-        blurs[0] = blurs[1] = blur_px + rng.expovariate(1.2)
+    blurs = [*light.blur_px]
+    if rng.random() < 0.2:
+        blurs[0] = blurs[1] = blurs[0] + rng.expovariate(2)
     if rng.random() < 0.1:
         blurs[rng.randrange(2)] += rng.uniform(0.3, 1.2)
-    noise = rng.expovariate(1 / 2.0) if rng.random() < 0.7 else 0.0
-    return clear._replace(
+    open_frac = rng.uniform(0.05, 0.5) if rng.random() < 0.2 else 0.0
+    open_frac = min(open_frac, 12 / max(math.hypot(*camera_px), 1e-9))
+    return light._replace(
         fog_frac=rng.uniform(0.1, 0.85) if rng.random() < 0.25 else 0.0,
         fog_color=(fog, fog * rng.uniform(0.97, 1.02), fog * rng.uniform(0.97, 1.08)),
         blur_px=(blurs[0], blurs[1]),
@@ -70,7 +82,9 @@ def draw_light(rng: random.Random, effects: bool) -> Light:
             (slope_x, slope_y, slope_out),
             (slope_x + rng.gauss(0, drift), slope_y + rng.gauss(0, drift), slope_out),
         ),
-        noise=(noise, noise),
+        smear_px=(open_frac * camera_px[0], open_frac * camera_px[1]),
+        noise=rng.expovariate(1 / 3) if rng.random() < 0.7 else 0.0,
+        noise_seed=rng.getrandbits(32),
     )
 
 
@@ -86,9 +100,9 @@ def draw_palette(
         contrast, offset = rng.uniform(0.5, 1.2), rng.gauss(0, 15)
         colors = (_LEVELS[:, None] - 0.5) * 255 * contrast + 127 + offset + np.zeros(3)
     else:
-        contrast = 12 + 230 * rng.betavariate(1.2, 1.3)
-        grey = 122 + (rng.random() - 0.5) * (270 - contrast)
-        hue, saturation = rng.random(), 0.55 * rng.betavariate(1, 2.2)
+        contrast = 15 + 330 * rng.betavariate(1.2, 1.4)
+        grey = 105 + (rng.random() - 0.5) * (330 - 0.6 * contrast)
+        hue, saturation = rng.random(), 0.85 * rng.betavariate(1.2, 2.2)
         varied = rng.choice((0.03, 0.08, 0.3))
         knots = rng.choice((2, 2, 3, 4))
         direction = rng.choice((-1, 1))
@@ -102,6 +116,8 @@ def draw_palette(
             luminance = 0.299 * red + 0.587 * green + 0.114 * blue
             path.append([value * part / luminance for part in (red, green, blue)])
         colors = np.stack([np.interp(_LEVELS, places, part) for part in zip(*path, strict=True)], 1)
-    lit = (127 + light.contrast * (colors - 127)) * light.brightness * np.array(light.tint)
+    # Dark and bright fade out as in a film, so that no large part of a picture is black or white.
+    toned = 125 + 120 * np.tanh(light.contrast * (colors - 125) / 130)
+    lit = toned * light.brightness * np.array(light.tint)
     fog = light.fog_frac * depth**1.5
     return np.asarray(np.clip((1 - fog) * lit + fog * np.array(light.fog_color), 0, 255), np.float32)

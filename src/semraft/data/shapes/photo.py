@@ -1,5 +1,6 @@
 """From a scene's light to a picture: blur, uneven light, exposure, noise, eight bits."""
 
+import math
 from functools import cache
 from typing import no_type_check
 
@@ -13,17 +14,17 @@ from semraft.data.shapes.palettes import Light
 _NOISE_LENGTH = 1 << 19
 
 
-def develop(
-    color: Float32[np.ndarray, "H W 3"], light: Light, frame: int, seed: int
-) -> UInt8[np.ndarray, "H W 3"]:
+def develop(color: Float32[np.ndarray, "H W 3"], light: Light, frame: int) -> UInt8[np.ndarray, "H W 3"]:
     """The picture of frame 0 or 1."""
+    if math.hypot(*light.smear_px) >= 1:
+        color = cv2.filter2D(color, -1, _line(*light.smear_px))
     sigma = light.blur_px[frame]
     radius = max(1, round(2.6 * sigma))
     color = cv2.GaussianBlur(color, (2 * radius + 1, 2 * radius + 1), sigma)
     picture = np.empty(color.shape, np.uint8)
     height, width, _ = color.shape
     gain, offset, strength = (
-        np.float32(value) for value in (light.gain[frame], light.offset[frame], light.noise[frame] / 32)
+        np.float32(value) for value in (light.gain[frame], light.offset[frame], light.noise / 32)
     )
     _expose(
         color.reshape(height, 3 * width),
@@ -31,11 +32,21 @@ def develop(
         offset,
         np.array(light.slope[frame]),
         _noise_table(),
-        (seed + 0x9E3779B1 * frame) & 0xFFFFFFFF,
+        (light.noise_seed + 0x9E3779B1 * frame) & 0xFFFFFFFF,
         strength,
         picture.reshape(height, 3 * width),
     )
     return picture
+
+
+def _line(x: float, y: float) -> Float32[np.ndarray, "side side"]:
+    """The kernel that smears a picture evenly along a line through its middle."""
+    reach = math.ceil(max(abs(x), abs(y)) / 2)
+    places = np.arange(-reach, reach + 1)
+    along = np.linspace(-0.5, 0.5, 65)[:, None]
+    columns = np.maximum(0, 1 - np.abs(places - x * along))
+    rows = np.maximum(0, 1 - np.abs(places - y * along))
+    return np.asarray(rows.T @ columns / len(along), np.float32)
 
 
 @cache

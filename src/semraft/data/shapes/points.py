@@ -9,8 +9,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from semraft.data.shapes.outlines import SIDE
-from semraft.data.shapes.scene import BARS, EVERYWHERE
+from semraft.data.shapes.outlines import BARS, EVERYWHERE, SIDE
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -23,7 +23,7 @@ NEAR_PX = 1.0
 _TILE = 8
 _HALF_DIAGONAL_PX = 5.0
 """From the middle of a tile to the centre of its corner pixel, rounded up."""
-_FINEST = 1.15
+_FINEST = 1.3
 """Texels a pixel that a texture is read at, at most."""
 _ONE = np.uint64(1)
 _POINTS = (_TILE + 2) ** 2
@@ -185,7 +185,7 @@ def _paint_tile(
 ):  # fmt: skip
     """Paints one layer on one tile; returns whether nothing behind it can be seen there any more.
 
-    The points have an edge of 1 pixel around the tile if a border may cross it, 0 if it lies inside the layer.
+    The points have an edge of 1 pixel around the tile if a border may cross it, 0 if none does.
     """
     height, width = layer.shape
     channels, line = texels.shape[1], np.uint64(_TILE + 2 * edge)

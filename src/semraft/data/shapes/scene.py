@@ -13,13 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from semraft.data.shapes import motion
-from semraft.data.shapes.outlines import REACH, OutlineBank
-from semraft.data.shapes.palettes import Light, draw_light, draw_palette
+from semraft.data.shapes.outlines import BARS, EVERYWHERE, REACH, OutlineBank
+from semraft.data.shapes.palettes import Light, draw_light, draw_palette, with_effects
+from semraft.data.shapes.shadows import Shadows, draw_shadows
 from semraft.data.shapes.textures import SIDE as TEXTURE_SIDE
 from semraft.data.shapes.textures import TextureBank
 
-EVERYWHERE, BARS = -1, -2
-"""Instead of an outline's number: a layer without end; parallel bars."""
 SHEARS = 2
 """Most shears that a layer's motion has, and that its form has."""
 
@@ -52,8 +51,7 @@ class Scene(NamedTuple):
 
     layers: Layers
     light: Light
-    photo_seed: int
-    """For what is drawn pixel by pixel."""
+    shadows: Shadows
 
 
 class _Layer(NamedTuple):
@@ -97,8 +95,13 @@ def draw_scene(
     count = 2 + min(int(rng.expovariate(1 / 8)), 18)
     layers += [_object(rng, view, count, outlines) for _ in range(count)]
     layers.sort(key=lambda layer: layer.depth)
-    light = draw_light(rng, effects)
-    return Scene(_packed(rng, view, layers, light, textures), light, rng.getrandbits(32))
+    # Of their own generator: a scene without effects is the same scene.
+    of_effects = random.Random(rng.getrandbits(64))
+    light = draw_light(rng)
+    if effects:
+        light = with_effects(light, of_effects, motion.apply(camera, 0.0, 0.0))
+    shadows = draw_shadows(of_effects, 0.35 if effects else 0.0, size, speed_px, outlines)
+    return Scene(_packed(rng, view, layers, light, textures), light, shadows)
 
 
 def _background(rng: random.Random, view: _View) -> _Layer:
@@ -121,7 +124,7 @@ def _background(rng: random.Random, view: _View) -> _Layer:
 
 def _object(rng: random.Random, view: _View, count: int, outlines: OutlineBank) -> _Layer:
     smaller = (7 / count) ** 0.3 if count > 7 else 1.0
-    radius_px = view.side * smaller * 0.05 * 10 ** rng.betavariate(1.3, 1.3)
+    radius_px = view.side * smaller * 0.05 * 11 ** rng.betavariate(1.2, 1.3)
     bars = rng.random() < 0.17
     if bars:
         radius_px = view.side * rng.uniform(0.15, 0.8)
@@ -261,8 +264,8 @@ def _packed(
 
 
 def _draw_texel(rng: random.Random, texel_per_unit: float) -> Float64[np.ndarray, "2 3"]:
-    """From the plane to texels: 0.4 to 3.2 texels a pixel of frame 1, at any angle, a little stretched."""
-    scale = texel_per_unit * 0.4 * 8 ** rng.random()
+    """From the plane to texels: 0.6 to 4.2 texels a pixel of frame 1, at any angle, a little stretched."""
+    scale = texel_per_unit * 0.6 * 7 ** rng.random()
     turn = rng.uniform(0, 2 * math.pi) if rng.random() < 0.7 else 0.0
     narrow = 2 ** rng.gauss(0, 0.3)
     cosine, sine = scale * math.cos(turn), scale * math.sin(turn)

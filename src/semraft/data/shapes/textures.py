@@ -95,7 +95,7 @@ def _periodic_picture(path: Path) -> UInt8[np.ndarray, "512 512 3"]:
 
 def _fill_levels(base: UInt8[np.ndarray, "side side C"], texels: UInt8[np.ndarray, "texels C"]) -> None:
     """All halvings of a texture, the first softened a little: bilinear reading must not alias."""
-    level = cv2.GaussianBlur(_wrapped(base.astype(np.float32), 4), (0, 0), 0.6)[4:-4, 4:-4]
+    level = cv2.GaussianBlur(_wrapped(base.astype(np.float32), 4), (0, 0), 0.45)[4:-4, 4:-4]
     for number in range(LEVELS):
         side = SIDE >> number
         if number:
@@ -210,7 +210,7 @@ def _pattern(rng: np.random.Generator) -> Tile:
     else:  # A grid of lines.
         wave = 0.8 - np.maximum(wave_x, wave_y) * 1.2
     tile = 0.5 + 0.4 * np.tanh(hardness * wave)
-    return np.asarray(tile + _one_of(rng, 0.1, 0.4) * _spectral(rng, rng.uniform(0.8, 1.6)), np.float32)
+    return np.asarray(tile + _one_of(rng, 0.3, 0.8) * _spectral(rng, rng.uniform(0.8, 1.6)), np.float32)
 
 
 def _cells(rng: np.random.Generator) -> Tile:

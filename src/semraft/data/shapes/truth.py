@@ -39,7 +39,7 @@ def flow_and_occlusion(
 def _follow(
     frame, to_plane, from_plane, shears, shear_count, layer, other_layer, near, flow, occluded, asked
 ):  # fmt: skip
-    """Follows every pixel, runs of those that see one layer together. Returns how many ends are near a border;
+    """Follows every pixel, runs of those that see one layer together. Returns how many ends are near borders;
     `asked` has them: column and row from the middle of the frame, and the number of the pixel."""
     height, width = layer.shape
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
