@@ -23,10 +23,10 @@ import semraft
 from semraft.data import kitti
 from semraft.data.formats import read_flow
 from semraft.data.pictures import read_image
-from semraft.inference import estimate
+from semraft.inference import on_device
 from semraft.metrics import evaluate_flow
 from semraft.sample import FlowSample
-from semraft.training.evaluate import opencv_flow
+from semraft.training.baselines import opencv_flow
 from semraft.training.validate import PADDED_BELOW
 
 REFINEMENTS = (6, 12, 24)
@@ -83,8 +83,10 @@ def scores_of(weights: str | Path, samples: Sequence[FlowSample]) -> Scores:
     scores: Scores = {}
     for sample in samples:
         padding = "none" if sample.dataset in PADDED_BELOW else "half"
-        found = estimate(model, sample.image1, sample.image2, max(REFINEMENTS), top_padding=padding)
-        scores[sample.id] = {str(count): _epe_and_fl(found.flows[count - 1], sample) for count in REFINEMENTS}
+        images = sample.image1, sample.image2
+        flows = on_device(model, *images, max(REFINEMENTS), top_padding=padding).flows
+        chosen = {count: flows[count - 1][0].permute(1, 2, 0).numpy() for count in REFINEMENTS}
+        scores[sample.id] = {str(count): _epe_and_fl(flow, sample) for count, flow in chosen.items()}
     return scores
 
 
