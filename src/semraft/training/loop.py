@@ -160,7 +160,12 @@ def _train(
     watcher = Watcher(run=run, config=config, tracker=tracker) if tracker is not None else None
     state.model.train()
     upcoming: TrainingBatch | Exception | None = begun.first
-    with progress, _asked_to_stop() as asked_to_stop, closing(begun.batches), tracker or nullcontext():
+    with (
+        progress,
+        _asked_to_stop(processes) as asked_to_stop,
+        closing(begun.batches),
+        tracker or nullcontext(),
+    ):
 
         def own_ending() -> Ending:
             if isinstance(upcoming, Exception):
@@ -286,16 +291,17 @@ def _keep(state: TrainingState, score: float, run: Path, config: RunConfig) -> N
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a question the loop asks in each step; a second SIGINT is Ctrl-C.
+def _asked_to_stop(processes: runtime.Processes) -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a question the loop asks in each step; alone, a second SIGINT is Ctrl-C.
 
-    A second SIGTERM is none: SLURM sends it to every process, and torchrun to those that it has started.
+    Of several processes each gets the same request twice: SLURM or a terminal signals all that there are, and
+    torchrun passes it on to those that it has started.
     """
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked and number == signal.SIGINT:
+        if asked and number == signal.SIGINT and processes.count == 1:
             raise KeyboardInterrupt
         asked = True
 
