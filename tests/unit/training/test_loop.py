@@ -1,7 +1,9 @@
 """The loop itself, in this process: what the network is given, and what a resumed run takes up again."""
 
 import json
+import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,3 +221,19 @@ def test_the_average_is_what_is_scored_and_handed_out(
         assert torch.equal(loaded[name], value)
         assert torch.equal(checkpoint["model"][name], value)
     assert any(not torch.equal(value, loaded[name]) for name, value in checkpoint["unaveraged"].items())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_that_comes_twice_is_one(number: signal.Signals) -> None:
+    """Red when: of several processes one is interrupted in the middle of its step because a terminal or SLURM
+    signals all of them, and torchrun those that it has started; or a person can't interrupt a run alone."""
+    with loop._asked_to_stop(Processes(rank=1, count=2)) as asked:
+        assert not asked()
+        for _ in range(2):
+            signal.raise_signal(number)
+        assert asked()
+    with loop._asked_to_stop(Processes()) as asked:
+        signal.raise_signal(number)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt) if number == signal.SIGINT else nullcontext():
+            signal.raise_signal(number)
