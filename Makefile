@@ -44,7 +44,7 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
-	$(PYTEST) -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow' --hypothesis-profile default
 
 # The tests that depend on arithmetic, computed as other processors would: docs/processors.md.
 test-processors: setup

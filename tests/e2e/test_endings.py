@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.e2e.test_training import lines, on_two_processes, weights
+from tests.helpers import PATIENCE_S
 
 SAVED = "go on with `semraft train --resume"
 
@@ -36,7 +37,7 @@ def endings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for rank in ("0", "1")
     ]
-    said = [process.communicate(timeout=900)[1] for process in processes]
+    said = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
     # The last case kills the second.
     assert [process.returncode for process in processes] == [0, -signal.SIGKILL], "\n".join(said)
     return folder
@@ -186,7 +187,7 @@ def interrupted(command: list[str], run: Path, number: signal.Signals, whom: str
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
         began_s = time.monotonic()
-        code = launcher.wait(timeout=600)
+        code = launcher.wait(timeout=PATIENCE_S)
         took_s = time.monotonic() - began_s
         for pid in everyone:
             assert not Path(f"/proc/{pid}").exists(), f"{pid} outlived the training"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import PATIENCE_S
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "slurm.md"
 
 
@@ -82,7 +84,7 @@ def test_two_tasks_of_a_step_train_together(script: Path) -> None:
         )
         for _ in range(2)
     ]
-    said = [task.communicate(timeout=300) for task in tasks]
+    said = [task.communicate(timeout=PATIENCE_S) for task in tasks]
     assert [out for out, _ in said] == ["2 3.0\n"] * 2, said
 
 
@@ -103,7 +105,7 @@ def test_training_as_a_task_of_slurm_says_what_to_type(
         "--output",
         str(run),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("semraft train: this is a job of 4 SLURM tasks")
