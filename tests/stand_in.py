@@ -2,15 +2,19 @@
 
 The commands are semraft's own, with `--device standin`. Its tensors say that they are on that device, compute
 on the CPU and refuse to meet the CPU's, as a GPU's do; the kernels are Triton's, in its interpreter; autocast
-lowers what it lowers on a GPU. What it can't show is speed, CUDA's own kernels, and memory.
+lowers what it lowers on a GPU. `tallied` counts the operations a device would be given, and how often the
+processor would wait for it. What it can't show is speed, CUDA's own kernels, and memory.
 
 In a process of its own: torch keeps one such device, for good.
 """
 
 import os
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +39,72 @@ PROMOTED = ("grid_sampler",)
 """What autocast computes in the widest type of its tensors; torchvision's RAFT relies on it."""
 KERNELS = ("look_up", "look_up_backward", "correlate", "correlate_backward")
 """What windows are cut by."""
-MAY_CROSS = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+COPIES = ("copy_", "_to_copy")
+"""The operations that bring numbers from one device to the other."""
+INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
+"""CUDA takes indices that lie on the CPU, and copies them."""
+NO_KERNEL = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view")
+"""Operations beside views that give a device nothing to do."""
+READS = (
+    *("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim"),
+    *("bincount", "_linalg_check_errors"),
+)
+"""Operations whose results the processor waits for: a number, or how many elements a result has."""
+
+
+@dataclass
+class Tally:
+    """The operations that a device was given while it was counted, and the waits of the processor for it."""
+
+    operations: Counter[str] = field(default_factory=Counter)
+    """Without views and allocations; kernels of our own are not seen here."""
+    reads: list[str] = field(default_factory=list)
+    """Numbers that were waited for: operation and line of code of each."""
+    uploads: list[str] = field(default_factory=list)
+    """Copies of the CPU's ordinary memory to the device, which wait for it too."""
+
+    def count(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Counts an operation that has to do with the device."""
+        name = operation._schema.name.removeprefix("aten::")
+        returned = operation._schema.returns
+        alias = returned[0].alias_info if returned else None
+        if (alias is None or alias.is_write) and name not in NO_KERNEL:
+            self.operations[name] += 1
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if name in COPIES:
+            source, target = leaves[-1], kwargs.get("device") if name == "_to_copy" else leaves[0].device
+            goes_there = torch.device(target or source.device).type == NAME
+            if isinstance(source, There) and not goes_there:
+                self.reads.append(f"{name} {_line()}")
+            elif not isinstance(source, There) and goes_there and not _is_non_blocking(name, args, kwargs):
+                self.uploads.append(f"{name} {_line()}")
+        elif name in READS or (name in INDEXING and any(index.dtype == torch.bool for index in leaves[1:])):
+            self.reads.append(f"{name} {_line()}")
+        elif name == "where" or name in INDEXING:
+            self.uploads += [f"{name} {_line()}" for leaf in leaves if not isinstance(leaf, There)]
+
+
+TALLIES: list[Tally] = []
+
+
+@contextmanager
+def tallied() -> Iterator[Tally]:
+    """Inside, what the stand-in is given is counted."""
+    TALLIES.append(Tally())
+    try:
+        yield TALLIES[-1]
+    finally:
+        TALLIES.pop()
+
+
+def _is_non_blocking(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(kwargs.get("non_blocking", name == "copy_" and len(args) > 2 and args[2]))
+
+
+def _line() -> str:
+    """The innermost line of semraft's own that is being run."""
+    own = [frame for frame in traceback.extract_stack() if "/semraft/" in frame.filename]
+    return f"{own[-1].filename.split('/semraft/')[-1]}:{own[-1].lineno}" if own else "outside"
 
 
 class Backend(_DummyBackendModule):
@@ -66,7 +135,7 @@ class There(Tensor):
         return perform(operation, args, kwargs or {})
 
     def tolist(self) -> Any:
-        return self.here.tolist()
+        return self.cpu().tolist()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.here.__reduce_ex__(protocol)  # A checkpoint holds plain tensors.
@@ -76,21 +145,48 @@ def perform(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """The operation on the CPU, its results where its tensors were or `device` says.
 
     Raises:
-        RuntimeError: Tensors of both devices meet, as on a GPU; only a single number may.
+        RuntimeError: Tensors of both devices meet, as on a GPU.
     """
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    is_there = any(isinstance(tensor, There) for tensor in tensors)
-    strangers = [tensor.shape for tensor in tensors if not isinstance(tensor, There) and tensor.ndim]
-    if is_there and strangers and operation not in MAY_CROSS:
-        raise RuntimeError(f"{operation}: a tensor of the CPU, {tuple(strangers[0])}, among the stand-in's")
-    if kwargs.get("device") is not None:
-        is_there = torch.device(kwargs["device"]).type == NAME
+    leaves = tree_leaves((args, kwargs))
+    is_there = any(isinstance(leaf, There) for leaf in leaves)
+    asked = kwargs.get("device")
+    goes_there = asked is not None and torch.device(asked).type == NAME
+    if is_there:
+        refuse_strangers(operation, leaves)
+    if is_there or goes_there:
+        for tally in TALLIES:
+            tally.count(operation, args, kwargs)
+    if asked is not None:
+        is_there = goes_there
         kwargs = {**kwargs, "device": torch.device("cpu")}
     found = operation(*of_here(args), **of_here(kwargs))
     returned = operation._schema.returns
     if len(returned) == 1 and returned[0].alias_info is not None and returned[0].alias_info.is_write:
         return kwargs["out"] if "out" in kwargs else args[0]
     return tree_map_only(Tensor, There, found) if is_there else found
+
+
+def refuse_strangers(operation: Any, leaves: list[Any]) -> None:
+    """Raises for tensors of the CPU among the stand-in's, where CUDA does.
+
+    It takes one CPU tensor without dimensions as an operand of elementwise arithmetic, but not as what is
+    written; any number of them in `where`; and indices.
+    """
+    name = operation._schema.name.removeprefix("aten::")
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    strangers = [tensor for tensor in tensors if not isinstance(tensor, There)]
+    if not strangers or name in COPIES:
+        return
+    if name in INDEXING and isinstance(tensors[0], There):
+        strangers = [tensor for tensor in strangers if tensor.dtype.is_floating_point and tensor.ndim]
+    elif torch.Tag.pointwise in operation.tags and not name.startswith("_foreach"):
+        scalars = [tensor for tensor in strangers if tensor.ndim == 0]
+        is_written = name.endswith("_") and tensors[0] is strangers[0]
+        if not is_written and (len(scalars) <= 1 or name == "where"):
+            strangers = [tensor for tensor in strangers if tensor.ndim]
+    if strangers:
+        shape = tuple(strangers[0].shape)
+        raise RuntimeError(f"{operation}: a tensor of the CPU, {shape}, among the stand-in's")
 
 
 def of_here(values: Any) -> Any:
