@@ -22,8 +22,9 @@ from semraft.faults import FaultConfig
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-Recompute = Literal["nothing", "ends", "everything"]
-"""Activations that training does not keep: none, those of both ends (encoders, upsampling), all of them."""
+Recompute = Literal["auto", "nothing", "ends", "everything"]
+"""Activations that training does not keep: none, those of both ends (encoders, upsampling), all of them.
+`auto`: on the CPU those of both ends; on a GPU none while its free memory suffices."""
 
 CorrelationKind = Literal["all-pairs", "on-demand", "auto"]
 """Where correlation windows come from; `auto` takes what is faster, or fits, for the size at hand."""
@@ -49,8 +50,9 @@ class ModelConfig:
     """Batch norm statistics: `auto` learns them from scratch and freezes them with `weights`."""
     correlation: CorrelationKind = "auto"
     """Store the all-pairs volume, or compute on demand what is looked at: less memory on large frames."""
-    recompute: Recompute = "ends"
-    """What is computed again for the gradients instead of kept: less memory, more time."""
+    recompute: Recompute = "auto"
+    """What is computed again for the gradients instead of kept: less memory, more time. `auto`: both ends of
+    the network on a CPU; on a GPU nothing while its free memory suffices, then both ends, then everything."""
     heads: tuple[Head, ...] = ()
     """What the network gives beside flow: occlusion, and the classes of both frames (decoder: from features
     at 1/8; decoder-down: two stages further down and back up). The rest of it is the same without."""

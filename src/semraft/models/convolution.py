@@ -34,9 +34,17 @@ class Kernel(NamedTuple):
 def prepare(
     weight: Float[Tensor, "K C kh kw"], bias: Float[Tensor, " K"] | None, like: Float[Tensor, "B _ H W"]
 ) -> Kernel:
-    """The weights made ready for inputs with the batch, size, type and place of `like`."""
+    """The weights made ready for inputs with the batch, size, type and place of `like`.
+
+    Under autocast they are rounded here, once for all refinements: torch would remember the rounded form of a
+    parameter alone, and ConvGRU's weights are made of several.
+    """
     if not _suits_winograd(weight, like):
-        return Kernel(weight, bias)
+        dtype = computed_in(like)
+        # On the CPU oneDNN has a format of its own for weights.
+        laid_out = torch.preserve_format if like.device.type == "cpu" else fast_format(like)
+        weight = weight.to(dtype, memory_format=laid_out)
+        return Kernel(weight, None if bias is None else bias.to(dtype))
     mirrored = winograd.spectrum(winograd.mirrored(weight.detach())) if torch.is_grad_enabled() else None
     return Kernel(weight, bias, winograd.spectrum(weight), mirrored)
 
@@ -88,9 +96,25 @@ def prepare_all(module: nn.Module, like: Float[Tensor, "B _ H W"]) -> dict[nn.Mo
     return {part: part.prepare(like) for part in module.modules() if isinstance(part, Convolution)}
 
 
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type that a convolution of x computes in: autocast's, where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def fast_format(x: Tensor) -> torch.memory_format:
+    """The order in memory that convolutions of x are fastest in.
+
+    channels_last (the channels of a pixel together) on the CPU, and on a GPU in half precision, whose tensor
+    cores read nothing else; its float32 kernels want whole planes.
+    """
+    together = x.device.type == "cpu" or computed_in(x).itemsize == 2
+    return torch.channels_last if together else torch.contiguous_format
+
+
 def in_fast_format(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """On the CPU a pixel's channels together in memory (channels_last), which what follows keeps."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    """x in the order in memory that convolutions are fastest in, which what follows keeps."""
+    return x.contiguous(memory_format=fast_format(x))
 
 
 def _suits_winograd(weight: Tensor, like: Tensor) -> bool:

@@ -1,15 +1,13 @@
 """RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020)."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from semraft.config import Conditioning, CorrelationKind, Head, Recompute
 from semraft.models import correlation
@@ -17,6 +15,8 @@ from semraft.models.conditioning import LabelConditioning, classes_of_labels, cl
 from semraft.models.convolution import in_fast_format, prepare_all
 from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
 from semraft.models.heads import OcclusionHead, SegmentationDecoder, heads_of, make_head
+from semraft.models.memory import Again, choose_recompute
+from semraft.models.recompute import recomputed
 from semraft.models.update import Kernels, MaskHead, MotionEncoder, UpdateBlock
 from semraft.models.upsampling import upsample_bilinear, upsample_convex
 from semraft.models.windows import window_cutter
@@ -37,7 +37,8 @@ class RAFT(nn.Module):
     `validation_updates` and `validation_precision` are those that the weights were validated with: refined
     more often, a network may drift.
     `correlation` says where its windows come from, and `recompute` what is computed again for the gradients
-    instead of kept; both may be changed at any time and change no number beyond rounding.
+    instead of kept (`auto` goes by the device and its free memory at each call); both may be changed at any
+    time and change no number beyond rounding.
     """
 
     def __init__(
@@ -94,13 +95,17 @@ class RAFT(nn.Module):
         check_inputs(image1, image2, num_updates, flow_init)
         height, width = image1.shape[-2:]
         image1, image2 = _prepared(image1), _prepared(image2)
-        features1, features2 = self.at_ends(self.features, image1), self.at_ends(self.features, image2)
+        pixels_of_batch = image1[:, 0].numel()
+        again = choose_recompute(self.recompute, self.arch, pixels_of_batch, num_updates, image1.device)
+        features1, features2 = self.features_of_both(image1, image2, again)
         prediction = Prediction(flows=[], features1=features1, features2=features2)
         if self.decoder is not None:
             logits = self.decoder(torch.cat([features1, features2]))[..., :height, :width]
             prediction.segmentation1, prediction.segmentation2 = logits.chunk(2)
         classes = self.classes(prediction, labels1, labels2)
-        for pixels in self.refinements(image1, features1, features2, classes, num_updates, flow_init, keep):
+        for pixels in self.refinements(
+            image1, features1, features2, classes, num_updates, flow_init, keep, again
+        ):
             prediction.flows.append(pixels[:, :2, :height, :width])
         if self.occlusion_head is not None:
             prediction.occlusion = pixels[:, 2, :height, :width]
@@ -124,7 +129,7 @@ class RAFT(nn.Module):
         features1, features2 = prediction.features1.detach(), prediction.features2.detach()
         classes = self.classes(prediction, labels1, labels2)[::-1]
         (pixels,) = self.refinements(
-            _prepared(image2), features2, features1, classes, num_updates, None, "last"
+            _prepared(image2), features2, features1, classes, num_updates, None, "last", "nothing"
         )
         return pixels[:, :2, :height, :width]
 
@@ -137,16 +142,18 @@ class RAFT(nn.Module):
         num_updates: int,
         flow_init: Float[Tensor, "B 2 h w"] | None,
         keep: Literal["all", "last"],
+        again: Again,
     ) -> Iterator[Float[Tensor, "B D P Q"]]:
         """The flow of the padded frames after each refinement; a third channel of the last is occlusion."""
         windows = window_cutter(features1, features2, self.levels, self.radius, num_updates, self.correlation)
-        encoded = self.at_ends(self.context_encoder, image1)
+        at_ends = partial(recomputed, self, again != "nothing")
+        between = partial(recomputed, self, again == "everything")
+        encoded = at_ends(self.context_encoder, image1)
         if self.label_conditioning is not None:
             encoded = encoded + self.label_conditioning(*classes)
         hidden, context = encoded.split(self.update_block.channels, dim=1)
         hidden, constants = torch.tanh(hidden), self.update_block.prepare(F.relu(context))
         mask_kernels = {} if self.mask_head is None else prepare_all(self.mask_head, hidden)
-        between = partial(self.recomputed, self.recompute == "everything")
 
         def refine(hidden: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
             hidden, change = self.update_block(hidden, constants, windows(cells + flow), flow)
@@ -162,7 +169,7 @@ class RAFT(nn.Module):
                 if updates_left == 0 and self.occlusion_head is not None:
                     logits = self.occlusion_head(hidden).to(flow.dtype)
                     cells_given = torch.cat([cells_given, logits], dim=1)
-                yield self.at_ends(self.upsample, cells_given, hidden, mask_kernels)
+                yield at_ends(self.upsample, cells_given, hidden, mask_kernels)
 
     def classes(
         self,
@@ -187,21 +194,15 @@ class RAFT(nn.Module):
             )
         return [classes_of_labels(labels1), classes_of_labels(labels2)]
 
-    def at_ends(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """function(*arguments) of an encoder or of the upsampling, recomputed as `recompute` says."""
-        return self.recomputed(self.recompute != "nothing", function, *arguments)
-
-    def recomputed(self, again: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-        """function(*arguments); if `again`, nothing of it is kept for the gradients but the arguments."""
-        if not again or not torch.is_grad_enabled():
-            return function(*arguments)
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), StatisticsAsTheyAre(self)
-
-        return checkpoint(
-            function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
-        )
+    def features_of_both(
+        self, image1: Float[Tensor, "B 3 P Q"], image2: Float[Tensor, "B 3 P Q"], again: Again
+    ) -> Sequence[Float[Tensor, "B C h w"]]:
+        """The features of both frames: in one pass on a GPU, which small kernels leave idle; on the CPU in
+        two, whose activations stay in its caches."""
+        at_ends = partial(recomputed, self, again != "nothing")
+        if image1.device.type == "cpu":
+            return at_ends(self.features, image1), at_ends(self.features, image2)
+        return at_ends(self.features, torch.cat([image1, image2])).chunk(2)
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """What the correlation compares, in full precision."""
@@ -266,29 +267,6 @@ class RAFT(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
-
-
-class StatisticsAsTheyAre:
-    """Inside, batch norm moves copies of its running statistics: they themselves have moved the first time.
-
-    Not none at all: torch's own norms keep them for the gradient, and all that is kept must be made again.
-    Entered once a backward pass: measuring a loss term's share takes several through one graph.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-        self.kept: list[dict[str, Tensor]] = []
-
-    def __enter__(self) -> None:
-        self.kept = [dict(norm.named_buffers()) for norm in self.norms]
-        for norm, statistics in zip(self.norms, self.kept, strict=True):
-            for name, value in statistics.items():
-                setattr(norm, name, value.clone())
-
-    def __exit__(self, *error: object) -> None:
-        for norm, statistics in zip(self.norms, self.kept, strict=True):
-            for name, value in statistics.items():
-                setattr(norm, name, value)
 
 
 def _prepared(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 P Q"]:

@@ -1,6 +1,5 @@
 """Values of cells to values of pixels, eight times as many in each direction."""
 
-import functools
 from typing import Any, no_type_check
 
 import numpy as np
@@ -27,15 +26,10 @@ def upsample_convex(
         upsampled: Tensor = _compiled(cells, mask.float().contiguous(memory_format=torch.channels_last))
         return upsampled
     batch, channels, height, width = cells.shape
-    weights = mask.to(cells.dtype).reshape(batch, 9, STRIDE**2, height * width).softmax(dim=1)
-    neighbours = F.unfold(cells, 3, padding=1).view(batch, channels, 9, height * width)
-    # One neighbour at a time: the nine products are never in memory together, and it is twice as fast.
-    products = (
-        weight[:, None] * neighbour[:, :, None]
-        for weight, neighbour in zip(weights.unbind(dim=1), neighbours.unbind(dim=2), strict=True)
-    )
-    pixels = functools.reduce(torch.add, products)  # B C 64 hw
-    return F.pixel_shuffle(pixels.reshape(batch, channels * STRIDE**2, height, width), STRIDE)
+    weights = mask.to(cells.dtype).reshape(batch, 1, 9, STRIDE**2, height * width).softmax(dim=2)
+    neighbours = F.unfold(cells, 3, padding=1).view(batch, channels, 9, 1, height * width)
+    pixels = (weights * neighbours).sum(dim=2)  # B C 64 hw
+    return F.pixel_shuffle(pixels.view(batch, channels * STRIDE**2, height, width), STRIDE)
 
 
 def upsample_bilinear(cells: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C 8*h 8*w"]:

@@ -22,13 +22,13 @@ from torch.nn import functional as F
 
 from semraft.config import CorrelationKind
 from semraft.models import correlation, correlation_numba
+from semraft.models.convolution import in_fast_format
+from semraft.models.memory import volumes_fit
 
 CHEAPER_ON_DEMAND_CELLS = {"inference": 150, "training": 400}
 """Cells for each refinement above which products on demand take less time than the volume, on a CPU.
 
 Building a volume grows with the square of the cells, a window with their number (docs/performance.md)."""
-MAX_VOLUME_BYTES = 4 << 30
-"""On a GPU, where a volume is cheap to build: the largest one that is stored."""
 
 Cut = Callable[[Float[Tensor, "B 2 h w"]], Float[Tensor, "B D h w"]]
 """Windows around points (x, y) in cells of frame 2; channels over level, then x, then y."""
@@ -63,8 +63,7 @@ def window_cutter(
         batch, _, height, width = points.shape
         rows = points.permute(0, 2, 3, 1).reshape(read.rows).contiguous()
         windows: Tensor = _cut(token, read, rows)
-        windows = windows.view(batch, height, width, -1).permute(0, 3, 1, 2)
-        return windows if points.device.type == "cpu" else windows.contiguous()
+        return in_fast_format(windows.view(batch, height, width, -1).permute(0, 3, 1, 2))
 
     return cut
 
@@ -77,10 +76,11 @@ def choose(
         return kind
     batch, _, height, width = features.shape
     cells = height * width
+    trains = torch.is_grad_enabled() and features.requires_grad
     if features.device.type == "cpu":
-        work = "training" if torch.is_grad_enabled() and features.requires_grad else "inference"
-        return "on-demand" if cells > CHEAPER_ON_DEMAND_CELLS[work] * num_updates else "all-pairs"
-    return "on-demand" if batch * cells**2 * 4 * 4 / 3 > MAX_VOLUME_BYTES else "all-pairs"
+        limit = CHEAPER_ON_DEMAND_CELLS["training" if trains else "inference"]
+        return "on-demand" if cells > limit * num_updates else "all-pairs"
+    return "all-pairs" if volumes_fit(batch, cells, trains, features.device) else "on-demand"
 
 
 @dataclass

@@ -6,7 +6,7 @@ from torch import nn
 from semraft import runtime
 from semraft.config import RunConfig
 from semraft.losses.objective import needed_passes
-from semraft.models.raft import StatisticsAsTheyAre
+from semraft.models.recompute import StatisticsAsTheyAre
 from semraft.ops.views import draw_view, view_image, view_labels
 from semraft.sample import FlowBatch, Prediction, Viewed
 
