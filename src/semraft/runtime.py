@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -145,6 +145,8 @@ def choose_device(name: str) -> torch.device:
         # Modulo: a launcher may show each process one device, that of its own.
         device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")) % count)
     torch.accelerator.set_device_index(device.index)
+    # float32 is float32: cuDNN would round what it convolves to the 10 bits of TF32.
+    torch.backends.cudnn.allow_tf32 = False
     return _proven(device) if name == "auto" else device
 
 
@@ -260,10 +262,31 @@ def native_precision(name: str, device: torch.device) -> Precision:
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """The context a network's forward pass runs in."""
+    """The context a network's forward pass runs in. float32 is float32 in it, on a GPU too, not TF32."""
     if precision == "float32":
-        return contextlib.nullcontext()
+        return _cudnn(allow_tf32=False)
     return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+@contextlib.contextmanager
+def one_size() -> Iterator[None]:
+    """Inside, cuDNN times its algorithms once for each size of images and then takes the fastest: for
+    training, whose crops are of one size."""
+    with _cudnn(benchmark=True):
+        yield
+
+
+@contextlib.contextmanager
+def _cudnn(**settings: bool) -> Iterator[None]:
+    """Inside, these attributes of `torch.backends.cudnn` are so."""
+    before = {name: getattr(torch.backends.cudnn, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(torch.backends.cudnn, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(torch.backends.cudnn, name, value)
 
 
 def synchronize(device: torch.device) -> None:

@@ -5,13 +5,16 @@ import json
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from semraft.data.pictures import write_image
+from semraft.models.memory import KEPT_BYTES_PX
 from tests.e2e.test_training import called, lines, semraft, weights
 
 pytestmark = pytest.mark.skipif(
@@ -78,6 +81,87 @@ def test_float16_scales_its_gradients_and_resumes_exactly(tmp_path: Path) -> Non
     images = str(tmp_path / "a.png"), str(tmp_path / "b.png")
     on_the_stand_in("predict", checkpoint, *images, "--out", str(tmp_path / "flow"), "--precision", "float16")
     assert list((tmp_path / "flow").iterdir())
+
+
+def told(script: str) -> Any:
+    """What a script prints as JSON on the stand-in, windows by the CPU's kernels."""
+    head = (
+        "import json, torch\n"
+        "from tests import stand_in\n"
+        "from semraft.models import correlation_numba\n"
+        "with stand_in.pretended(correlation_numba):\n"
+    )
+    ran = called([sys.executable, "-c", head + textwrap.indent(textwrap.dedent(script), "    ")], check=True)
+    return json.loads(ran.stdout)
+
+
+def test_a_step_gives_a_device_fewer_operations_than_torchvisions() -> None:
+    """RAFT large by its defaults, 12 refinements, forward and backward. Red when: activations are computed
+    again, frames are encoded apart, weights are rounded at each refinement, or upsampling is nine products.
+    """
+    counts = told(
+        """
+        from semraft.models.build import build_model
+        from semraft.config import ModelConfig
+        from tests.parity.torchvision_shim import raft_large
+
+        def count(model, half=False):
+            images = [torch.rand(1, 3, 128, 136, device="standin") for _ in range(2)]
+            with stand_in.tallied() as tally:
+                with torch.autocast("standin", dtype=torch.bfloat16, enabled=half):
+                    found = model.to("standin")(*images)
+                torch.stack(list(getattr(found, "flows", found))).mean().backward()
+            assert not tally.reads
+            return tally.operations.total()
+
+        ours = [build_model(ModelConfig(arch="large"), seed=0) for _ in range(2)]
+        half, theirs = count(ours[1], half=True), count(raft_large())
+        print(json.dumps({"full": count(ours[0]), "half": half, "torchvision": theirs}))
+        """
+    )
+    assert counts["full"] < 0.8 * counts["torchvision"]
+    assert counts["half"] < 0.9 * counts["torchvision"]
+    assert counts["full"] < 2850
+
+
+@pytest.mark.parametrize("arch", ["tiny", "small", "large"])
+def test_a_step_keeps_what_the_rule_for_recomputing_believes(arch: str) -> None:
+    """Bytes kept for the gradients, without weights, which larger images do not add to.
+
+    Red when: the network keeps more or less than `memory.KEPT_BYTES_PX` says, or not half in half precision.
+    """
+    kept = told(
+        f"""
+        from semraft.models.raft import ARCHITECTURES
+
+        def kept(again, size, updates, half):
+            model = ARCHITECTURES["{arch}"](correlation="on-demand").to("standin")
+            model.recompute, found = again, dict()
+            def note(tensor):
+                storage = stand_in.of_here(tensor).untyped_storage()
+                found[storage.data_ptr()] = storage  # Held, so that no other gets its place.
+                return tensor
+            image = torch.rand(1, 3, *size, device="standin")
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                with torch.autocast("standin", dtype=torch.bfloat16, enabled=half):
+                    prediction = model(image, image, updates)
+            return sum(storage.nbytes() for storage in found.values())
+
+        def by_pixel(again, half):
+            of = ((64, 96), 1), ((128, 192), 1), ((64, 96), 2)
+            small, large, twice = (kept(again, size, updates, half) for size, updates in of)
+            refinement = (twice - small) / (64 * 96)
+            return (large - small) / (3 * 64 * 96) - refinement, refinement
+
+        ways = "nothing", "ends"
+        print(json.dumps({{again: [by_pixel(again, half) for half in (False, True)] for again in ways}}))
+        """
+    )
+    for again, (full, half) in kept.items():
+        once, refinement = KEPT_BYTES_PX[again][arch]
+        assert full == pytest.approx((once, refinement), rel=0.15, abs=8)
+        total, total_half = (of_all + 12 * each for of_all, each in (full, half))
+        assert 0.4 * total < total_half < 0.75 * total
 
 
 def test_a_tensor_of_the_cpu_is_refused_among_the_devices() -> None:

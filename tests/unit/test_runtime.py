@@ -279,3 +279,24 @@ def test_freed_memory_is_kept() -> None:
     ]
     pages = 4 * 6_000_000 // 4096
     assert faults[0] - faults[1] > pages  # Seen: 3 to 20 times as many.
+
+
+def test_float32_is_float32_on_a_gpu(have: Have, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when: cuDNN may round to TF32 in a command, or in a prediction of a program of one's own."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with runtime.autocast(torch.device("cuda", 0), "float32"):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+    have("cuda", 1)
+    runtime.choose_device("cuda")
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_algorithms_are_chosen_for_one_size_inside_only() -> None:
+    """Red when: a validation, whose images are of many sizes, times algorithms for each of them."""
+    before = torch.backends.cudnn.benchmark
+    with pytest.raises(RuntimeError, match="stopped"), runtime.one_size():
+        assert torch.backends.cudnn.benchmark
+        raise RuntimeError("stopped")
+    assert torch.backends.cudnn.benchmark == before

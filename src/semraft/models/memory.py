@@ -3,8 +3,11 @@
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from semraft.config import Recompute
+from semraft.models.convolution import computed_in
 
 Again = Literal["nothing", "ends", "everything"]
 """Activations that a forward pass does not keep for the gradients: `config.Recompute` without `auto`."""
@@ -14,11 +17,11 @@ KEPT_FRAC = 1 / 2
 VOLUME_FRAC = 1 / 4
 """Part of the free memory that a stored correlation volume and its gradient may take."""
 KEPT_BYTES_PX: dict[Again, dict[str, tuple[int, int]]] = {
-    "nothing": {"large": (3900, 290), "small": (1700, 80), "tiny": (500, 80)},
-    "ends": {"large": (470, 230), "small": (200, 70), "tiny": (120, 70)},
+    "nothing": {"large": (3450, 290), "small": (1490, 95), "tiny": (450, 95)},
+    "ends": {"large": (90, 230), "small": (65, 95), "tiny": (55, 55)},
 }
-"""What a training step keeps for its gradients in float32, in bytes for a pixel of a pair of frames: at both
-ends (encoders), and for each refinement with its upsampling. Without correlation volumes."""
+"""Bytes that a training step in float32 keeps for its gradients, for each pixel of a pair of frames: once,
+and for each refinement. Without correlation volumes; in half precision about half as many."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -36,23 +39,22 @@ def free_bytes(device: torch.device) -> int | None:
     return free + unused
 
 
-def choose_recompute(
-    kind: Recompute, arch: str, pixels: int, num_updates: int, device: torch.device
-) -> Again:
-    """The kind itself, or what `auto` means for a step on so many pixels of pairs, all of its batch.
+def choose_recompute(kind: Recompute, arch: str, images: Float[Tensor, "B 3 P Q"], num_updates: int) -> Again:
+    """The kind itself, or what `auto` means for a step on so many pairs of images.
 
     On the CPU, where memory is what limits the size of frames: both ends, 7 % of a step's time for a third
     of its memory (docs/performance.md). Elsewhere nothing is recomputed while what is then kept takes up to
     KEPT_FRAC of the free memory; else the ends, if that is enough; else everything.
     """
-    if kind != "auto":
-        return kind
-    if device.type == "cpu":
+    if kind != "auto" or not torch.is_grad_enabled():
+        return "nothing" if kind == "auto" else kind
+    if images.device.type == "cpu":
         return "ends"
-    free = free_bytes(device)
+    free, pixels = free_bytes(images.device), images[:, 0].numel()
+    of_float32 = computed_in(images).itemsize / 4
     for again, of_arch in KEPT_BYTES_PX.items():
         ends, refinement = of_arch[arch]
-        if free is None or pixels * (ends + num_updates * refinement) <= KEPT_FRAC * free:
+        if free is None or of_float32 * pixels * (ends + num_updates * refinement) <= KEPT_FRAC * free:
             return again
     return "everything"
 

@@ -95,8 +95,7 @@ class RAFT(nn.Module):
         check_inputs(image1, image2, num_updates, flow_init)
         height, width = image1.shape[-2:]
         image1, image2 = _prepared(image1), _prepared(image2)
-        pixels_of_batch = image1[:, 0].numel()
-        again = choose_recompute(self.recompute, self.arch, pixels_of_batch, num_updates, image1.device)
+        again = choose_recompute(self.recompute, self.arch, image1, num_updates)
         features1, features2 = self.features_of_both(image1, image2, again)
         prediction = Prediction(flows=[], features1=features1, features2=features2)
         if self.decoder is not None:
@@ -202,7 +201,8 @@ class RAFT(nn.Module):
         at_ends = partial(recomputed, self, again != "nothing")
         if image1.device.type == "cpu":
             return at_ends(self.features, image1), at_ends(self.features, image2)
-        return at_ends(self.features, torch.cat([image1, image2])).chunk(2)
+        features: Tensor = at_ends(self.features, torch.cat([image1, image2]))
+        return features.chunk(2)
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """What the correlation compares, in full precision."""

@@ -54,6 +54,7 @@ class Taken:
     """Why the training ends with this step, as all processes agree."""
 
 
+@runtime.one_size()
 def take_step(
     state: TrainingState,
     batch: FlowBatch,

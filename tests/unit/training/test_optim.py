@@ -74,3 +74,13 @@ def test_the_average_of_a_few_steps_is_of_these_steps() -> None:
         torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
     assert int(found["1.num_batches_tracked"]) == 60
     assert all(parameter.grad_fn is None for parameter in average.parameters())
+
+
+def test_a_checkpoint_of_a_gpu_goes_on_as_its_new_device_does() -> None:
+    """Red when: a state that was saved where AdamW is fused makes it fused on the CPU, or the reverse."""
+    model = nn.Linear(2, 3)
+    optimizer = make_optimizer(model, OptimConfig())
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["fused"] = True
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["fused"] is None
