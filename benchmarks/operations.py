@@ -16,16 +16,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # The pretended device is the tests'.
 
 import torch
 from tests import stand_in
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torchvision_here import torchvision
 
 from semraft.config import LossConfig, ModelConfig, RunConfig, TermConfig, parse_term
@@ -43,47 +41,15 @@ VARIANTS = (
     "label-warp:1,mask=predicted,where=things",
 )
 """Terms with other options than their defaults."""
-UNCOUNTED = ("empty", "new_empty", "_unsafe_view")
-"""How the names of operations begin that start nothing on a device, beside views."""
 
 Whole = TypeVar("Whole", FlowBatch, Prediction)
 
 
-class Counter(TorchDispatchMode):
-    """Counts what the device is asked for while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = operation(*args, **(kwargs or {}))
-        is_there = any(isinstance(leaf, stand_in.There) for leaf in tree_leaves((args, kwargs, found)))
-        aliases = [result.alias_info for result in operation._schema.returns]
-        is_view = any(alias is not None and not alias.is_write for alias in aliases)
-        self.count += is_there and not is_view and not operation.__name__.startswith(UNCOUNTED)
-        return found
-
-
 def operations(work: Callable[[], object]) -> int:
-    """What the device is asked for by the work; kernels of semraft's own count as one."""
-    kernel_calls.clear()
-    with Counter() as counter:
+    """What the device is asked for by the work."""
+    with stand_in.tallied() as tally:
         work()
-    return counter.count + len(kernel_calls)
-
-
-kernel_calls: list[str] = []
-
-
-def counting(name: str) -> Callable[..., Any]:
-    """One of semraft's kernels for windows; the CPU's, which are quicker than Triton's interpreter."""
-
-    def call(*arguments: Any) -> Any:
-        kernel_calls.append(name)
-        return getattr(correlation_numba, name)(*arguments)
-
-    return call
+    return tally.operations.total()
 
 
 def batch_and_prediction(side_px: int = 16) -> tuple[FlowBatch, Prediction]:
@@ -191,8 +157,7 @@ def main() -> None:
     asked = parser.parse_args()
     lines = ["| what | operations |", "| --- | --- |"]
     print(*lines, sep="\n", flush=True)
-    kernels = {name: counting(name) for name in stand_in.KERNELS}
-    with stand_in.pretended(SimpleNamespace(**kernels)):
+    with stand_in.pretended(correlation_numba):  # Quicker than Triton's interpreter.
         for name, count in counts(asked.terms_only):
             lines.append(f"| {name} | {count} |")
             print(lines[-1], flush=True)

@@ -43,7 +43,9 @@ COPIES = ("copy_", "_to_copy")
 """The operations that bring numbers from one device to the other."""
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 """CUDA takes indices that lie on the CPU, and copies them."""
-NO_KERNEL = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view")
+NO_KERNEL = (
+    *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view", "lift_fresh"),
+)
 """Operations beside views that give a device nothing to do."""
 READS = (
     *("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim"),
@@ -57,7 +59,7 @@ class Tally:
     """The operations that a device was given while it was counted, and the waits of the processor for it."""
 
     operations: Counter[str] = field(default_factory=Counter)
-    """Without views and allocations; kernels of our own are not seen here."""
+    """Without views and allocations; each of semraft's own kernels is one."""
     reads: list[str] = field(default_factory=list)
     """Numbers that were waited for: operation and line of code of each."""
     uploads: list[str] = field(default_factory=list)
@@ -231,7 +233,12 @@ def over_here(kernels: Any) -> Callable[[Tensor], Any]:
     """In place of `windows._kernels`: these kernels, which take plain tensors, on the stand-in's."""
 
     def on_there(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args: tree_map_only(Tensor, There, kernel(*of_here(args)))
+        def run(*args: Any) -> Any:
+            for tally in TALLIES:
+                tally.operations[kernel.__name__] += 1
+            return tree_map_only(Tensor, There, kernel(*of_here(args)))
+
+        return run
 
     wrapped = SimpleNamespace(**{name: on_there(getattr(kernels, name)) for name in KERNELS})
     return lambda features: wrapped if features.dtype == torch.float32 else None

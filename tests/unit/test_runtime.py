@@ -295,8 +295,14 @@ def test_float32_is_float32_on_a_gpu(have: Have, monkeypatch: pytest.MonkeyPatch
 
 def test_algorithms_are_chosen_for_one_size_inside_only() -> None:
     """Red when: a validation, whose images are of many sizes, times algorithms for each of them."""
-    before = torch.backends.cudnn.benchmark
-    with pytest.raises(RuntimeError, match="stopped"), runtime.one_size():
-        assert torch.backends.cudnn.benchmark
-        raise RuntimeError("stopped")
+    before, inside = torch.backends.cudnn.benchmark, []
+
+    def stopped() -> None:
+        with runtime.one_size():
+            inside.append(torch.backends.cudnn.benchmark)
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        stopped()
+    assert inside == [True]
     assert torch.backends.cudnn.benchmark == before
