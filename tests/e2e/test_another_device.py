@@ -124,6 +124,64 @@ def test_a_step_gives_a_device_fewer_operations_than_torchvisions() -> None:
     assert counts["full"] < 2850
 
 
+def test_a_step_waits_for_its_device_once() -> None:
+    """A plain step reads one number, whether to go on; one that is watched has one more wait, and the first
+    a third, for the classes that there are. A line of metrics or of pulse.jsonl is one wait. Terms that ask
+    which labels occur (`ops.labels.present`) wait for it, once a step.
+
+    Red when: a number is read when it is found instead of with others (`fetched`), by float(), bool(), a
+    boolean index or a copy; or a constant is copied to the device in a plain step.
+    """
+    found = told(
+        """
+        from dataclasses import fields, replace
+        from semraft.config import parse_term
+        from semraft.ops.fetch import fetched
+        from semraft.recipes import RECIPES
+        from semraft.training.health import watched_every
+        from semraft.training.state import initial_state
+        from semraft.training.step import take_step
+        import numpy as np
+        from semraft.data.loader import collate
+        from tests.helpers import make_sample
+
+        kinds = torch.ones(2, 3).to("standin"), torch.ones(2), torch.tensor([7, 2]).to("standin")
+        back = fetched(kinds)
+        assert [(part.device.type, part.dtype, part.tolist()) for part in back] == [
+            ("cpu", part.dtype, part.cpu().tolist()) for part in kinds
+        ]
+
+        batch = collate([make_sample(np.random.default_rng(seed), 64, 72) for seed in range(2)])
+        of_batch = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        tensors = {name: part for name, part in of_batch.items() if isinstance(part, torch.Tensor)}
+        batch = replace(batch, **{name: part.to("standin") for name, part in tensors.items()})
+
+        names = "semantic-v1:0.5", "smoothness:0.1", "boundary-weight:0.1", "census:0.1"
+        terms = tuple(parse_term(text) for text in names)
+        base, device = RECIPES["world-base"].config, torch.device("standin", 0)
+        found = dict()
+        for precision in ("float32", "float16"):
+            loss = replace(base.loss, terms=terms)
+            config = replace(base, loss=loss, num_updates=2, precision=precision, health_every=3)
+            state = initial_state(config, device)
+            state.model.train()
+            for step in range(1, 4):
+                with stand_in.tallied() as tally:
+                    take_step(state, batch, config)
+                found[f"{precision} {step}"] = tally.reads, tally.uploads
+            with stand_in.tallied() as tally:
+                state.close_pulses()
+                state.close_window(0.8)
+            found[f"{precision} lines"] = tally.reads, tally.uploads
+        print(json.dumps(found))
+        """
+    )
+    most = {"1": 3, "2": 1, "3": 2, "lines": 2}
+    for name, (reads, uploads) in found.items():
+        assert len(reads) <= most[name.split()[1]], (name, reads)
+        assert not (name.endswith(" 2") and uploads), (name, uploads)
+
+
 @pytest.mark.parametrize("arch", ["tiny", "small", "large"])
 def test_a_step_keeps_what_the_rule_for_recomputing_believes(arch: str) -> None:
     """Bytes kept for the gradients, without weights, which larger images do not add to.

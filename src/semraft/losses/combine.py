@@ -116,8 +116,9 @@ def parted(total: Gradients, terms: Mapping[str, Gradients]) -> Combined:
     for term in terms.values():
         both = zip(flow, term, strict=True)
         flow = [rest if rest is None or part is None else rest - part for rest, part in both]
-    if terms and _length(flow) < TOLD_APART * _length(total):
-        flow = [None if rest is None else torch.zeros_like(rest) for rest in flow]
+    if terms:
+        is_rounding = _length(flow) < TOLD_APART * _length(total)  # Not read here: that waits for the device.
+        flow = [None if rest is None else torch.where(is_rounding, 0, rest) for rest in flow]
     return Combined(gradients=list(total), flow=flow, terms=terms, kept={})
 
 

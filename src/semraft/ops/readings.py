@@ -3,6 +3,7 @@
 The cheap half of the alignment test (`data.alignment`): for every batch of a training, on a grid of points.
 """
 
+import functools
 from typing import NamedTuple, no_type_check
 
 import numpy as np
@@ -53,7 +54,7 @@ def read(
 def read_by_tensors(image1: Tensor, image2: Tensor, flow: Tensor, trusted: Tensor) -> Readings:
     """`read` by tensor operations, which is how a GPU does it."""
     given, seen = at_points(flow), at_points(trusted)
-    factors = torch.tensor((1.0, 0.0, *FACTORS), device=flow.device)
+    factors = _factors(flow.device)
     moved = torch.cat([given.flip(1)[:, None], factors.view(-1, 1, 1, 1) * given[:, None]], dim=1)
     swapped, as_given, still, scaled = 0, 1, 2, slice(3, None)
     before = _normal(at_points(image1[:, 1]), at_points(image1[:, 1]))
@@ -73,6 +74,12 @@ def read_by_tensors(image1: Tensor, image2: Tensor, flow: Tensor, trusted: Tenso
         still=misfit[:, still],
         false_still=standing.sum(dim=(1, 2)),
     )
+
+
+@functools.cache
+def _factors(device: torch.device) -> Float[Tensor, " N"]:
+    """Lengths of flow: as given, still, and FACTORS. Kept, as a copy to the device would wait for it."""
+    return torch.tensor((1.0, 0.0, *FACTORS), device=device)
 
 
 def _read_compiled(image1: Tensor, image2: Tensor, flow: Tensor, trusted: Tensor) -> Readings:

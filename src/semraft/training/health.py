@@ -6,11 +6,13 @@ for each term (the flow loss's gradient is what they leave of the step's own), s
 two of them grows with the number of terms: below 3 per cent of the time in all (docs/performance.md).
 """
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -23,7 +25,8 @@ from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS, case_of
 from semraft.metrics import SPEED_EDGES_PX, SPEEDS, Record, measure, metric_name, pool
 from semraft.models.raft import RAFT
-from semraft.ops.classes import CLASSES
+from semraft.ops.classes import CLASSES, CommonClass
+from semraft.ops.fetch import fetched
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.evaluate import place_masks
 
@@ -42,10 +45,14 @@ SMALLEST = 1e-20
 
 @dataclass(kw_only=True, slots=True)
 class Watch:
-    """What is seen of one step while it is taken; `values` is a line of health.jsonl."""
+    """What is seen of one step while it is taken; `values`, once it is read, is a line of health.jsonl."""
 
     device: torch.device
     values: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    """Values that are still on the device; NaN where there is nothing to tell."""
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    """What metrics are made of, on the CPU: flow, its truth and V, labels and what moves where known."""
     before: dict[str, Tensor] = field(default_factory=dict)
     """The weights before the step moves them."""
     spent_s: float = 0.0
@@ -115,13 +122,15 @@ def counted(watch: Watch) -> Iterator[None]:
 
 
 @torch.no_grad()
-def watch_gradients(watch: Watch, combined: Combined, names: Sequence[str], loss_scale: float) -> None:
+def watch_gradients(
+    watch: Watch, combined: Combined, names: Sequence[str], loss_scale: Float[Tensor, ""]
+) -> None:
     """Gradient norm of the flow loss and of each weighted term on the shared parameters, how they agree by
     module (cosine), and the part of all norms that is a term's, as far as it is let act (share_pct).
 
     Args:
         names: Of the parameters that the gradients are of.
-        loss_scale: What a gradient scaler multiplied losses with; it cancels out.
+        loss_scale: The number that a gradient scaler multiplied losses with; it cancels out.
     """
     modules = [MODULES.get(name.split(".")[0]) for name in names]
 
@@ -132,20 +141,21 @@ def watch_gradients(watch: Watch, combined: Combined, names: Sequence[str], loss
     flow = by_module(combined.flow)
     terms = {name: by_module(found) for name, found in combined.terms.items()}
     norms = {
-        name: _norm([g for module in found.values() for g in module if g is not None]) / loss_scale
+        name: _norm([g for module in found.values() for g in module if g is not None], watch.device)
+        / loss_scale
         for name, found in {"flow": flow, **terms}.items()
     }
-    watch.values |= {f"gradient_norm_{name}": norm for name, norm in norms.items()}
-    kept = {name: float(part) for name, part in combined.kept.items()}
-    acting = {name: norm * kept.get(name, 1.0) for name, norm in norms.items()}
-    total = sum(acting.values())
+    watch.numbers |= {f"gradient_norm_{name}": norm for name, norm in norms.items()}
+    acting = {name: norm * combined.kept.get(name, 1.0) for name, norm in norms.items()}
+    total = torch.stack(list(acting.values())).sum()
     for name, found in terms.items():
-        watch.values[f"share_pct_{name}"] = 100 * acting[name] / total if total > SMALLEST else 0.0
+        share_pct = 100 * acting[name] / total
+        watch.numbers[f"share_pct_{name}"] = torch.where(total > SMALLEST, share_pct, 0.0)
         for module in MODULES.values():
             both = zip(flow[module], found[module], strict=True)
             pairs = [(one, two) for one, two in both if one is not None and two is not None]
             if pairs:
-                watch.values[f"cosine_{name}_{module}"] = _cosine(pairs)
+                watch.numbers[f"cosine_{name}_{module}"] = _cosine(pairs, watch.device)
 
 
 @torch.no_grad()
@@ -158,30 +168,26 @@ def watch_flow(
     minus that after the last, `undone_px` the mean over pixels of the last error minus the best of all.
     """
     trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
-    true_px, found_px = (_length_px(flow)[trusted] for flow in (batch.flow, prediction.flow))
-    speed = torch.bucketize(true_px, torch.tensor(SPEED_EDGES_PX, device=true_px.device), right=True)
+    true_px, found_px = (_length_px(flow) for flow in (batch.flow, prediction.flow))
+    speed = torch.stack([true_px >= edge for edge in SPEED_EDGES_PX]).sum(dim=0)
     for number, name in enumerate(SPEEDS):
-        among = speed == number
-        if among.any():
-            length = float(true_px[among].mean())
-            watch.values[f"shrinkage_{name}"] = float(found_px[among].mean()) / max(length, SMALLEST)
-    errors = torch.stack([_length_px(flow - batch.flow)[trusted] for flow in prediction.flows])
-    if errors.shape[1]:
-        watch.values["gained_px"] = float(errors[0].mean() - errors[-1].mean())
-        watch.values["undone_px"] = float((errors[-1] - errors.amin(dim=0)).mean())
-    pooled = pool([_measured(prediction, batch, trusted, number) for number in range(len(batch.ids))])
-    wanted = ("boundary", "interior", "static", "moving", *(entry.name for entry in CLASSES))
-    for stratum in wanted:
-        name = metric_name("epe", stratum)
-        if name in pooled:
-            watch.values[name] = pooled[name]
-    watch.values |= floors(prediction, batch, config, by_class)
+        among = trusted & (speed == number)
+        length = _mean(true_px, among).clamp(min=SMALLEST)
+        watch.numbers[f"shrinkage_{name}"] = _mean(found_px, among) / length
+    errors = torch.stack([_length_px(flow - batch.flow) for flow in prediction.flows])
+    watch.numbers["gained_px"] = _mean(errors[0] - errors[-1], trusted)
+    watch.numbers["undone_px"] = _mean(errors[-1] - errors.amin(dim=0), trusted)
+    watch.maps = {"flow": prediction.flow.float(), "truth": batch.flow, "trusted": trusted}
+    for name, known in (("labels", batch.labels1), ("moving", batch.moving1)):
+        if known is not None:
+            watch.maps[name] = known
+    watch.numbers |= floors(prediction, batch, config, by_class)
 
 
 @torch.no_grad()
 def floors(
     prediction: Prediction, batch: FlowBatch, config: LossConfig, by_class: bool = False
-) -> dict[str, float]:
+) -> dict[str, Float[Tensor, ""]]:
     """The value of every term that judges the flow on the true one: what is left with nothing to learn.
 
     Where the truth is not known the prediction's last refinement stands in for it. `floor_TERM` stands beside
@@ -191,16 +197,14 @@ def floors(
     trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
     truth = torch.where(trusted[:, None], batch.flow, prediction.flow.float())
     both = replace(prediction, flows=[truth, prediction.flow])
-    values: dict[str, float] = {}
+    values: dict[str, Tensor] = {}
+    present = _present(batch, trusted) if by_class and config.terms else []
     for chosen in config.terms:
         name = chosen.name
         if TERMS[chosen.name].judges != "flow":
             continue
         values[f"floor_{name}"], values[f"value_{name}"] = _values(chosen, both, batch, trusted)
-        for entry in CLASSES if by_class and batch.labels1 is not None else ():
-            of_class = batch.labels1 == entry.id
-            if not mean_over_processes((of_class & trusted).any().float()):
-                continue  # In no process: each asks the others for every value.
+        for entry, of_class in present:
             if "where" not in TERMS[chosen.name].options:
                 values[f"floor_{name}_{entry.name}"] = _values(chosen, both, batch, trusted & of_class)[0]
             elif chosen.where in ("all", entry.name):
@@ -225,33 +229,55 @@ def watch_move(watch: Watch, model: nn.Module) -> None:
     for module in MODULES.values():
         names = [name for name in watch.before if MODULES[name.split(".")[0]] == module]
         if names:
-            moved = _norm([now[name] - watch.before[name] for name in names])
-            watch.values[f"moved_{module}"] = moved / max(
-                _norm([watch.before[name] for name in names]), SMALLEST
-            )
+            moved = _norm([now[name] - watch.before[name] for name in names], watch.device)
+            length = _norm([watch.before[name] for name in names], watch.device)
+            watch.numbers[f"moved_{module}"] = moved / length.clamp(min=SMALLEST)
     watch.before.clear()
+
+
+def _present(
+    batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
+) -> list[tuple[CommonClass, Bool[Tensor, "B H W"]]]:
+    """The classes that any process has trusted pixels of, and where: each asks the others for every value."""
+    if batch.labels1 is None:
+        return []
+    places = [batch.labels1 == entry.id for entry in CLASSES]
+    seen = mean_over_processes(torch.stack([(place & trusted).any() for place in places]).float())
+    (seen,) = fetched([seen])
+    return [(entry, place) for entry, place, some in zip(CLASSES, places, seen, strict=True) if some]
 
 
 def _values(
     chosen: TermConfig, prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
-) -> list[float]:
-    values: list[float] = TERMS[chosen.name].values(case_of(chosen, prediction, batch, trusted)).tolist()
-    return values
+) -> Float[Tensor, " T"]:
+    return TERMS[chosen.name].values(case_of(chosen, prediction, batch, trusted))
 
 
-def _measured(prediction: Prediction, batch: FlowBatch, trusted: Tensor, number: int) -> Record:
-    """The metrics of one pair of a batch, by class and near boundaries where it has labels."""
-    flow, truth = (
-        tensor[number].detach().float().permute(1, 2, 0).cpu().numpy()
-        for tensor in (prediction.flow, batch.flow)
+@torch.no_grad()
+def read_watch(watch: Watch) -> None:
+    """Brings what was seen to the CPU, with one wait for the device, and makes `values` of it."""
+    numbers, *maps = fetched(
+        [torch.stack([number.float() for number in watch.numbers.values()]), *watch.maps.values()]
     )
-    labels = None if batch.labels1 is None else batch.labels1[number].byte().cpu().numpy()
-    moving = None if batch.moving1 is None else batch.moving1[number].cpu().numpy()
+    found = zip(watch.numbers, numbers.tolist(), strict=True)
+    watch.values |= {name: value for name, value in found if not math.isnan(value)}
+    if not maps:
+        return
+    pairs = zip(*(of_batch.numpy() for of_batch in maps), strict=True)
+    pooled = pool([_measured(dict(zip(watch.maps, pair, strict=True))) for pair in pairs])
+    wanted = ("boundary", "interior", "static", "moving", *(entry.name for entry in CLASSES))
+    named = {metric_name("epe", stratum) for stratum in wanted}
+    watch.values |= {name: value for name, value in pooled.items() if name in named}
+
+
+def _measured(maps: Mapping[str, np.ndarray]) -> Record:
+    """The metrics of one pair of a batch, by class and near boundaries where it has labels."""
+    labels = maps["labels"].astype(np.uint8) if "labels" in maps else None
     return measure(
-        flow,
-        truth,
-        trusted[number].cpu().numpy(),
-        masks=place_masks(labels, moving),
+        maps["flow"].transpose(1, 2, 0),
+        maps["truth"].transpose(1, 2, 0),
+        maps["trusted"],
+        masks=place_masks(labels, maps.get("moving")),
         labels=labels,
         class_names=tuple(entry.name for entry in CLASSES),
     )
@@ -261,16 +287,21 @@ def _length_px(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B H W"]:
     return torch.hypot(*flow.float().unbind(dim=1))  # A norm over two channels takes 80 times as long.
 
 
-def _norm(tensors: Sequence[Tensor]) -> float:
+def _mean(values: Float[Tensor, "B H W"], among: Bool[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """The mean over some pixels, NaN where there are none. The number of them need not be known here."""
+    return torch.where(among, values, 0).sum() / among.sum()
+
+
+def _norm(tensors: Sequence[Tensor], device: torch.device) -> Float[Tensor, ""]:
     if not tensors:
-        return 0.0
-    return float(torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt())
+        return torch.zeros((), device=device)
+    return torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt()
 
 
-def _cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    product = float(torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum())
-    norms = _norm([one for one, _ in pairs]) * _norm([two for _, two in pairs])
-    return product / norms if norms > SMALLEST else 0.0
+def _cosine(pairs: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Float[Tensor, ""]:
+    product = torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum()
+    norms = _norm([one for one, _ in pairs], device) * _norm([two for _, two in pairs], device)
+    return torch.where(norms > SMALLEST, product / norms, 0.0)
 
 
 def _now(device: torch.device) -> float:

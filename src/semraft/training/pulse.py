@@ -5,6 +5,7 @@ many steps as let a run have a thousand lines; of names in `_max` it is the larg
 As with all that a training watches of itself, it is of the part of the batch of the process that writes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from semraft.losses.objective import Objective, taught_pixels
 from semraft.losses.reduction import masked_mean
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS
+from semraft.ops.fetch import fetched
 from semraft.ops.readings import at_points, between_frac, read
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.optim import learning_rate
@@ -95,7 +97,7 @@ def move_pulse(
     """What the step did with its gradient. `rate_ratio` is the learning rate over the one asked for,
     `optimizer_steps_missing` how many steps its moments do not know of."""
     states = list(optimizer.state.values())
-    known = states[0]["step"].detach().float().cpu() if states else torch.zeros(())
+    known = states[0]["step"].detach().float() if states else torch.zeros(())
     rate = optimizer.param_groups[0]["lr"]
     found = {
         "gradient_norm": gradient_norm.detach(),
@@ -115,19 +117,17 @@ def move_pulse(
 
 def line_of(pulses: Sequence[Pulse]) -> dict[str, float]:
     """One line of several steps' pulses; a number that some lack is of those that have it."""
-    together: dict[str, list[Tensor]] = {}
-    for pulse in pulses:
-        for name, value in pulse.items():
-            together.setdefault(name, []).append(value.detach())
+    names = [name for pulse in pulses for name in pulse]
+    together: dict[str, list[float]] = {}
+    for name, value in zip(
+        names, fetched([value for pulse in pulses for value in pulse.values()]), strict=True
+    ):
+        together.setdefault(name, []).append(float(value))
     line = {}
     for name, values in together.items():
-        if len(values) == 1:  # Of a short run: the same, and much faster.
-            line[name] = float(values[0])
-            continue
-        # A resumed run has those from before on the CPU: they go where the newest is.
-        stacked = torch.stack([value.to(values[-1].device) for value in values]).double().cpu()
         if name.endswith("_max"):
-            line[name] = float(stacked.amax())
+            # Of what is not a number a maximum in Python depends on the order.
+            line[name] = math.nan if any(map(math.isnan, values)) else max(values)
         else:
-            line[name] = float(stacked.sum() if name.endswith("_samples") else stacked.mean())
+            line[name] = math.fsum(values) / (1 if name.endswith("_samples") else len(values))
     return line

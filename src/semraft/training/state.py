@@ -18,6 +18,7 @@ from semraft.losses.terms import taught_heads
 from semraft.losses.weights import FlowLevel, Measured
 from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
+from semraft.ops.fetch import fetched
 from semraft.training.checkpoint import load_checkpoint, save_checkpoint
 from semraft.training.optim import average_decay, make_optimizer, move_average
 from semraft.training.pulse import Pulse, line_of
@@ -79,8 +80,9 @@ class TrainingState:
         """Means over the window and all processes, per refinement where a loss has them; a new window."""
         steps = float(self.window.pop("steps"))
         means: dict[str, float] = {}
-        for name, summed in self.window.items():
-            value = mean_over_processes(summed) / steps
+        sums = fetched([mean_over_processes(summed) for summed in self.window.values()])
+        for name, summed in zip(self.window, sums, strict=True):
+            value = summed / steps
             if value.ndim == 0:
                 means[name] = float(value)
                 continue

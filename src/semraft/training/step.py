@@ -14,7 +14,14 @@ from semraft.losses.combine import Gradients, combined_gradients, is_plain_sum, 
 from semraft.losses.modulation import learn_log_variances, modulated
 from semraft.losses.objective import Objective, needed_passes, objective
 from semraft.losses.terms import TERMS
-from semraft.losses.weights import Measured, NoGradient, measure_shares, next_flow_level, step_weights
+from semraft.losses.weights import (
+    Measured,
+    NoGradient,
+    is_measured,
+    measure_shares,
+    next_flow_level,
+    step_weights,
+)
 from semraft.models.heads import is_of_head
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
@@ -24,6 +31,7 @@ from semraft.training.health import (
     counted,
     is_watched,
     ranges_of,
+    read_watch,
     sees_gradients,
     watch_flow,
     watch_gradients,
@@ -93,7 +101,7 @@ def take_step(
     watched_s = ranges.spent_s + time.perf_counter() - started
     if watch is not None:
         with counted(watch):
-            watch.values |= {name: float(value) for name, value in ranges.largest.items()}
+            watch.numbers |= ranges.largest
             watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
             watch_weights(watch, state.model)
     state.optimizer.zero_grad(set_to_none=True)
@@ -115,7 +123,9 @@ def take_step(
     if watch is not None:
         with counted(watch):
             watch_move(watch, state.model)
-            watch.values |= {"learning_rate": rate, "loss_scale": state.scaler.get_scale()}
+            watch.numbers["loss_scale"] = loss_scale(state)
+            read_watch(watch)
+            watch.values["learning_rate"] = rate
     state.step, state.measured = step, measured
     state.flow_level = next_flow_level(losses, config.loss, state.flow_level)
     state.add(losses, gradient_norm, told)
@@ -178,7 +188,7 @@ def _learn(
             parameter.grad = still if gradient is None else gradient
     if watch is not None:
         with counted(watch):
-            watch_gradients(watch, combined, [name for name, _ in named], state.scaler.get_scale())
+            watch_gradients(watch, combined, [name for name, _ in named], loss_scale(state))
     told = {
         f"{TERMS[name].scalar}_log_variance": torch.tensor(value.item(), device=device)
         for name, value in state.log_variances.items()
@@ -205,11 +215,19 @@ def _nothing_of_heads(model: RAFT) -> Float[Tensor, ""]:
 
 def _measure(losses: Objective, state: TrainingState, config: RunConfig, step: int) -> Measured:
     """The shares of the loss terms as known after this step."""
+    if not any(is_measured(chosen, step) for chosen in config.loss.terms):
+        return state.measured  # A scaler's number is waited for where it is needed.
     trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     try:
         return measure_shares(losses, trained, config.loss, step, state.measured, state.scaler.get_scale())
     except NoGradient as error:
         raise TrainingStopped(str(error)) from error
+
+
+def loss_scale(state: TrainingState) -> Float[Tensor, ""]:
+    """What losses are multiplied with before gradients are taken, on their device."""
+    scaled: Tensor = state.scaler.scale(torch.ones((), device=next(state.model.parameters()).device))
+    return scaled
 
 
 def clip(model: nn.Module, clip_norm: float) -> Float[Tensor, ""]:

@@ -59,7 +59,9 @@ def watched(
         combined = parted(gradients_of(scale(losses.total), parameters), terms)
     else:
         combined = combined_gradients(losses, weights, parameters, config, scale)
-    health.watch_gradients(watch, combined, [name for name, _ in model.named_parameters()], 1024.0)
+    loss_scale = scale(torch.ones(()))
+    health.watch_gradients(watch, combined, [name for name, _ in model.named_parameters()], loss_scale)
+    health.read_watch(watch)
     return watch.values
 
 
@@ -144,6 +146,7 @@ def test_flow_against_the_truth(batch: FlowBatch) -> None:
     prediction = Prediction(flows=flows, features1=batch.flow, features2=batch.flow)
     watch = Watch(device=CPU)
     health.watch_flow(watch, prediction, replace(batch, flow=invalid), LossConfig(), by_class=False)
+    health.read_watch(watch)
     length = batch.flow.norm(dim=1)[batch.valid]
     speeds = [value for name, value in watch.values.items() if name.startswith("shrinkage_speed")]
     assert len(speeds) == len({int(px >= 10) + int(px >= 40) for px in length.tolist()})
@@ -161,7 +164,8 @@ def test_floors_are_the_terms_on_the_true_flow(batch: FlowBatch) -> None:
     is that of all."""
     off = batch.flow + 40 * torch.rand(batch.flow.shape, generator=torch.Generator().manual_seed(0))
     prediction = Prediction(flows=[off + 1, off], features1=off, features2=off)
-    found = health.floors(prediction, batch, LOSS, by_class=True)
+    floors = health.floors(prediction, batch, LOSS, by_class=True)
+    found = {name: float(value) for name, value in floors.items()}
     mixed = torch.where(batch.valid[:, None], batch.flow, off)
     for flow, ending in ((mixed, "floor"), (off, "value")):
         expected = objective(replace(prediction, flows=[flow]), batch, LOSS, WEIGHTS).values
@@ -234,6 +238,7 @@ def test_activations_and_moves(model: RAFT, batch: FlowBatch) -> None:
         for parameter in model.update_block.parameters():
             parameter *= 1.01
     health.watch_move(watch, model)
+    health.read_watch(watch)
     assert watch.values["moved_update"] == pytest.approx(0.01, rel=1e-3)
     assert watch.values["moved_encoder"] == 0
 
