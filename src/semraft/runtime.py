@@ -271,8 +271,9 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 @contextlib.contextmanager
 def one_size() -> Iterator[None]:
     """Inside, cuDNN times its algorithms once for each size of images and then takes the fastest: for
-    training, whose crops are of one size."""
-    with _cudnn(benchmark=True):
+    training, whose crops are of one size. Not where torch is asked to be deterministic: another process may
+    find another algorithm the fastest."""
+    with _cudnn(benchmark=not torch.are_deterministic_algorithms_enabled()):
         yield
 
 

@@ -222,18 +222,34 @@ def test_a_step_keeps_what_the_rule_for_recomputing_believes(arch: str) -> None:
         assert 0.4 * total < total_half < 0.75 * total
 
 
-def test_a_tensor_of_the_cpu_is_refused_among_the_devices() -> None:
-    """What the tests above rest on."""
-    meeting = (
-        "from tests import stand_in\n"
-        "import torch\n"
-        "kept = stand_in.register()\n"
-        "with stand_in.MadeThere():\n"
-        "    there = torch.ones(3, device='standin')\n"
-        "    print((there * 2.0 + torch.tensor(1.0)).tolist())\n"
-        "    there + torch.ones(3)\n"
+def test_tensors_of_the_cpu_are_refused_where_cuda_refuses_them() -> None:
+    """What the tests above rest on: of the CPU's tensors CUDA takes one number in elementwise arithmetic, any
+    in `where`, indices, and what is copied."""
+    refused = told(
+        """
+        there, number = torch.ones(3, device="standin"), torch.tensor(1.0)
+        assert (there * 2.0 + number).tolist() == [3.0, 3.0, 3.0]
+        assert torch.where(there > 0, number, number).tolist() == [1.0, 1.0, 1.0]
+        assert there[torch.tensor([0, 2])].tolist() == there.clone().copy_(torch.ones(3))[:2].tolist()
+
+        def is_refused(work):
+            try:
+                work()
+            except RuntimeError as error:
+                return "of the CPU" in str(error)
+            return False
+
+        meetings = {
+            "tensor": lambda: there + torch.ones(3),
+            "stack": lambda: torch.stack([there[0], number]),
+            "cat": lambda: torch.cat([there, number[None]]),
+            "two numbers": lambda: torch.addcmul(there, number, number),
+            "written": lambda: number.add_(there[0]),
+            "foreach": lambda: torch._foreach_add_([there], [number]),
+            "matrix": lambda: there @ torch.ones(3),
+            "put": lambda: there.index_put_((torch.tensor([0, 2]),), torch.ones(2)),
+        }
+        print(json.dumps({name: is_refused(work) for name, work in meetings.items()}))
+        """
     )
-    refused = called([sys.executable, "-c", meeting], check=False)
-    assert refused.stdout == "[3.0, 3.0, 3.0]\n"
-    assert refused.returncode == 1
-    assert "a tensor of the CPU, (3,), among the stand-in's" in refused.stderr
+    assert all(refused.values()), refused
