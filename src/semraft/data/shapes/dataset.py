@@ -14,7 +14,6 @@ from semraft.data.shapes.scene import draw_scene
 from semraft.data.shapes.shadows import cast
 from semraft.data.shapes.textures import texture_bank
 from semraft.data.shapes.truth import flow_and_occlusion
-from semraft.ops.matches import in_frame, match_positions
 from semraft.sample import OPTIONAL_FIELDS, FlowDataset, FlowSample, Pair
 
 VALIDATION_SCENES = 1000
@@ -63,8 +62,8 @@ def scene(shapes: ShapesConfig, index: int, split: str = "train") -> FlowSample:
         rng, shapes.size, shapes.motion_px, shapes.effects, outlines, textures
     )
     first, second = (render(layers, frame, shapes.size, outlines, textures) for frame in (0, 1))
-    flow, occluded1 = flow_and_occlusion(layers, 0, first, second, outlines)
-    backward_flow, occluded2 = flow_and_occlusion(layers, 1, second, first, outlines)
+    flow, occluded1, stays = flow_and_occlusion(layers, 0, first, second, outlines)
+    backward_flow, occluded2, _ = flow_and_occlusion(layers, 1, second, first, outlines)
     pictures = []
     for frame, seen in enumerate((first, second)):
         cast(shadows, frame, outlines, seen.color)
@@ -82,7 +81,7 @@ def scene(shapes: ShapesConfig, index: int, split: str = "train") -> FlowSample:
         image2=pictures[1],
         flow=flow,
         valid=valid,
-        valid_noc=in_frame(*match_positions(flow)),
+        valid_noc=stays,
         backward_flow=backward_flow,
         backward_valid=valid.copy(),
         instances1=instance[first.layer],

@@ -6,7 +6,7 @@ import random
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 Color = tuple[float, float, float]
 _LEVELS = np.linspace(0, 1, 256)
@@ -88,10 +88,8 @@ def with_effects(light: Light, rng: random.Random, camera_px: tuple[float, float
     )
 
 
-def draw_palette(
-    rng: random.Random, light: Light, depth: float, channels: int
-) -> Float32[np.ndarray, "256 3"]:
-    """The colours of a texture's grey levels (of pictures: of each channel's), in the scene's light and fog.
+def draw_palette(rng: random.Random, channels: int) -> Float64[np.ndarray, "256 3"]:
+    """The colours of a texture's grey levels (of pictures: of each channel's), before light; any values.
 
     A palette leads through two to four colours that lie around one of the surface's own; low contrast is as
     frequent as high, and saturation moderate, as in photographs.
@@ -116,8 +114,19 @@ def draw_palette(
             luminance = 0.299 * red + 0.587 * green + 0.114 * blue
             path.append([value * part / luminance for part in (red, green, blue)])
         colors = np.stack([np.interp(_LEVELS, places, part) for part in zip(*path, strict=True)], 1)
-    # Dark and bright fade out as in a film, so that no large part of a picture is black or white.
-    toned = 125 + 120 * np.tanh(light.contrast * (colors - 125) / 130)
-    lit = toned * light.brightness * np.array(light.tint)
-    fog = light.fog_frac * depth**1.5
-    return np.asarray(np.clip((1 - fog) * lit + fog * np.array(light.fog_color), 0, 255), np.float32)
+    return np.asarray(colors)
+
+
+def lit(
+    colors: Float64[np.ndarray, "N 256 3"], depths: Float64[np.ndarray, " N"], light: Light
+) -> Float32[np.ndarray, "N 256 3"]:
+    """The palettes of layers at depths of 0 to 1 in the scene's light and fog, 0 to 255.
+
+    Dark and bright fade out as in a film, so that no large part of a picture is black or white.
+    """
+    toned = 125 + 120 * np.tanh(light.contrast / 130 * (colors - 125))
+    seen = toned * (light.brightness * np.array(light.tint))
+    if light.fog_frac > 0:
+        fog = light.fog_frac * depths[:, None, None] ** 1.5
+        seen = (1 - fog) * seen + fog * np.array(light.fog_color)
+    return np.asarray(np.clip(seen, 0, 255), np.float32)

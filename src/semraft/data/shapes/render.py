@@ -12,17 +12,17 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int16
 from numba import njit
 
-from semraft.data.shapes.outlines import OutlineBank
+from semraft.data.shapes.outlines import EVERYWHERE, OutlineBank
 from semraft.data.shapes.points import distances, onto_surface, slopes
 from semraft.data.shapes.scene import Layers
 from semraft.data.shapes.textures import LEVEL_STARTS, LEVELS, TextureBank
 from semraft.data.shapes.textures import SIDE as TEXTURE_SIDE
 
-NEAR_PX = 1.0
+NEAR_PX = 0.75
 """A pixel is near a border that passes closer than this."""
 _TILE = 8
-_HALF_DIAGONAL_PX = 5.0
-"""From the middle of a tile to the centre of its corner pixel, rounded up."""
+_TILE_PX, _BLOCK_PX = 5.0 + NEAR_PX, 22.0 + NEAR_PX
+"""From the middle of a tile, and of a block of 4x4 tiles, to what may be near its farthest pixel's centre."""
 _FINEST = 1.3
 """Texels a pixel that a texture is read at, at most."""
 _ONE = np.uint64(1)
@@ -69,39 +69,73 @@ def _paint(
     points, indices = np.empty((3, _POINTS)), np.empty((3, _POINTS), np.uint32)
     shares = np.empty((2, _POINTS), np.float32)
     a, b, signed = points[0], points[1], points[2]
+    found = np.empty(full.size, np.int64)
     for k in range(outline.size):
-        top, bottom, left, right = (
-            boxes[frame, k, 0],
-            boxes[frame, k, 1],
-            boxes[frame, k, 2],
-            boxes[frame, k, 3],
-        )
         colors, surface = palette[k], texels[texture[k]]
-        for tile_y in range(top // _TILE, (bottom + 7) // _TILE):
-            for tile_x in range(left // _TILE, (right + 7) // _TILE):
-                if full[tile_y, tile_x]:
+        count = _find_tiles(
+            frame, to_plane, shears, shear_count, boxes, outline, form, fields, k, middle_x, middle_y, points,
+            full, found,
+        )  # fmt: skip
+        for tile in found[:count]:
+            tile_y, tile_x = tile // full.shape[1], tile % full.shape[1]
+            x, y = tile_x * _TILE - middle_x, tile_y * _TILE - middle_y
+            ax, ay, bx, by = slopes(to_plane, shears, shear_count, frame, k, x + 3.5, y + 3.5)
+            reach = _reach(ax, ay, bx, by, shears, shear_count, frame, k, _TILE_PX)
+            middle = _distance(
+                frame, to_plane, shears, shear_count, outline, form, fields, k, x + 3.5, y + 3.5, points
+            )
+            if middle > reach:
+                continue
+            edge = 0 if middle < -reach else 1
+            size = _lattice(x, y, edge, a, b)
+            onto_surface(to_plane, shears, shear_count, frame, k, a, b, size)
+            if edge:
+                distances(outline, form, fields, k, a, b, signed, size)
+            level = _level(to_texel, k, ax, ay, bx, by)
+            _find_texels(to_texel, k, level, level_starts[level], a, b, size, indices, shares)
+            close = _reach(ax, ay, bx, by, shears, shear_count, frame, k, NEAR_PX)
+            full[tile_y, tile_x] = _paint_tile(
+                k, edge, close, signed, colors, surface, indices, shares, tile_y * _TILE, tile_x * _TILE,
+                color, layer, near, clear,
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def _find_tiles(
+    frame, to_plane, shears, shear_count, boxes, outline, form, fields, k, middle_x, middle_y, points,
+    full, found,
+):  # fmt: skip
+    """The tiles of a layer's box that are not full, but for blocks of 4x4 that its outline leaves out."""
+    first_y, last_y = boxes[frame, k, 0] // _TILE, (boxes[frame, k, 1] - 1) // _TILE
+    first_x, last_x = boxes[frame, k, 2] // _TILE, (boxes[frame, k, 3] - 1) // _TILE
+    count = 0
+    for top in range(first_y - first_y % 4, last_y + 1, 4):
+        for left in range(first_x - first_x % 4, last_x + 1, 4):
+            if outline[k] != EVERYWHERE:
+                x, y = left * _TILE + 15.5 - middle_x, top * _TILE + 15.5 - middle_y
+                ax, ay, bx, by = slopes(to_plane, shears, shear_count, frame, k, x, y)
+                reach = _reach(ax, ay, bx, by, shears, shear_count, frame, k, _BLOCK_PX)
+                if reach < _distance(
+                    frame, to_plane, shears, shear_count, outline, form, fields, k, x, y, points
+                ):
                     continue
-                x, y = tile_x * _TILE - middle_x, tile_y * _TILE - middle_y
-                ax, ay, bx, by = slopes(to_plane, shears, shear_count, frame, k, x + 3.5, y + 3.5)
-                reach = _reach(ax, ay, bx, by, shears, shear_count, frame, k, _HALF_DIAGONAL_PX + NEAR_PX)
-                a[0], b[0] = x + 3.5, y + 3.5
-                onto_surface(to_plane, shears, shear_count, frame, k, a, b, 1)
-                distances(outline, form, fields, k, a, b, signed, 1)
-                if signed[0] > reach:
-                    continue
-                inside = signed[0] < -reach
-                edge = 0 if inside else 1
-                count = _lattice(x, y, edge, a, b)
-                onto_surface(to_plane, shears, shear_count, frame, k, a, b, count)
-                if not inside:
-                    distances(outline, form, fields, k, a, b, signed, count)
-                level = _level(to_texel, k, ax, ay, bx, by)
-                _find_texels(to_texel, k, level, level_starts[level], a, b, count, indices, shares)
-                close = reach * NEAR_PX / (_HALF_DIAGONAL_PX + NEAR_PX)
-                full[tile_y, tile_x] = _paint_tile(
-                    k, edge, close, signed, colors, surface, indices, shares, tile_y * _TILE, tile_x * _TILE,
-                    color, layer, near, clear,
-                )  # fmt: skip
+            for tile_y in range(max(first_y, top), min(last_y, top + 3) + 1):
+                for tile_x in range(max(first_x, left), min(last_x, left + 3) + 1):
+                    if not full[tile_y, tile_x]:
+                        found[count] = tile_y * full.shape[1] + tile_x
+                        count += 1
+    return count
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def _distance(frame, to_plane, shears, shear_count, outline, form, fields, k, x, y, points):
+    """The signed distance of one point of a frame from a layer's outline, on the layer's surface."""
+    points[0, 0], points[1, 0] = x, y
+    onto_surface(to_plane, shears, shear_count, frame, k, points[0], points[1], 1)
+    distances(outline, form, fields, k, points[0], points[1], points[2], 1)
+    return points[2, 0]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

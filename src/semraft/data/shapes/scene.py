@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from semraft.data.shapes import motion
 from semraft.data.shapes.outlines import BARS, EVERYWHERE, REACH, OutlineBank
-from semraft.data.shapes.palettes import Light, draw_light, draw_palette, with_effects
+from semraft.data.shapes.palettes import Light, draw_light, draw_palette, lit, with_effects
 from semraft.data.shapes.shadows import Shadows, draw_shadows
 from semraft.data.shapes.textures import SIDE as TEXTURE_SIDE
 from semraft.data.shapes.textures import TextureBank
@@ -258,7 +258,11 @@ def _packed(
         form=np.array([layer.form for layer in layers]),
         texture=texture,
         to_texel=to_texel,
-        palette=np.stack([draw_palette(rng, light, layer.depth, textures.channels) for layer in layers]),
+        palette=lit(
+            np.stack([draw_palette(rng, textures.channels) for _ in layers]),
+            np.array([layer.depth for layer in layers]),
+            light,
+        ),
         own_motion=np.array([layer.own_motion for layer in layers]),
     )
 

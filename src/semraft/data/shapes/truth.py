@@ -14,30 +14,30 @@ from semraft.data.shapes.scene import Layers
 
 def flow_and_occlusion(
     layers: Layers, frame: int, seen: Rendered, other: Rendered, outlines: OutlineBank
-) -> tuple[Float32[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
-    """Flow from a frame (0 or 1) to the other, and where its end is covered or out of the frame.
+) -> tuple[Float32[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """Flow from a frame (0 or 1) to the other; where its end is hidden or out of frame; where it is in it.
 
     A point is covered if any layer in front of its own is there; that is asked of the outlines, except where
     the nearest pixel of the other frame is far from every border and says it.
     """
     flow = np.empty((*seen.layer.shape, 2), np.float32)
-    occluded = np.empty(seen.layer.shape, bool)
+    occluded, stays = np.empty(seen.layer.shape, bool), np.empty(seen.layer.shape, bool)
     asked = np.empty((3, seen.layer.size))
     count = _follow(
         frame, layers.to_plane, layers.from_plane, layers.shears, layers.shear_count, seen.layer, other.layer,
-        other.near, flow, occluded, asked,
+        other.near, flow, occluded, stays, asked,
     )  # fmt: skip
     _cover(
         1 - frame, layers.to_plane, layers.shears, layers.shear_count, layers.boxes, layers.outline,
         layers.form, outlines.fields, seen.layer.reshape(-1), asked[:, :count], occluded.reshape(-1),
     )  # fmt: skip
-    return flow, occluded
+    return flow, occluded, stays
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _follow(
-    frame, to_plane, from_plane, shears, shear_count, layer, other_layer, near, flow, occluded, asked
+    frame, to_plane, from_plane, shears, shear_count, layer, other_layer, near, flow, occluded, stays, asked
 ):  # fmt: skip
     """Follows every pixel, runs of those that see one layer together. Returns how many ends are near borders;
     `asked` has them: column and row from the middle of the frame, and the number of the pixel."""
@@ -65,7 +65,8 @@ def _follow(
                 flow[row, column, 0], flow[row, column, 1] = u[i], v[i]
                 # By the flow as it is stored, so that both agree at the frame's border.
                 end_x, end_y = np.float32(column) + u[i], np.float32(row) + v[i]
-                if not (end_x >= 0 and end_x <= width - 1 and end_y >= 0 and end_y <= height - 1):
+                stays[row, column] = 0 <= end_x <= width - 1 and 0 <= end_y <= height - 1
+                if not stays[row, column]:
                     occluded[row, column] = True
                     continue
                 at_row, at_column = np.uint64(end_y + np.float32(0.5)), np.uint64(end_x + np.float32(0.5))
