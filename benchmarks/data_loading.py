@@ -31,10 +31,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
+from semraft.config import AugmentConfig, DataConfig, OptimConfig, ShapesConfig, WorldConfig
 from semraft.data import index_dataset, packed
 from semraft.data.loader import training_batches, training_sample
 from semraft.data.pictures import read_image, write_image
+from semraft.data.shapes.dataset import scene as layered_scene
 from semraft.data.synthesize import synthesize
 from semraft.data.world import scene
 from semraft.sample import FlowDataset, Pair
@@ -275,12 +276,14 @@ def main() -> None:
         if not (folder / "listed").exists():
             make_data(folder)
         rows = loading(folder, options.samples)
-        scene(0, 0, (128, 256))
-        rows += [
-            *compare(
-                {"world scene, 128x256": lambda number: scene(0, number, (128, 256))}, options.samples, {}
-            )
-        ]
+        made = {
+            "world scene, 128x256": lambda number: scene(0, number, (128, 256)),
+            "shapes scene, 256x320": lambda number: layered_scene(ShapesConfig(), number),
+        }
+        for make in made.values():
+            for number in range(options.samples):  # Textures are made and loops compiled.
+                make(number)
+        rows += [*compare(made, options.samples, {})]
         rates = {
             (name, workers): samples_per_s(folder / place, workers)
             for name, place in (("files", "jpg"), ("pack", "pack"), ("pack, images as files", "pack-files"))

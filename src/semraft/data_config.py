@@ -84,7 +84,7 @@ class ShapesConfig:
     """About the mean length of flow in pixels; scenes differ much, and no object moves by more than half of
     the frame."""
     effects: bool = True
-    """Noise, fog, uneven light, and blur and exposure that change between the frames."""
+    """Noise, fog, shadows, uneven light, and blur and exposure that change between the frames."""
     textures: str = ""
     """A folder of pictures (jpg, png, ppm) to take as textures; procedural ones without it."""
 

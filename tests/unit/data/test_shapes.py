@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from semraft.config import ShapesConfig, WorldConfig
 from semraft.data import open_dataset
+from semraft.data.pictures import write_image
 from semraft.data.shapes.dataset import VALIDATION_SCENES, scene
 from semraft.data.shapes.outlines import BARS, EVERYWHERE, SIDE, OutlineBank, outline_bank
 from semraft.data.shapes.render import render
@@ -204,13 +206,13 @@ class SlowRenderer:
 
 
 @pytest.mark.parametrize(
-    ("index", "direction"), [(1, "forward"), (6, "backward"), (9, "forward"), (12, "backward")]
+    ("index", "direction"), [(1, "forward"), (6, "backward"), (9, "forward"), (9, "backward")]
 )
 def test_truth_equals_a_slow_renderer(index: int, direction: str) -> None:
     """Layers, flow and occlusion of random pixels, and of pixels at borders and at occlusions.
 
     Every layer is asked at every point. Red when: a tile that a thin bar crosses is skipped (reach without
-    what shears change); `near` is never set; shears of the motion are not undone; a box is too small.
+    what shears change); `near` is never set; shears are undone in their own order; a box is too small.
     """
     sample = rendered(index)
     slow = SlowRenderer(CLEAN, index)
@@ -240,25 +242,45 @@ def test_truth_equals_a_slow_renderer(index: int, direction: str) -> None:
 
 
 def test_pictures_equal_a_slow_renderer() -> None:
-    """The mean of 6x6 points a pixel, before the lens; borders are where both cover a pixel differently.
+    """The mean of 6x6 points a pixel, before the lens, inside objects and where two meet.
 
-    Textures that are seen smaller than they are (more than a texel a pixel) are left to the truth's tests.
-    Red when: coverage is 0 or 1; a texture lies half a texel aside; a palette is read upside down.
+    In scene 3 all is seen at less than a texel a pixel, and must be the same; elsewhere textures are averaged
+    by mip maps. Red when: coverage is 0 or 1, or a pixel wide and half a pixel aside; a texture lies half a
+    texel aside, at full resolution or at another.
     """
-    errors, at_edges = [], []
-    for index in (1, 6, 9):
+    inside: dict[int, list[float]] = {}
+    at_edges, of_points = [], []
+    for index in (1, 3, 6, 9):
         slow = SlowRenderer(CLEAN, index)
         color = render(slow.layers, 0, CLEAN.size, slow.outlines, slow.textures).color
         instances = rendered(index).instances1.astype(np.float32)
         edges = cv2.morphologyEx(instances, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
         rng = np.random.default_rng(index)
-        for flat in np.concatenate([rng.integers(0, edges.size, 60), rng.choice(np.flatnonzero(edges), 60)]):
+        for flat in np.concatenate([rng.integers(0, edges.size, 40), rng.choice(np.flatnonzero(edges), 40)]):
             y, x = divmod(int(flat), edges.shape[1])
             offsets = (np.arange(6) + 0.5) / 6 - 0.5
             points = [np.array([x + dx, y + dy]) for dy in offsets for dx in offsets]
             mean = np.mean([slow.light(0, point) for point in points], axis=0)
-            (at_edges if edges[y, x] else errors).append(np.abs(color[y, x] - mean).mean())
-    assert np.median(errors) < 3
-    assert np.mean(errors) < 8
-    assert np.median(at_edges) < 6
-    assert np.mean(at_edges) < 12
+            error = float(np.abs(color[y, x] - mean).mean())
+            if edges[y, x]:
+                at_edges.append(error)
+                of_points.append(float(np.abs(slow.light(0, np.array([x, y], float)) - mean).mean()))
+            else:
+                inside.setdefault(index, []).append(error)
+    assert np.mean(inside[3]) < 0.1
+    assert np.mean([error for errors in inside.values() for error in errors]) < 1.2
+    assert np.mean(at_edges) < 0.45 * np.mean(of_points)
+
+
+def test_pictures_of_a_folder_are_textures_in_their_own_colours(tmp_path: Path) -> None:
+    """Red when: red and blue change places; a grey palette is laid over pictures."""
+    shapes = dataclasses.replace(CLEAN, textures=str(tmp_path))
+    with pytest.raises(ValueError, match="no picture there"):
+        open_dataset("shapes", None, "train", WorldConfig(), shapes)
+    picture = np.zeros((300, 400, 3), np.uint8) + np.array([200, 60, 20], np.uint8)
+    write_image(tmp_path / "red.png", picture)
+    texture_bank.cache_clear()
+    sample = open_dataset("shapes", None, "train", WorldConfig(), shapes)[0]
+    red, green, blue = sample.image1.reshape(-1, 3).mean(0)
+    assert red > green + 20
+    assert green > blue
