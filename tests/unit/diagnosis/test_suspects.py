@@ -276,11 +276,11 @@ def test_every_experiment_is_a_command_that_works(
             assert cli.run(words) == 0, command
     trained = [given for what, given in done if what == "training.loop.train"]
     assert len(trained) >= 8
-    outputs = [str(folder) for _, folder, _ in trained]
+    outputs = [str(folder) for _, folder, *_ in trained]
     assert all(output.startswith(f"{run}-") for output in outputs)
     left = {
         tuple(term.name for term in asked.loss.terms)
-        for asked, folder, _ in trained
+        for asked, folder, *_ in trained
         if "without" in str(folder)
     }
     every = [term.name for term in config.loss.terms]
