@@ -149,7 +149,8 @@ def same(one: FlowSample, two: FlowSample) -> bool:
 def test_fixed_draws_are_those_of_seed_0() -> None:
     """Red when: the order or the augmentation of fixed draws still moves with the seed."""
     config = RECIPES["world-as-it-was"].config
-    data = replace(config.data, crop=(64, 72), world=replace(config.data.world, size=(72, 96), scenes=5))
+    world = replace(config.data.world, size=(72, 96), scenes=5)
+    data = replace(config.data, crop=(64, 72), world=world, workers=0)
     datasets, weights = training_data(data)
     optim = replace(config.optim, steps=2, batch=2)
 
