@@ -288,7 +288,8 @@ def test_flow_for_two_pictures_from_the_command_line(undisturbed: Path, tmp_path
     flow, valid = semraft_package.read_flow(tmp_path / "flow" / "a.flo")
     assert valid.all()
     np.testing.assert_allclose(flow, expected, atol=0.02)  # The run keeps half precision.
-    assert {path.name for path in (tmp_path / "flow").iterdir()} == {"a.flo", "a_kitti.png", "a_flow.png"}
+    names = {path.name for path in (tmp_path / "flow").iterdir()}
+    assert names == {"a.flo", "a_kitti.png", "a_flow.png", "a_sheet.png"}
 
 
 def test_a_report_of_real_runs(undisturbed: Path, tmp_path: Path) -> None:
