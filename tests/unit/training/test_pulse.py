@@ -198,16 +198,16 @@ def test_a_line_of_several_steps() -> None:
 
 
 def test_numbers_from_a_checkpoint_meet_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line half of which was before a resume. Red when: numbers of the CPU are stacked with a GPU's."""
+    """A line half of which was before a resume. Red when: numbers of the CPU meet a GPU's."""
     met: list[str] = []
 
-    def stack(values: list[Tensor]) -> Tensor:  # Tensors of `meta` are not the CPU's, and hold nothing.
+    def cat(values: list[Tensor]) -> Tensor:  # Tensors of `meta` are not the CPU's, and hold nothing.
         met.extend(value.device.type for value in values)
-        return torch.zeros(len(values))
+        return torch.full((len(values),), 3.0)
 
-    monkeypatch.setattr(torch, "stack", stack)
-    line_of([{"epe_px": torch.ones(())}, {"epe_px": torch.ones((), device="meta")}])
-    assert met == ["meta", "meta"]
+    monkeypatch.setattr(torch, "cat", cat)
+    assert line_of([{"epe_px": torch.ones(())}, {"epe_px": torch.ones((), device="meta")}]) == {"epe_px": 2.0}
+    assert met == ["meta"]
 
 
 def test_a_run_has_a_thousand_lines_or_one_a_step() -> None:
