@@ -74,16 +74,26 @@ def direct(x: Float[Tensor, "B C H W"], kernel: Kernel, stride: int = 1) -> Floa
 
 
 class Convolution(nn.Conv2d):
-    """A convolution whose output is as large as its input, or half as large with a stride of 2."""
+    """A convolution whose output is as large as its input, or half as large with a stride of 2.
+
+    With `in_parts` it reads its input `in_two_parts`, by the same weights for both.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        in_parts: bool = False,
     ) -> None:
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         super().__init__(in_channels, out_channels, (height, width), stride, (height // 2, width // 2))
+        self.in_parts = in_parts
 
     def prepare(self, like: Float[Tensor, "B _ H W"]) -> Kernel:
-        return prepare(self.weight, self.bias, like)
+        weight = for_two_parts(self.weight, like) if self.in_parts else self.weight
+        return prepare(weight, self.bias, like)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K h w"]:
         if self.stride == (1, 1):
@@ -100,6 +110,24 @@ def computed_in(x: Tensor) -> torch.dtype:
     """The type that a convolution of x computes in: autocast's, where it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def in_two_parts(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+    """In half precision, x as two numbers whose sum it is: the nearest, and what that leaves. Else x itself.
+
+    A convolution adds up products in float32, so that both together are read with 16 bits (22 in float16) at
+    the price of C more channels.
+    """
+    dtype = computed_in(x)
+    if dtype.itemsize > 2:
+        return x
+    nearest = x.to(dtype)
+    return torch.cat([nearest, (x - nearest).to(dtype)], dim=1)
+
+
+def for_two_parts(weight: Float[Tensor, "K C kh kw"], like: Tensor) -> Float[Tensor, "K D kh kw"]:
+    """The weights of what `in_two_parts` returns: those of x for each part."""
+    return torch.cat([weight, weight], dim=1) if computed_in(like).itemsize == 2 else weight
 
 
 def fast_format(x: Tensor) -> torch.memory_format:

@@ -1,4 +1,8 @@
-"""One refinement of RAFT: correlation and flow in, a change of flow out, and the weights for upsampling."""
+"""One refinement of RAFT: correlation and flow in, a change of flow out, and the weights for upsampling.
+
+In half precision every convolution that reads the flow gets it `in_two_parts`: in bfloat16 alone, 200 px are
+rounded to whole pixels.
+"""
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -13,7 +17,9 @@ from semraft.models.convolution import (
     Convolution,
     Kernel,
     convolve,
+    for_two_parts,
     in_fast_format,
+    in_two_parts,
     prepare,
     prepare_all,
 )
@@ -24,7 +30,10 @@ Kernels = Mapping[nn.Module, Kernel]
 
 
 class MotionEncoder(nn.Module):
-    """The correlation window and the flow so far as `out_channels` features, the last two the flow itself."""
+    """The correlation window and the flow so far as `out_channels` features, the last two the flow itself.
+
+    In half precision the flow is in two parts, and four channels.
+    """
 
     def __init__(
         self,
@@ -40,7 +49,7 @@ class MotionEncoder(nn.Module):
         for widths in pairwise(correlation_widths):
             self.correlation.extend([Convolution(*widths, 3), nn.ReLU(inplace=True)])
         self.flow = nn.Sequential(
-            Convolution(2, flow_widths[0], 7),
+            Convolution(2, flow_widths[0], 7, in_parts=True),
             nn.ReLU(inplace=True),
             Convolution(*flow_widths, 3),
             nn.ReLU(inplace=True),
@@ -51,9 +60,10 @@ class MotionEncoder(nn.Module):
     def forward(
         self, correlation: Float[Tensor, "B D h w"], flow: Float[Tensor, "B 2 h w"], kernels: Kernels
     ) -> Float[Tensor, "B M h w"]:
+        flow = in_two_parts(flow)
         seen, moved = run(self.correlation, correlation, kernels), run(self.flow, flow, kernels)
         merged = F.relu(convolve((seen, moved), kernels[self.merge]), inplace=True)
-        return torch.cat([merged, flow.to(merged.dtype)], dim=1)
+        return torch.cat([merged, flow], dim=1)
 
 
 def run(layers: nn.Module, x: Float[Tensor, "B C h w"], kernels: Kernels) -> Float[Tensor, "B D h w"]:
@@ -73,7 +83,8 @@ class GateConstants(NamedTuple):
 
 
 class ConvGRU(nn.Module):
-    """A gated recurrent unit of convolutions over hidden state, context and motion, in that order.
+    """A gated recurrent unit of convolutions over hidden state, context and motion, in that order; motion is
+    what a MotionEncoder makes.
 
     A convolution is linear in its input channels and the context is the same at every refinement: its share
     of the three convolutions, biases included, is computed once (`prepare`) and added at each.
@@ -94,7 +105,8 @@ class ConvGRU(nn.Module):
         bias = torch.cat([convolution.bias for convolution in convolutions if convolution.bias is not None])
         of_hidden, of_context, of_motion = torch.split(weight, list(self.channels), dim=1)
         share = convolve(context, prepare(of_context, bias, context))
-        changing = torch.cat([of_hidden, of_motion], dim=1)
+        of_features, of_flow = torch.split(of_motion, [self.channels[2] - 2, 2], dim=1)
+        changing = torch.cat([of_hidden, of_features, for_two_parts(of_flow, context)], dim=1)
         gates = 2 * self.channels[0]
         return GateConstants(
             prepare(changing[:gates], None, context),

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from semraft.models import winograd
 from semraft.models import winograd_kernels as kernels
-from semraft.models.convolution import Convolution, convolve, prepare, prepare_all
+from semraft.models.convolution import Convolution, convolve, in_two_parts, prepare, prepare_all
 
 SIZES = pytest.mark.parametrize("kernel", [(3, 3), (1, 5), (5, 1), (1, 1), (7, 7)])
 # Tiles that do not divide the size; two images; channels that are neither equal nor a power of two.
@@ -190,3 +190,24 @@ def test_parts_are_their_channels_one_after_the_other(kernel: tuple[int, int]) -
     of_x, of_weight = torch.autograd.grad(whole.square().sum(), [x, weight])
     torch.testing.assert_close(torch.cat(gradients[:2], dim=1), of_x)
     torch.testing.assert_close(gradients[2], of_weight)
+
+
+def test_two_parts_are_read_more_finely_than_half_precision() -> None:
+    """Numbers around 30, of which bfloat16 knows one in eight, and weights that it knows, against float32;
+    gradients of the weights too. Red when: what the nearest number leaves is dropped, or counted otherwise.
+    """
+    torch.manual_seed(0)
+    x = 30 + torch.rand(1, 2, 9, 11)
+    layer = Convolution(2, 5, 3, in_parts=True)
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.bfloat16() - layer.weight.bfloat16().mean((2, 3), keepdim=True))
+        layer.weight.copy_(layer.weight.bfloat16())
+    outputs, gradients = [], []
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            found = layer(in_two_parts(x))[..., 1:-1, 1:-1]
+        outputs.append(found.float())
+        gradients.extend(torch.autograd.grad(found.float().square().sum(), layer.weight))
+    assert torch.equal(in_two_parts(x), x)
+    for exact, found in (outputs, gradients):
+        assert (found - exact).norm() < 0.02 * exact.norm()
