@@ -26,7 +26,8 @@ class Progress:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self.deselected = max(self.deselected, node.workeroutput.get("deselected", 0))
+        output = getattr(node, "workeroutput", {})  # One that crashed has none.
+        self.deselected = max(self.deselected, output.get("deselected", 0))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str]:
