@@ -76,7 +76,7 @@ def direct(x: Float[Tensor, "B C H W"], kernel: Kernel, stride: int = 1) -> Floa
 class Convolution(nn.Conv2d):
     """A convolution whose output is as large as its input, or half as large with a stride of 2.
 
-    With `in_parts` it reads its input `in_two_parts`, by the same weights for both.
+    With `reads_parts` it reads its input `in_parts`.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Convolution(nn.Conv2d):
         out_channels: int,
         kernel: int | tuple[int, int],
         stride: int = 1,
-        in_parts: bool = False,
+        reads_parts: bool = False,
     ) -> None:
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         super().__init__(in_channels, out_channels, (height, width), stride, (height // 2, width // 2))
-        self.in_parts = in_parts
+        self.reads_parts = reads_parts
 
     def prepare(self, like: Float[Tensor, "B _ H W"]) -> Kernel:
-        weight = for_two_parts(self.weight, like) if self.in_parts else self.weight
+        weight = for_parts(self.weight, like) if self.reads_parts else self.weight
         return prepare(weight, self.bias, like)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K h w"]:
@@ -112,22 +112,27 @@ def computed_in(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def in_two_parts(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
-    """In half precision, x as two numbers whose sum it is: the nearest, and what that leaves. Else x itself.
+def in_parts(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+    """x as channels that a convolution in half precision reads without rounding them; else x itself.
 
-    A convolution adds up products in float32, so that both together are read with 16 bits (22 in float16) at
-    the price of C more channels.
+    The nearest number, what that leaves, and the nearest once more, for three times the channels. With
+    `for_parts` of the weights they give x w = near_x w + rest_x w + near_x rest_w, but for rest_x rest_w: 16
+    bits of both (22 in float16), as a convolution adds up its products in float32.
     """
     dtype = computed_in(x)
     if dtype.itemsize > 2:
         return x
-    nearest = x.to(dtype)
-    return torch.cat([nearest, (x - nearest).to(dtype)], dim=1)
+    near = x.to(dtype)
+    return torch.cat([near, (x - near).to(dtype), near], dim=1)
 
 
-def for_two_parts(weight: Float[Tensor, "K C kh kw"], like: Tensor) -> Float[Tensor, "K D kh kw"]:
-    """The weights of what `in_two_parts` returns: those of x for each part."""
-    return torch.cat([weight, weight], dim=1) if computed_in(like).itemsize == 2 else weight
+def for_parts(weight: Float[Tensor, "K C kh kw"], like: Tensor) -> Float[Tensor, "K D kh kw"]:
+    """The weights of the channels of `in_parts`, where those are more than x has."""
+    dtype = computed_in(like)
+    if dtype.itemsize > 2:
+        return weight
+    rest = weight.detach() - weight.detach().to(dtype)
+    return torch.cat([weight, weight, rest], dim=1)
 
 
 def fast_format(x: Tensor) -> torch.memory_format:

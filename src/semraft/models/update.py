@@ -1,6 +1,6 @@
 """One refinement of RAFT: correlation and flow in, a change of flow out, and the weights for upsampling.
 
-In half precision every convolution that reads the flow gets it `in_two_parts`: in bfloat16 alone, 200 px are
+In half precision every convolution that reads the flow gets it `in_parts`: in bfloat16 alone, 200 px are
 rounded to whole pixels.
 """
 
@@ -17,9 +17,9 @@ from semraft.models.convolution import (
     Convolution,
     Kernel,
     convolve,
-    for_two_parts,
+    for_parts,
     in_fast_format,
-    in_two_parts,
+    in_parts,
     prepare,
     prepare_all,
 )
@@ -32,7 +32,7 @@ Kernels = Mapping[nn.Module, Kernel]
 class MotionEncoder(nn.Module):
     """The correlation window and the flow so far as `out_channels` features, the last two the flow itself.
 
-    In half precision the flow is in two parts, and four channels.
+    In half precision the flow is `in_parts`, and six channels.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MotionEncoder(nn.Module):
         for widths in pairwise(correlation_widths):
             self.correlation.extend([Convolution(*widths, 3), nn.ReLU(inplace=True)])
         self.flow = nn.Sequential(
-            Convolution(2, flow_widths[0], 7, in_parts=True),
+            Convolution(2, flow_widths[0], 7, reads_parts=True),
             nn.ReLU(inplace=True),
             Convolution(*flow_widths, 3),
             nn.ReLU(inplace=True),
@@ -60,7 +60,7 @@ class MotionEncoder(nn.Module):
     def forward(
         self, correlation: Float[Tensor, "B D h w"], flow: Float[Tensor, "B 2 h w"], kernels: Kernels
     ) -> Float[Tensor, "B M h w"]:
-        flow = in_two_parts(flow)
+        flow = in_parts(flow)
         seen, moved = run(self.correlation, correlation, kernels), run(self.flow, flow, kernels)
         merged = F.relu(convolve((seen, moved), kernels[self.merge]), inplace=True)
         return torch.cat([merged, flow], dim=1)
@@ -106,7 +106,7 @@ class ConvGRU(nn.Module):
         of_hidden, of_context, of_motion = torch.split(weight, list(self.channels), dim=1)
         share = convolve(context, prepare(of_context, bias, context))
         of_features, of_flow = torch.split(of_motion, [self.channels[2] - 2, 2], dim=1)
-        changing = torch.cat([of_hidden, of_features, for_two_parts(of_flow, context)], dim=1)
+        changing = torch.cat([of_hidden, of_features, for_parts(of_flow, context)], dim=1)
         gates = 2 * self.channels[0]
         return GateConstants(
             prepare(changing[:gates], None, context),

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from semraft.models import winograd
 from semraft.models import winograd_kernels as kernels
-from semraft.models.convolution import Convolution, convolve, in_two_parts, prepare, prepare_all
+from semraft.models.convolution import Convolution, convolve, in_parts, prepare, prepare_all
 
 SIZES = pytest.mark.parametrize("kernel", [(3, 3), (1, 5), (5, 1), (1, 1), (7, 7)])
 # Tiles that do not divide the size; two images; channels that are neither equal nor a power of two.
@@ -192,22 +192,22 @@ def test_parts_are_their_channels_one_after_the_other(kernel: tuple[int, int]) -
     torch.testing.assert_close(gradients[2], of_weight)
 
 
-def test_two_parts_are_read_more_finely_than_half_precision() -> None:
-    """Numbers around 30, of which bfloat16 knows one in eight, and weights that it knows, against float32;
-    gradients of the weights too. Red when: what the nearest number leaves is dropped, or counted otherwise.
+def test_parts_are_read_more_finely_than_half_precision() -> None:
+    """Numbers around 30, of which bfloat16 knows eight between two integers, under weights that cancel them,
+    against float32; gradients of the weights too. Red when: what is left of the numbers or of the weights is
+    dropped, or learnt from twice.
     """
     torch.manual_seed(0)
     x = 30 + torch.rand(1, 2, 9, 11)
-    layer = Convolution(2, 5, 3, in_parts=True)
+    layer = Convolution(2, 5, 3, reads_parts=True)
     with torch.no_grad():
-        layer.weight.copy_(layer.weight.bfloat16() - layer.weight.bfloat16().mean((2, 3), keepdim=True))
-        layer.weight.copy_(layer.weight.bfloat16())
+        layer.weight.sub_(layer.weight.mean((2, 3), keepdim=True))
     outputs, gradients = [], []
     for half in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            found = layer(in_two_parts(x))[..., 1:-1, 1:-1]
-        outputs.append(found.float())
-        gradients.extend(torch.autograd.grad(found.float().square().sum(), layer.weight))
-    assert torch.equal(in_two_parts(x), x)
+            found = layer(in_parts(x))[..., 1:-1, 1:-1].float()
+        outputs.append(found)
+        gradients.extend(torch.autograd.grad(found.square().sum(), layer.weight))
+    assert torch.equal(in_parts(x), x)
     for exact, found in (outputs, gradients):
         assert (found - exact).norm() < 0.02 * exact.norm()
