@@ -131,7 +131,8 @@ def for_parts(weight: Float[Tensor, "K C kh kw"], like: Tensor) -> Float[Tensor,
     dtype = computed_in(like)
     if dtype.itemsize > 2:
         return weight
-    rest = weight.detach() - weight.detach().to(dtype)
+    with torch.no_grad():  # The gradient of both parts together is the weight's own.
+        rest = weight - weight.to(dtype)
     return torch.cat([weight, weight, rest], dim=1)
 
 
