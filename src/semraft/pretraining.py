@@ -69,13 +69,13 @@ def _with_the_world(config: RunConfig) -> RunConfig:
 CHAINS: dict[str, dict[str, RunConfig]] = {
     "cpu": {
         "pretrain-1": _stage(
-            (96, 160), 5.0, 4, batch=8, steps=2000, rate=1.2e-3, matching=0.5, occluded="leave-out"
+            (96, 160), 5.0, 4, batch=8, steps=2000, rate=8e-4, matching=0.5, occluded="leave-out"
         ),
         "pretrain-2": _stage(
-            (160, 224), 10.0, 8, batch=4, steps=6000, rate=6e-4, matching=0.3, occluded="leave-out"
+            (160, 224), 10.0, 8, batch=4, steps=6000, rate=5e-4, matching=0.3, occluded="leave-out"
         ),
         "pretrain-3": _with_the_world(
-            _stage((224, 320), 18.0, 12, batch=2, steps=20_000, rate=3e-4, matching=0.1, occluded="keep")
+            _stage((224, 320), 18.0, 12, batch=2, steps=20_000, rate=2.5e-4, matching=0.1, occluded="keep")
         ),
     },
     "gpu": {
