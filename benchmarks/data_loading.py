@@ -32,12 +32,13 @@ import torch
 from PIL import Image
 
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, ShapesConfig, WorldConfig
-from semraft.data import index_dataset, packed
+from semraft.data import index_dataset
+from semraft.data.files import packed
+from semraft.data.files.pictures import read_image, write_image
 from semraft.data.loader import training_batches, training_sample
-from semraft.data.pictures import read_image, write_image
-from semraft.data.shapes.dataset import scene as layered_scene
-from semraft.data.synthesize import synthesize
-from semraft.data.world import scene
+from semraft.data.shapes.shapes_dataset import scene as layered_scene
+from semraft.data.world.driving_scene import scene
+from semraft.data.world.export import synthesize
 from semraft.sample import FlowDataset, Pair
 
 CROP = (288, 960)
@@ -211,7 +212,7 @@ def samples_per_s(folder: Path, workers: int, batches: int = 12, batch: int = 4)
 
 def start_seconds(arguments: list[str], output: Path) -> tuple[float, float]:
     """Wall and CPU seconds of a training until it has written the losses of its first step."""
-    command = [sys.executable, "-m", "semraft.cli", "train", *arguments, "--output", str(output)]
+    command = [sys.executable, "-m", "semraft", "train", *arguments, "--output", str(output)]
     metrics, began = output / "metrics.jsonl", time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:

@@ -20,10 +20,10 @@ import torch
 import tyro
 
 from semraft.config import ModelConfig, RunConfig, load_config, parse_term
+from semraft.config.recipes import RECIPES
 from semraft.diagnosis.record import read_lines, read_record
 from semraft.diagnosis.verdict import judge
-from semraft.faults import FAULTS, SOUND, Fault, FaultConfig
-from semraft.recipes import RECIPES
+from semraft.faults.fault_config import FAULTS, SOUND, Fault, FaultConfig
 from semraft.tracking import HEALTH
 from semraft.training.agreement import TrainingStopped
 from semraft.training.loop import train

@@ -27,9 +27,9 @@ from torch.utils._pytree import tree_map_only
 from torchvision_here import torchvision
 
 from semraft.config import LossConfig, ModelConfig, RunConfig, TermConfig, parse_term
+from semraft.kernels.cpu import correlation_numba
 from semraft.losses.objective import objective
 from semraft.losses.terms import TERMS
-from semraft.models import correlation_numba
 from semraft.models.build import build_model
 from semraft.sample import FlowBatch, Prediction, View, Viewed
 from semraft.training.step import forward

@@ -30,11 +30,11 @@ from typing import Any
 import torch
 
 from semraft import tracking
-from semraft.cli import OUT_OF_TIME
+from semraft.cli.main import OUT_OF_TIME
 from semraft.config import load_config
+from semraft.config.pretraining import CHAINS
 from semraft.diagnosis.record import read_lines
 from semraft.models.weights import half_precision
-from semraft.pretraining import CHAINS
 
 CARD, MILESTONE = "milestone.json", "milestone.safetensors"
 CARRIED_FILES = (tracking.CONFIG, tracking.ENVIRONMENT, tracking.METRICS)
@@ -80,7 +80,7 @@ def train(command: list[str], minutes: float, every_minutes: float, keep: Callab
     SIGTERM and Ctrl-C let it end with a checkpoint. It has a session of its own: it would otherwise hear of
     Ctrl-C twice, and a second time means at once.
     """
-    called = [sys.executable, "-m", "semraft.cli", *command, "--max-minutes", f"{minutes:.2f}"]
+    called = [sys.executable, "-m", "semraft", *command, "--max-minutes", f"{minutes:.2f}"]
     process = subprocess.Popen(called, start_new_session=True)
     try:
         while True:

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 import semraft
-from semraft.data import kitti
-from semraft.data.formats import read_flow
-from semraft.data.pictures import read_image
+from semraft.data.datasets import kitti
+from semraft.data.files.formats import read_flow
+from semraft.data.files.pictures import read_image
+from semraft.evaluation.baselines import opencv_flow
+from semraft.evaluation.validate import PADDED_BELOW
 from semraft.inference import on_device
 from semraft.metrics import evaluate_flow
 from semraft.sample import FlowSample
-from semraft.training.baselines import opencv_flow
-from semraft.training.validate import PADDED_BELOW
 
 REFINEMENTS = (6, 12, 24)
 Scores = dict[str, dict[str, tuple[float, float]]]

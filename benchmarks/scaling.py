@@ -110,7 +110,7 @@ def training_s(count: int, steps: int) -> float:
     together = [*alone, "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
     options = ["--optim.steps", str(steps), "--validate-every", str(steps), "--data.validation-pairs", "1"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [*(alone if count == 1 else together), "semraft.cli", "train", "world-base", *options]
+        command = [*(alone if count == 1 else together), "semraft.cli.main", "train", "world-base", *options]
         start = time.perf_counter()
         subprocess.run([*command, "--output", str(Path(folder) / "run")], check=True, capture_output=True)
         return time.perf_counter() - start

@@ -22,15 +22,15 @@ import torch
 
 from semraft import runtime
 from semraft.config import WorldConfig
+from semraft.config.recipes import STUDY
 from semraft.data import index_dataset
 from semraft.data.loader import training_batches
-from semraft.data.synthesize import synthesize
-from semraft.recipes import STUDY
+from semraft.data.world.export import synthesize
+from semraft.evaluation.evaluate import readers, score_pairs, scorers
+from semraft.evaluation.validate import network_predictor
 from semraft.sample import Estimate, FlowDataset
-from semraft.training.evaluate import readers, score_pairs, scorers
 from semraft.training.state import initial_state, settled_config
 from semraft.training.step import take_step
-from semraft.training.validate import network_predictor
 
 SIZES = {"viper": (1080, 1920), "kitti": (375, 1242)}
 PAIRS = 200

@@ -23,7 +23,7 @@ ARITHMETIC = (
     "tests/unit/ops",
     "tests/unit/training",
     "tests/unit/data/test_augment.py",
-    "tests/unit/data/test_world.py",
+    "tests/unit/data/world/test_driving_scene.py",
     "tests/unit/test_inference.py",
     "tests/unit/test_metrics.py",
 )

@@ -29,8 +29,9 @@ from torch.utils.backend_registration import (
     _setup_privateuseone_for_python_backend,
 )
 
-from semraft import cli
-from semraft.models import correlation_triton, windows
+from semraft.cli import main
+from semraft.kernels.gpu import correlation_triton
+from semraft.models import lookup
 
 NAME = "standin"
 MATRICES = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
@@ -279,8 +280,8 @@ def pretended(kernels: Any = correlation_triton) -> Iterator[None]:
     libraries = register()
     torch.load = loaded_to(torch.load)
     torch.accelerator.synchronize = lambda device: None  # Nothing is ever pending, and torch refuses to ask.
-    own, of_there = windows._kernels, over_here(kernels)
-    windows._kernels = lambda features: (of_there if features.device.type == NAME else own)(features)
+    own, of_there = lookup._kernels, over_here(kernels)
+    lookup._kernels = lambda features: (of_there if features.device.type == NAME else own)(features)
     with MadeThere():
         yield
     del libraries  # Kept up to here: what they declare dies with them.
@@ -288,4 +289,4 @@ def pretended(kernels: Any = correlation_triton) -> Iterator[None]:
 
 if __name__ == "__main__":
     with pretended():
-        sys.exit(cli.run(sys.argv[1:]))
+        sys.exit(main.run(sys.argv[1:]))

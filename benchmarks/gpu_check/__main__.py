@@ -175,7 +175,7 @@ def run_part(options: argparse.Namespace) -> None:
         if options.device == "standin":
             from tests import stand_in
 
-            from semraft.models import correlation_numba
+            from semraft.kernels.cpu import correlation_numba
 
             # Quicker than Triton's interpreter, which `lookups` uses itself.
             stack.enter_context(stand_in.pretended(correlation_numba))

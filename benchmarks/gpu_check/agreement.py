@@ -8,12 +8,12 @@ from benchmarks.gpu_check.setting import Row, Setting, full_float32, guarded, pr
 
 from semraft.config import WorldConfig
 from semraft.data import open_dataset
+from semraft.evaluation.evaluate import Evaluation, evaluate
+from semraft.evaluation.validate import network_predictor
 from semraft.metrics import SPEEDS
 from semraft.models.raft import RAFT, raft_small
 from semraft.models.weights import load_model
 from semraft.sample import Estimate, FlowDataset, FlowSample
-from semraft.training.evaluate import Evaluation, evaluate
-from semraft.training.validate import network_predictor
 
 Flows = dict[str, np.ndarray]
 """Pair -> flow, H W 2."""

@@ -9,9 +9,9 @@ from benchmarks.gpu_check.setting import Row, Setting, full_float32, in_turn
 
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
-from semraft.data.synthesize import synthesize
+from semraft.data.world.export import synthesize
 from semraft.sample import FlowBatch
-from semraft.training import sources
+from semraft.training import run_data
 from semraft.training.state import initial_state
 from semraft.training.step import take_step
 
@@ -42,7 +42,7 @@ def measure(setting: Setting) -> Iterator[Row]:
 
 def batches_of(config: RunConfig, count: int, setting: Setting) -> Iterator[FlowBatch]:
     """`count` batches on the device, and before them those that `samples_per_s` does not count."""
-    datasets, weights = sources.training_data(config.data)
+    datasets, weights = run_data.training_data(config.data)
     optim = replace(config.optim, steps=ahead(setting) + count)
     loader = training_batches(datasets, weights, config.data, config.seed, optim, device=setting.device)
     for batch, _ in loader:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semraft.config import CorrelationKind
-from semraft.models import correlation, windows
-from semraft.models.windows import window_cutter
+from semraft.models import correlation, lookup
+from semraft.models.lookup import window_cutter
 
 SECTOR_BYTES = 32
 REFINEMENTS = 12
@@ -75,12 +75,12 @@ def costs(shape: Shape) -> dict[str, Cost]:
     rows = [min(side, h) * (min(side, w) * 4 + SECTOR_BYTES - 4) for h, w in maps]
     places = cells * sum(min(side, h) * min(side, w) for h, w in maps)
     features = (cells + shape.batch * sum(h * w for h, w in maps)) * shape.channels * 4
-    windows = cells * sum(rows)
+    lookup = cells * sum(rows)
     on_demand = places * shape.channels
     return {
-        "look_up": Cost(dram_bytes=windows + samples, l1_bytes=places * 4 + samples, operations=6 * places),
+        "look_up": Cost(dram_bytes=lookup + samples, l1_bytes=places * 4 + samples, operations=6 * places),
         "look_up_backward": Cost(
-            dram_bytes=2 * windows + samples, l1_bytes=2 * places * 4 + samples, operations=6 * places
+            dram_bytes=2 * lookup + samples, l1_bytes=2 * places * 4 + samples, operations=6 * places
         ),
         "correlate": Cost(
             dram_bytes=features + samples, l1_bytes=on_demand * 4 + samples, operations=2 * on_demand
@@ -97,10 +97,10 @@ def measure(setting: Setting) -> Iterator[Row]:
         return
     full_float32()
     if not setting.is_cuda:  # In Triton's interpreter: the kernels run, if slowly.
-        from semraft.models import correlation_triton
+        from semraft.kernels.gpu import correlation_triton
 
         setting = replace(setting, device=torch.device("cpu"))
-        windows._kernels = lambda features: correlation_triton
+        lookup._kernels = lambda features: correlation_triton
     rates = measure_rates(setting) if setting.is_cuda else None
     if rates is not None:
         yield {"shape": "device", "call": "DRAM by a copy", "GB/s": rates.dram_bytes / 1e9}
@@ -206,8 +206,8 @@ def correctness(shape: Shape, features1: Tensor, features2: Tensor, points: Tens
 
     def results(make: Make, dtype: torch.dtype) -> list[Tensor]:
         features = [values.to(dtype, copy=True).requires_grad_() for values in (features1, features2)]
-        windows = make(*features)(points.to(dtype))
-        return [windows.detach(), *torch.autograd.grad((windows * weight.to(dtype)).sum(), features)]
+        lookup = make(*features)(points.to(dtype))
+        return [lookup.detach(), *torch.autograd.grad((lookup * weight.to(dtype)).sum(), features)]
 
     ways = contestants(shape)
     wanted = results(ways.pop("grid_sample"), torch.float64)
@@ -235,8 +235,8 @@ def whole(
         def run(make: Make, trains: bool = trains) -> None:
             features = [values.detach().requires_grad_(trains) for values in (features1, features2)]
             with torch.set_grad_enabled(trains):
-                windows = make(*features)
-                total = sum(windows(points).sum() for _ in range(count))
+                lookup = make(*features)
+                total = sum(lookup(points).sum() for _ in range(count))
             if trains:
                 torch.autograd.grad(total, features)
 
@@ -284,7 +284,7 @@ def other_blocks(
     shape: Shape, features1: Tensor, features2: Tensor, points: Tensor, setting: Setting
 ) -> Iterator[Row]:
     """The kernels with other numbers of cells and warps a program, and channels at a time."""
-    from semraft.models import correlation_triton as kernels
+    from semraft.kernels.gpu import correlation_triton as kernels
 
     calls = kernel_calls(shape, features1, features2, points)
     for cells, warps, channels in BLOCKS[:1] if setting.small else BLOCKS:
@@ -302,7 +302,7 @@ def other_blocks(
 
 
 def kernel_calls(shape: Shape, features1: Tensor, features2: Tensor, points: Tensor) -> dict[str, Call]:
-    from semraft.models import correlation_triton as kernels
+    from semraft.kernels.gpu import correlation_triton as kernels
 
     cells, radius = shape.height * shape.width, shape.radius
     flat = points.permute(0, 2, 3, 1).reshape(shape.batch, cells, 2).contiguous()

@@ -34,7 +34,7 @@ from semraft.config import (
 from semraft.data.loader import training_batches
 from semraft.losses import sequence_loss
 from semraft.sample import FlowBatch
-from semraft.training import sources
+from semraft.training import run_data
 from semraft.training.state import initial_state, settled_config
 from semraft.training.step import take_step
 
@@ -88,7 +88,7 @@ def configuration(setting: Setting) -> RunConfig:
 
 
 def one_batch(config: RunConfig, setting: Setting) -> FlowBatch:
-    datasets, weights = sources.training_data(config.data)
+    datasets, weights = run_data.training_data(config.data)
     optim = replace(config.optim, steps=1)  # No worker makes a batch that nobody reads.
     loader = training_batches(datasets, weights, config.data, config.seed, optim, device=setting.device)
     return next(loader).batch

@@ -12,8 +12,8 @@ _HOMES = {
     "raft_large": "semraft.models.raft",
     "raft_small": "semraft.models.raft",
     "raft_tiny": "semraft.models.raft",
-    "read_flow": "semraft.data.formats",
-    "write_flow": "semraft.data.formats",
+    "read_flow": "semraft.data.files.formats",
+    "write_flow": "semraft.data.files.formats",
 }
 """Public name -> module. Looked up on first use: importing torch takes seconds, `semraft --help` must not."""
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from semraft.data.pictures import read_image
+from semraft.data.files.pictures import read_image
 from semraft.sample import DamagedFile
 
 IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp")

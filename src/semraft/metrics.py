@@ -2,7 +2,7 @@
 
 Arrays in, float64 inside. One pair becomes a record, `{stratum: Sums}`; any set of records is pooled exactly,
 in any order and grouping. Not for losses (semraft.losses), and not for finding the strata of a sample: masks
-and labels are arguments (semraft.training.evaluate makes them).
+and labels are arguments (semraft.evaluation.evaluate makes them).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

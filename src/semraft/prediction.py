@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 from tqdm import tqdm
 
 from semraft.config import Precision
-from semraft.data.formats import write_flow
-from semraft.data.pictures import write_image, write_mask, write_palette
+from semraft.data.files.formats import write_flow
+from semraft.data.files.pictures import write_image, write_mask, write_palette
 from semraft.data.taxonomy import PALETTE
 from semraft.frames import FramePair, FramePairs
 from semraft.inference import estimate

@@ -18,7 +18,7 @@ import torch.distributed
 from torch import Tensor
 
 from semraft.config import ModelConfig, Precision
-from semraft.data_config import CORES
+from semraft.config.data import CORES
 from semraft.models.build import build_model
 
 DTYPES: dict[Precision, torch.dtype] = {

@@ -26,12 +26,13 @@ from semraft.config import (
     WorldConfig,
 )
 from semraft.data.loader import TrainingBatch, training_batches
-from semraft.diagnosis.signs import Sign
+from semraft.diagnosis.symptoms import Sign
 from semraft.diagnosis.verdict import Verdict
 from semraft.losses.objective import Objective, objective
-from semraft.losses.weights import MEASURED_STEPS
+from semraft.losses.term_weights import MEASURED_STEPS
+from semraft.monitor import monitor
 from semraft.sample import DamagedFile
-from semraft.training import agreement, loop, sources, step, watcher
+from semraft.training import agreement, loop, run_data, step
 
 CONFIG = RunConfig(
     data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
@@ -93,7 +94,7 @@ def gone_back(patch: Patch) -> None:
     sign = Sign(name="spike", first_step=3, confidence=0.9, evidence="it jumped")
     fine = Verdict(state="fine", first_step=None, causes=(), signs=())
     worse = Verdict(state="worse", first_step=3, causes=(sign,), signs=(sign,))
-    patch.setattr(watcher, "judge", lambda record, stopped=False: worse if stopped else fine)
+    patch.setattr(monitor, "judge", lambda record, stopped=False: worse if stopped else fine)
     not_finite(patch)
 
 
@@ -112,7 +113,7 @@ def damaged(patch: Patch) -> None:
 def no_data(patch: Patch) -> None:
     """The second process's machine lacks the data."""
     if RANK == 1:
-        patch.setattr(sources, "checked_training_data", refused)
+        patch.setattr(run_data, "checked_training_data", refused)
 
 
 def refused(*arguments: Any) -> Any:

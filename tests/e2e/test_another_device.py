@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from semraft.data.pictures import write_image
+from semraft.data.files.pictures import write_image
 from semraft.models.memory import KEPT_BYTES_PX
 from tests.e2e.test_training import called, lines, semraft, weights
 
@@ -137,8 +137,8 @@ def test_a_step_waits_for_its_device_once() -> None:
         from dataclasses import fields, replace
         from semraft.config import parse_term
         from semraft.ops.fetch import fetched
-        from semraft.recipes import RECIPES
-        from semraft.training.health import watched_every
+        from semraft.config.recipes import RECIPES
+        from semraft.monitor.gradient_stats import watched_every
         from semraft.training.state import initial_state
         from semraft.training.step import take_step
         import numpy as np

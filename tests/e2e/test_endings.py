@@ -175,7 +175,7 @@ def interrupted(command: list[str], run: Path, number: signal.Signals, whom: str
     due, environment = logged(run) + random.randrange(1, 5), {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(run.with_suffix(".log"), "w+") as log:
         launcher = subprocess.Popen(
-            [*TORCHRUN, "-m", "semraft.cli", *command], env=environment, stdout=log, stderr=log
+            [*TORCHRUN, "-m", "semraft", *command], env=environment, stdout=log, stderr=log
         )
         while logged(run) < due:
             assert launcher.poll() is None, "ended before it was interrupted"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from semraft.faults import FAULTS
+from semraft.faults.fault_config import FAULTS
 from tests.e2e.test_training import lines, on_two_processes, semraft
 
 SHORT = [

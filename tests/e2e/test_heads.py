@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semraft.data.pictures import write_image
+from semraft.data.files.pictures import write_image
 from tests.e2e.test_training import AS_ONE, DESCENT, SMALL, apart, lines, on_two_processes, semraft, weights
 
 TERMS = (

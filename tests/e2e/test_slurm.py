@@ -97,7 +97,7 @@ def test_training_as_a_task_of_slurm_says_what_to_type(
     command = [
         sys.executable,
         "-m",
-        "semraft.cli",
+        "semraft.cli.main",
         "train",
         "world-base",
         "--device",

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from semraft import cli
+from semraft.cli import main
 from tests.helpers import PATIENCE_S
 
 MINE = """
 from dataclasses import replace
 from semraft.config import LossConfig, TermConfig
-from semraft.recipes import RECIPES
+from semraft.config.recipes import RECIPES
 from semraft.studies import Study
 
 tiny = RECIPES["world-base"].config
@@ -56,7 +56,7 @@ def mine(folder: Path, steps: int, seeds: int) -> Path:
 
 
 def study_command(file: Path, out: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "semraft.cli", "study", "run", str(file), "--out", str(out), *options]
+    return [sys.executable, "-m", "semraft", "study", "run", str(file), "--out", str(out), *options]
 
 
 def run_study(file: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -132,7 +132,7 @@ def test_a_cell_of_two_processes_under_torchrun(tmp_path: Path) -> None:
 
 
 def call(*arguments: str) -> int:
-    return cli.run(list(arguments))
+    return main.run(list(arguments))
 
 
 def test_the_shipped_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +177,7 @@ def test_status_of_a_study_that_has_not_begun(
 ) -> None:
     """Of all studies in studies/ without a folder's name, and never with a traceback."""
     from semraft.studies import runner
-    from semraft.studies.shipped import STUDIES
+    from semraft.studies.catalog import STUDIES
 
     monkeypatch.chdir(tmp_path)
     assert call("study", "status") == 0

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import semraft as semraft_package
-from semraft import cli
+from semraft.cli import main
 from semraft.config import load_config
-from semraft.data.pictures import write_image
+from semraft.data.files.pictures import write_image
 from semraft.diagnosis.record import read_lines
 from semraft.models.build import build_model
 from tests.helpers import PATIENCE_S
@@ -42,12 +42,12 @@ UNDISTURBED = [*SMALL, "--optim.steps", "18", "--seed", "3"]
 
 
 def semraft(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return called([sys.executable, "-m", "semraft.cli", *arguments], check)
+    return called([sys.executable, "-m", "semraft", *arguments], check)
 
 
 def on_two_processes(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return called([*launcher, "-m", "semraft.cli", *arguments], check)
+    return called([*launcher, "-m", "semraft", *arguments], check)
 
 
 def called(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
@@ -113,7 +113,7 @@ def test_killed_three_times_it_ends_with_the_same_weights(undisturbed: Path, tmp
     for earliest in (1, 4, 8):  # Long before the end: it goes on while its checkpoint is read.
         target = earliest + random.randrange(4)
         process = subprocess.Popen(
-            [sys.executable, "-m", "semraft.cli", *command],
+            [sys.executable, "-m", "semraft", *command],
             env=ONE_THREAD,
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -138,7 +138,7 @@ def test_a_sitting_of_no_minutes_takes_a_step_in_every_process(
     """Red when: it ends as done or as failed, or two processes do not stop at one step, with a checkpoint."""
     sitting = ["train", "world-base", *SMALL, "--optim.steps", "3", "--max-minutes", "0", "--output"]
     alone, together = tmp_path / "alone", tmp_path / "together"
-    assert cli.run([*sitting, str(alone)]) == 75
+    assert main.run([*sitting, str(alone)]) == 75
     assert f"go on with `semraft train --resume {alone}`" in capsys.readouterr().err
     done = on_two_processes(*sitting, str(together), check=False)
     assert done.stderr.count("stopped after step 1, as --max-minutes says") == 2, done.stderr
@@ -245,7 +245,7 @@ def test_what_a_user_gets_wrong_is_one_clear_line(
 ) -> None:
     """Within this process: what `main` adds is the exit, below."""
     try:
-        found = cli.run(arguments)
+        found = main.run(arguments)
     except SystemExit as exit:  # The parser of options ends so.
         found = exit.code
     assert found == code

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from semraft.analysis.report import write_report
+from semraft.report.report import write_report
 from tests.unit.analysis.fake_runs import make_run
 from tests.unit.analysis.page import Page
 

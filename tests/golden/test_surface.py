@@ -17,15 +17,15 @@ import pytest
 import torch
 
 import semraft
-from semraft.cli import COMMANDS
+from semraft.cli.main import COMMANDS
 from semraft.config import ModelConfig, OptimConfig
+from semraft.config.recipes import RECIPES
 from semraft.data.loader import training_batches
 from semraft.losses.objective import objective
 from semraft.models.build import build_model
-from semraft.recipes import RECIPES
 from semraft.sample import FlowDataset, FlowSample, Pair
 from semraft.training.optim import learning_rate, make_optimizer, set_learning_rate
-from semraft.training.sources import training_data
+from semraft.training.run_data import training_data
 from tests.helpers import PATIENCE_S
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ def compare(name: str, found: Any, request: pytest.FixtureRequest) -> Any:
 
 def help_of(*command: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "semraft.cli", *command, "--help"],
+        [sys.executable, "-m", "semraft", *command, "--help"],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -210,12 +210,12 @@ def exact_sample(pair: Pair) -> FlowSample:
 
 def test_help_is_quick() -> None:
     """Nothing that takes long to import is imported for `semraft --help`."""
-    code = "import sys; import semraft.cli as cli; cli.run(['--help']); print(*sys.modules)"
+    code = "import sys; import semraft.cli.main as cli; cli.run(['--help']); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     imported = set(done.stdout.splitlines()[-1].split())
-    assert "semraft.cli" in imported
+    assert "semraft.cli.main" in imported
     assert not imported & {"torch", "numpy", "numba", "cv2", "scipy"}
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semraft.models import winograd
+from semraft.kernels.cpu import winograd
 from semraft.models.raft import RAFT
 from semraft.models.weights import revert
 from tests.parity import torchvision_shim

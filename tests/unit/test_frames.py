@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from semraft.data.pictures import write_image
+from semraft.data.files.pictures import write_image
 from semraft.frames import FramePairs, frame_pairs
 
 

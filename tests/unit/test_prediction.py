@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import semraft
-from semraft import cli, shipped
+from semraft import shipped
+from semraft.cli import main
 from semraft.config import ModelConfig
-from semraft.data.formats import read_flow
-from semraft.data.pictures import read_ids, read_image, read_mask, write_image
+from semraft.data.files.formats import read_flow
+from semraft.data.files.pictures import read_ids, read_image, read_mask, write_image
 from semraft.frames import FramePair
 from semraft.inference import estimate
 from semraft.models.build import build_model
@@ -124,7 +125,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str | Path) -> int:
-    return cli.run([*map(str, arguments), "--device", "cpu"])
+    return main.run([*map(str, arguments), "--device", "cpu"])
 
 
 def test_the_command_writes_a_pair(tmp_path: Path, weights: Path, rng: np.random.Generator) -> None:
@@ -165,7 +166,7 @@ def test_unknown_weights_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_weights_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["weights"]) == 0
+    assert main.run(["weights"]) == 0
     said = capsys.readouterr().out
     for name in (*shipped.shipped_names(), *shipped.PUBLIC_FILES):
         assert name in said

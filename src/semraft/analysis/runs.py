@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float16, Float64, UInt8
 
-from semraft.analysis.conditions import metrics_by_condition, rows_by_condition
+from semraft.analysis.scene_conditions import metrics_by_condition, rows_by_condition
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

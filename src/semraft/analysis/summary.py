@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from semraft.analysis.comparison import comparable, variants
-from semraft.analysis.effects import compare_variant
-from semraft.analysis.health import health_of
-from semraft.analysis.replicates import (
+from semraft.analysis.comparability import (
     find_strangers,
     find_twins,
     require_one_protocol,
     without_fingerprints,
 )
+from semraft.analysis.conclusion import METRIC, state_of, verdict
+from semraft.analysis.paired_effects import compare_variant
+from semraft.analysis.run_health import health_of
 from semraft.analysis.runs import Run, load_run
 from semraft.analysis.statistics import holm
-from semraft.analysis.verdict import METRIC, state_of, verdict
+from semraft.analysis.variants import comparable, variants
 from semraft.tracking import write_text
 
 STUDY, RUNS, SUMMARY = "study.json", "runs", "summary.json"

@@ -4,17 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from semraft.config import ShapesConfig, WorldConfig
-from semraft.data import (
-    flying_chairs,
-    flying_things,
-    kitti,
-    packed,
-    sintel,
-    viper,
-    virtual_kitti,
-    world_scenes,
-)
-from semraft.data.shapes import dataset as shapes_scenes
+from semraft.data.datasets import flying_chairs, flying_things, kitti, sintel, viper, virtual_kitti
+from semraft.data.files import packed
+from semraft.data.shapes import shapes_dataset as shapes_scenes
+from semraft.data.world import world_dataset
 from semraft.sample import FlowDataset
 
 DATASETS: dict[str, Callable[..., FlowDataset]] = {
@@ -26,7 +19,7 @@ DATASETS: dict[str, Callable[..., FlowDataset]] = {
     "flying-things": flying_things.index,
     "sintel": sintel.index,
     "sintel-final": sintel.index_final,
-    "world": world_scenes.index,
+    "world": world_dataset.index,
     "shapes": shapes_scenes.index,
 }
 """Name -> its index function, of root and split (those in MADE: of their configuration and split).

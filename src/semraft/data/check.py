@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from semraft.data import alignment
 from semraft.data.alignment import Alignment, Sums
-from semraft.data.pairs import WrongSize
+from semraft.data.datasets.pairs import WrongSize
 from semraft.data.taxonomy import CLASSES
 from semraft.sample import IGNORE_LABEL, DamagedFile, FlowDataset, Pair, Problem
 

@@ -20,8 +20,8 @@ from semraft.config import DataConfig, OptimConfig
 from semraft.data.augment import Resize, augment_part, draw_window, resize
 from semraft.data.block import Block, block_of, is_pinned_for
 from semraft.data.mixture import REPLACEMENT, block_shares, sample_address
-from semraft.data.spoiled import spoiled, spoiled_resize
-from semraft.faults import SOUND, FaultConfig
+from semraft.faults.fault_config import SOUND, FaultConfig
+from semraft.faults.samples import spoiled, spoiled_resize
 from semraft.sample import DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
-from semraft.data.pictures import holds_ids, read_colors, read_ids
+from semraft.data.files.pictures import holds_ids, read_colors, read_ids
 from semraft.ops.classes import CLASSES as CLASSES
 from semraft.ops.classes import SKY as SKY
 from semraft.ops.classes import Color, CommonClass

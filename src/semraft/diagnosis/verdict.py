@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from semraft.diagnosis.contradictions import CONTRADICTIONS
+from semraft.diagnosis.invariants import CONTRADICTIONS
 from semraft.diagnosis.record import Record
-from semraft.diagnosis.signs import DETECTORS, Sign
+from semraft.diagnosis.symptoms import DETECTORS, Sign
 from semraft.tracking import VERDICT, write_text
 
 State = Literal["healthy", "worse", "diverged", "stopped"]

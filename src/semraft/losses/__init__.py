@@ -1,13 +1,13 @@
 """Loss functions by name: plain functions on tensors."""
 
 from semraft.losses.boundary import boundary_weight
-from semraft.losses.consistency import transform_consistency, zero_forcing
-from semraft.losses.labels import label_distance, label_warp, signed_distance
+from semraft.losses.label_consistency import label_distance, label_warp, signed_distance
 from semraft.losses.matching import matching
 from semraft.losses.motion import motion_model
-from semraft.losses.occlusion import occlusion
+from semraft.losses.occlusion_head import occlusion
 from semraft.losses.photometric import census
 from semraft.losses.segmentation import segmentation, temporal_consistency
+from semraft.losses.self_supervised import transform_consistency, zero_forcing
 from semraft.losses.semantic import semantic_smoothness_v1
 from semraft.losses.sequence import sequence_loss
 from semraft.losses.smoothness import gradient_matching, smoothness

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from semraft.config import LossConfig, TermConfig
+from semraft.losses.masks import region
 from semraft.losses.reduction import quickest, refinement_sum
-from semraft.losses.regions import region
 from semraft.losses.sequence import sequence_values, trusted_pixels
 from semraft.losses.terms import PASSES, TERMS, case_of, needed_fields, needed_heads
 from semraft.sample import FlowBatch, Prediction

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from semraft.config import TermConfig
 from semraft.losses.boundary import boundary_weight_values
-from semraft.losses.consistency import transform_consistency_values, zero_forcing_values
-from semraft.losses.labels import label_distance_values, label_warp_values, signed_distance_values
+from semraft.losses.label_consistency import label_distance_values, label_warp_values, signed_distance_values
+from semraft.losses.masks import occluded_pixels, region
 from semraft.losses.matching import matching
 from semraft.losses.motion import motion_model_values
-from semraft.losses.occlusion import occlusion
+from semraft.losses.occlusion_head import occlusion
 from semraft.losses.photometric import census_values
 from semraft.losses.reduction import Flows, at_least_float32, quickest
-from semraft.losses.regions import occluded_pixels, region
 from semraft.losses.segmentation import segmentation, temporal_consistency_values
+from semraft.losses.self_supervised import transform_consistency_values, zero_forcing_values
 from semraft.losses.semantic import semantic_smoothness_v1_values
 from semraft.losses.smoothness import gradient_matching_values, smoothness_values
+from semraft.ops.crops import view_flow, view_mask
 from semraft.ops.labels import segment_ids
-from semraft.ops.views import view_flow, view_mask
 from semraft.sample import FlowBatch, Prediction
 
 DECODED = ("segmentation1", "segmentation2")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semraft.models import winograd
+from semraft.kernels.cpu import winograd
 
 MIN_CHANNELS = 32
 MIN_TILES = 64

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semraft.kernels.cpu.normalization import normalize
 from semraft.models.convolution import Convolution, Kernel, convolve, direct, prepare
-from semraft.models.normalization import normalize
 
 STRIDE = 8
 """Pixels of the image for one cell of the features, in each direction."""

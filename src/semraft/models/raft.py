@@ -15,11 +15,11 @@ from semraft.models.conditioning import LabelConditioning, classes_of_labels, cl
 from semraft.models.convolution import in_fast_format, prepare_all
 from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
 from semraft.models.heads import OcclusionHead, SegmentationDecoder, heads_of, make_head
+from semraft.models.lookup import window_cutter
 from semraft.models.memory import Again, choose_recompute
 from semraft.models.recompute import recomputed
 from semraft.models.update import Kernels, MaskHead, MotionEncoder, UpdateBlock
 from semraft.models.upsampling import upsample_bilinear, upsample_convex
-from semraft.models.windows import window_cutter
 from semraft.ops.padding import pad_to_multiple
 from semraft.sample import Prediction
 

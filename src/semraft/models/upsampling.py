@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from semraft.kernels.cpu.threads import REORDERED_SUMS, in_threads
 from semraft.models.encoder import STRIDE
-from semraft.ops.compiled import REORDERED_SUMS, in_threads
 
 
 def upsample_convex(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from semraft.ops.compiled import REORDERED_SUMS, in_threads
+from semraft.kernels.cpu.threads import REORDERED_SUMS, in_threads
 
 CENSUS_RADIUS_PX = 3
 """A patch is 7 x 7 pixels."""

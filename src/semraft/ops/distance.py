@@ -9,7 +9,7 @@ from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
-from semraft.ops.compiled import in_threads
+from semraft.kernels.cpu.threads import in_threads
 from semraft.sample import IGNORE_LABEL
 
 MAX_RADIUS_PX = 127

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from semraft.ops import warp_numba
+from semraft.kernels.cpu import warp_numba
 
 
 def warp(

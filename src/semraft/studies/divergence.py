@@ -6,7 +6,7 @@ docs/divergence.md says what the original study's code did and what each variant
 from dataclasses import replace
 
 from semraft.config import AugmentConfig, LossConfig, RunConfig, parse_term
-from semraft.recipes import RECIPES
+from semraft.config.recipes import RECIPES
 from semraft.studies.study import START, Study
 
 _SEEDS = (0, 1, 2)

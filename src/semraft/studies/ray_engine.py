@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
-from semraft.data_config import CORES
-from semraft.studies.cell import Cell, Submit, run_cell
+from semraft.config.data import CORES
+from semraft.studies.job import Cell, Submit, run_cell
 
 KNOCK_S = 5.0
 RETRIES = 10

@@ -21,11 +21,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from semraft.analysis.report import write_report
 from semraft.analysis.summary import SUMMARY
 from semraft.config import RunConfig, to_json
-from semraft.data_config import CORES
-from semraft.studies.cell import (
+from semraft.config.data import CORES
+from semraft.report.report import write_report
+from semraft.studies.job import (
     Cell,
     Engine,
     Submit,
@@ -35,7 +35,7 @@ from semraft.studies.cell import (
     last_step,
     run_cell,
 )
-from semraft.studies.proof import begun, prove
+from semraft.studies.preflight import begun, prove
 from semraft.studies.study import CELLS, START, Study, read_study, settle
 from semraft.tracking import write_text
 

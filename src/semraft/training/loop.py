@@ -22,19 +22,19 @@ from semraft import runtime, tracking
 from semraft.clearml_session import ClearMLSession
 from semraft.config import RunConfig, to_json
 from semraft.data.loader import TrainingBatch, training_batches
-from semraft.diagnosis.remedy import read_rollbacks, remedied
-from semraft.losses.weights import changing_weights, settled
+from semraft.diagnosis.rollback import read_rollbacks, remedied
+from semraft.evaluation.evaluate import Evaluation
+from semraft.evaluation.validate import motion_by_class, training_metrics, validate, write_validation
+from semraft.losses.term_weights import changing_weights, settled
 from semraft.models.heads import is_of_head
+from semraft.monitor.monitor import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
 from semraft.sample import DamagedFile, FlowBatch, FlowDataset
-from semraft.training import sources
+from semraft.training import run_data
 from semraft.training.agreement import Ending, OutOfTime, TrainingStopped, by_all, lost_processes_named
 from semraft.training.checkpoint import link_checkpoint
-from semraft.training.evaluate import Evaluation
-from semraft.training.fingerprints import fingerprints
+from semraft.training.provenance import fingerprints
 from semraft.training.state import TrainingState, initial_state, settled_config
 from semraft.training.step import Taken, take_step
-from semraft.training.validate import motion_by_class, training_metrics, validate, write_validation
-from semraft.training.watcher import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
 
 
 def train(
@@ -100,9 +100,9 @@ def _begin(
 ) -> _Begun:
     """Reads what a run needs, or what it left, and writes what a new run is."""
     config = settled_config(remedied(asked, read_rollbacks(run)), device)
-    training, weights = sources.checked_training_data(config)
-    validation, left_out = sources.validation_data(config.data)
-    sources.require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
+    training, weights = run_data.checked_training_data(config)
+    validation, left_out = run_data.validation_data(config.data)
+    run_data.require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config, model=replace(config.model, weights="")) if resume else config
     state = initial_state(start, device)
@@ -115,7 +115,7 @@ def _begin(
         # Without heads: variants of one seed with and without them share the rest.
         shared = {name: value for name, value in state.model.state_dict().items() if not is_of_head(name)}
         record["fingerprints"] = fingerprints(config, shared, training, weights)
-        _write_run(run, config, record | sources.data_record(training, validation, left_out))
+        _write_run(run, config, record | run_data.data_record(training, validation, left_out))
         keep_start(state, run, config)
     batches = training_batches(
         training,

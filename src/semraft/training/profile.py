@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from semraft import runtime
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
-from semraft.losses.combine import is_plain_sum
+from semraft.losses.gradient_surgery import is_plain_sum
 from semraft.losses.objective import needed_passes, taught_pixels
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.sequence import sequence_values, trusted_pixels
+from semraft.losses.term_weights import gradients_of
 from semraft.losses.terms import TERMS, case_of
-from semraft.losses.weights import gradients_of
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
-from semraft.training import sources
+from semraft.training import run_data
+from semraft.training.auxiliary_passes import add_passes
 from semraft.training.optim import learning_rate, set_learning_rate
-from semraft.training.passes import add_passes
 from semraft.training.state import TrainingState, initial_state, settled_config
 from semraft.training.step import backward_flow, clip, forward
 
@@ -124,7 +124,7 @@ def profile(config: RunConfig) -> Profile:
     device = runtime.choose_device(config.device)
     runtime.keep_freed_memory()
     config = replace(settled_config(config, device), optim=replace(config.optim, steps=WARM_UP_STEPS + STEPS))
-    training, weights = sources.checked_training_data(config)
+    training, weights = run_data.checked_training_data(config)
     state = initial_state(config, device)
     state.model.train()
     taken = []

@@ -11,17 +11,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from semraft import runtime, tracking
 from semraft.config import OptimConfig, RunConfig
-from semraft.losses.modulation import initial_log_variances
 from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, process_count, refinement_sum
+from semraft.losses.term_weights import FlowLevel, Measured
 from semraft.losses.terms import taught_heads
-from semraft.losses.weights import FlowLevel, Measured
+from semraft.losses.uncertainty_weights import initial_log_variances
 from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
+from semraft.monitor.step_stats import Pulse, line_of
 from semraft.ops.fetch import fetched
 from semraft.training.checkpoint import load_checkpoint, save_checkpoint
 from semraft.training.optim import average_decay, make_optimizer, move_average
-from semraft.training.pulse import Pulse, line_of
 
 RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.PULSE, tracking.SKIPPED, tracking.WEIGHTS)
 """The files of a run that a resumed one takes back to its checkpoint's step."""

@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from semraft import runtime
 from semraft.config import RunConfig
-from semraft.losses.combine import Gradients, combined_gradients, is_plain_sum, parted, term_gradients
-from semraft.losses.modulation import learn_log_variances, modulated
+from semraft.faults.inject import planted
+from semraft.losses.gradient_surgery import (
+    Gradients,
+    combined_gradients,
+    is_plain_sum,
+    parted,
+    term_gradients,
+)
 from semraft.losses.objective import Objective, needed_passes, objective
-from semraft.losses.terms import TERMS
-from semraft.losses.weights import (
+from semraft.losses.term_weights import (
     Measured,
     NoGradient,
     is_measured,
@@ -22,11 +27,11 @@ from semraft.losses.weights import (
     next_flow_level,
     step_weights,
 )
+from semraft.losses.terms import TERMS
+from semraft.losses.uncertainty_weights import learn_log_variances, modulated
 from semraft.models.heads import is_of_head
 from semraft.models.raft import RAFT
-from semraft.sample import FlowBatch, Prediction
-from semraft.training.agreement import Ending, TrainingStopped, agreed_ending
-from semraft.training.health import (
+from semraft.monitor.gradient_stats import (
     Watch,
     counted,
     is_watched,
@@ -38,10 +43,11 @@ from semraft.training.health import (
     watch_move,
     watch_weights,
 )
+from semraft.monitor.step_stats import batch_pulse, flow_pulse, move_pulse
+from semraft.sample import FlowBatch, Prediction
+from semraft.training.agreement import Ending, TrainingStopped, agreed_ending
+from semraft.training.auxiliary_passes import add_passes
 from semraft.training.optim import learning_rate, set_learning_rate
-from semraft.training.passes import add_passes
-from semraft.training.planting import planted
-from semraft.training.pulse import batch_pulse, flow_pulse, move_pulse
 from semraft.training.state import TrainingState
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from semraft.analysis.diagnosis import write_page as write_diagnosis
-from semraft.analysis.report import write_page, write_report
 from semraft.analysis.runs import load_run
 from semraft.analysis.summary import finished_runs
-from semraft.diagnosis.diagnosis import diagnose
+from semraft.diagnosis.diagnose import diagnose
+from semraft.report.diagnosis_section import write_page as write_diagnosis
+from semraft.report.report import write_page, write_report
 from tests.unit.analysis.fake_runs import SPLIT, make_pair, make_study
 from tests.unit.diagnosis.made_runs import health, pulse, set_from, write_run
 

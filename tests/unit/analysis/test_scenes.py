@@ -11,10 +11,10 @@ import pytest
 from semraft.analysis.runs import load_run
 from semraft.analysis.scenes import scene_sums
 from semraft.analysis.statistics import pooled
+from semraft.evaluation.evaluate import evaluate, write_per_sample
 from semraft.metrics import ALL, Record, measure, pair_metrics, pool
-from semraft.training.evaluate import evaluate, write_per_sample
 from tests.unit.analysis.fake_runs import SPLIT, make_run
-from tests.unit.training.test_head_scores import guess, make_dataset, make_sample, perfect
+from tests.unit.evaluation.test_head_scores import guess, make_dataset, make_sample, perfect
 
 
 def measured(rng: np.random.Generator, pairs: int) -> list[Record]:

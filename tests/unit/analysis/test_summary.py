@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semraft.analysis.report import write_report
 from semraft.analysis.runs import Run, load_run
 from semraft.analysis.summary import compare, summarize, write_summary
 from semraft.config import OptimConfig
+from semraft.report.report import write_report
 from tests.unit.analysis.fake_runs import (
     SPLIT,
     make_config,

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from semraft.data.formats import write_flow
-from semraft.data.pictures import write_ids, write_image, write_mask, write_palette
+from semraft.data.files.formats import write_flow
+from semraft.data.files.pictures import write_ids, write_image, write_mask, write_palette
 from semraft.data.taxonomy import VIPER_PALETTE
 
 HEIGHT, WIDTH = 6, 9

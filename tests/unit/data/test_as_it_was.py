@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from semraft.config import AugmentConfig, DataConfig
+from semraft.config.recipes import RECIPES
 from semraft.data.augment import augment, resize
 from semraft.data.loader import training_batches, training_sample
 from semraft.data.taxonomy import CLASSES, VIPER_CLASSES
-from semraft.recipes import RECIPES
 from semraft.sample import FlowSample
-from semraft.training.sources import training_data
+from semraft.training.run_data import training_data
 from tests.helpers import make_sample
 
 SIZE, CROPS = (13, 19), [(24, 31), (11, 40), (9, 12)]

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from semraft.data import kitti, viper, virtual_kitti
 from semraft.data.check import Report, as_text, check_dataset
-from semraft.data.formats import read_flow, write_flow
-from semraft.data.pictures import read_image, write_image
+from semraft.data.datasets import kitti, viper, virtual_kitti
+from semraft.data.files.formats import read_flow, write_flow
+from semraft.data.files.pictures import read_image, write_image
 from semraft.sample import FlowDataset, FlowSample, Pair, Problem
 from tests.helpers import REAL_DATA, needs_real_data
 from tests.unit.data.fake_trees import color_image, cut_off, flow_field, valid_mask, write_viper

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semraft.data.formats import read_flow, write_flow
-from semraft.data.pictures import (
+from semraft.data.files.formats import read_flow, write_flow
+from semraft.data.files.pictures import (
     read_colors,
     read_ids,
     read_image,

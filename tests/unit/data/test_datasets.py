@@ -8,7 +8,7 @@ import pytest
 
 from semraft.config import WorldConfig
 from semraft.data import DATASETS, open_dataset
-from semraft.data.pictures import write_image
+from semraft.data.files.pictures import write_image
 from semraft.sample import FlowSample, Window, WrongSize
 from tests.unit.data.fake_trees import (
     HEIGHT,

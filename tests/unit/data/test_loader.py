@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
+from semraft.config.data import parse_mixture, parse_roots
 from semraft.data import open_dataset
 from semraft.data.loader import (
     TrainingBatch,
@@ -25,8 +26,7 @@ from semraft.data.loader import (
     validation_draw,
 )
 from semraft.data.mixture import BLOCK, block_shares, sample_address
-from semraft.data_config import parse_mixture, parse_roots
-from semraft.faults import SOUND
+from semraft.faults.fault_config import SOUND
 from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
 from tests.helpers import global_numpy, make_sample
 

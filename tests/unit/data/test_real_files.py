@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semraft.data.formats import read_flow, read_pfm
-from semraft.data.pictures import read_image, read_mask
+from semraft.data.files.formats import read_flow, read_pfm
+from semraft.data.files.pictures import read_image, read_mask
 from semraft.data.taxonomy import VIPER_CLASSES
 from tests.helpers import REAL_DATA, needs_real_data
 

@@ -11,12 +11,12 @@ import pytest
 
 from semraft.config import ShapesConfig, WorldConfig
 from semraft.data import open_dataset
-from semraft.data.pictures import write_image
-from semraft.data.shapes.dataset import VALIDATION_SCENES, scene
+from semraft.data.files.pictures import write_image
+from semraft.data.shapes.layer_render import render
+from semraft.data.shapes.layer_textures import TextureBank, texture_bank
+from semraft.data.shapes.layered_scene import Layers, draw_scene
 from semraft.data.shapes.outlines import BARS, EVERYWHERE, SIDE, OutlineBank, outline_bank
-from semraft.data.shapes.render import render
-from semraft.data.shapes.scene import Layers, draw_scene
-from semraft.data.shapes.textures import TextureBank, texture_bank
+from semraft.data.shapes.shapes_dataset import VALIDATION_SCENES, scene
 from semraft.sample import OPTIONAL_FIELDS, FlowSample
 
 SMALL = ShapesConfig(size=(96, 136), motion_px=8.0)

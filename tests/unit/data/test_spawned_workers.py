@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
-from semraft.data import index_dataset, packed
+from semraft.data import index_dataset
+from semraft.data.files import packed
+from semraft.data.hidden_truth import hide_truth
 from semraft.data.loader import keep_in_memory, limit_pairs, training_batches
-from semraft.data.synthesize import synthesize
-from semraft.data.truth import hide_truth
+from semraft.data.world.export import synthesize
 from semraft.sample import FlowDataset
 from tests.helpers import PATIENCE_S
 from tests.unit.data.test_loader import assert_same

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from semraft.data.pictures import write_ids, write_image, write_palette
+from semraft.data.files.pictures import write_ids, write_image, write_palette
 from semraft.data.taxonomy import (
     CITYSCAPES_CLASSES,
     CLASSES,

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from semraft.diagnosis.signs import Sign
+from semraft.diagnosis.symptoms import Sign
 from semraft.diagnosis.verdict import Verdict, write_verdict
 
 

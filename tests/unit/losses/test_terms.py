@@ -11,8 +11,8 @@ from scipy.ndimage import label as connected
 from semraft import losses
 from semraft.config import LossConfig, TermConfig, parse_term
 from semraft.data.taxonomy import CLASSES
+from semraft.losses.masks import occluded_pixels, region
 from semraft.losses.objective import check_terms, needed_passes, objective
-from semraft.losses.regions import occluded_pixels, region
 from semraft.losses.terms import DECODED, PASSES, TERMS, case_of, needed_fields, needed_heads, taught_heads
 from semraft.ops.classes import PLANAR, RIGID, THINGS
 from semraft.ops.labels import present, segment_ids

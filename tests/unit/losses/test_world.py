@@ -10,8 +10,8 @@ from torch import Tensor
 
 from semraft.config import LossConfig, parse_term
 from semraft.data.loader import collate
-from semraft.data.world import scene
-from semraft.losses.labels import label_warp
+from semraft.data.world.driving_scene import scene
+from semraft.losses.label_consistency import label_warp
 from semraft.losses.objective import objective
 from semraft.losses.terms import TERMS, there
 from semraft.ops.classes import CLASSES

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from semraft.models import winograd
-from semraft.models import winograd_kernels as kernels
+from semraft.kernels.cpu import winograd
+from semraft.kernels.cpu import winograd_transforms as kernels
 from semraft.models.convolution import Convolution, convolve, in_parts, prepare, prepare_all
 
 SIZES = pytest.mark.parametrize("kernel", [(3, 3), (1, 5), (5, 1), (1, 1), (7, 7)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from semraft.config import Recompute
-from semraft.models import memory, windows
+from semraft.models import lookup, memory
 from semraft.models.memory import KEPT_BYTES_PX, KEPT_FRAC, VOLUME_FRAC, choose_recompute
 
 THERE = torch.device("meta", 0)
@@ -67,8 +67,8 @@ def test_volumes_are_stored_while_they_and_their_gradient_fit(
     needed = 4 * 6 * levels * (2 if trains else 1) / VOLUME_FRAC
     for number, expected in ((1.01 * needed, "all-pairs"), (0.99 * needed, "on-demand")):
         free(monkeypatch, number)
-        assert windows.choose("auto", features, 12) == expected
-        assert windows.choose("all-pairs", features, 12) == "all-pairs"
+        assert lookup.choose("auto", features, 12) == expected
+        assert lookup.choose("all-pairs", features, 12) == "all-pairs"
 
 
 def test_memory_that_torch_holds_unused_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from semraft.config import RunConfig, to_json
+from semraft.config.recipes import RECIPES
 from semraft.losses.terms import TERMS
 from semraft.models.build import build_model
-from semraft.recipes import RECIPES
-from semraft.studies.cell import Cell
-from semraft.studies.proof import StudyStopped, prove
-from semraft.studies.shipped import STUDIES
+from semraft.studies.catalog import STUDIES
+from semraft.studies.job import Cell
+from semraft.studies.preflight import StudyStopped, prove
 from semraft.studies.study import differing_fields, flat
-from semraft.training.fingerprints import fingerprints
-from semraft.training.sources import training_data
+from semraft.training.provenance import fingerprints
+from semraft.training.run_data import training_data
 
 STUDY = STUDIES["divergence"]
 WITHOUT_FLOOR = {"gradient-matching-5": "gradient-matching", "second-order-5": "smoothness"}

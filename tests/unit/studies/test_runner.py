@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from semraft import cli
+from semraft.cli import main
 from semraft.config import LossConfig, OptimConfig, RunConfig
 from semraft.studies import runner
-from semraft.studies.cell import Cell, is_done, is_running, last_step, run_cell
-from semraft.studies.proof import StudyStopped
+from semraft.studies.job import Cell, is_done, is_running, last_step, run_cell
+from semraft.studies.preflight import StudyStopped
 from semraft.studies.study import Study
 from tests.helpers import PATIENCE_S
 
@@ -179,7 +179,7 @@ def test_a_cell_is_not_one_of_the_tasks_of_its_allocation(
     cell = runner.prepare(STUDY, tmp_path)[0]
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr("semraft.studies.cell.training_command", lambda _: ["env"])
+    monkeypatch.setattr("semraft.studies.job.training_command", lambda _: ["env"])
     assert run_cell(cell, environment={"FOR": "it"}, directory=tmp_path) == 1
     said = cell.log.read_text()
     assert "FOR=it" in said
@@ -225,7 +225,7 @@ def test_the_first_seed_is_reported_before_the_rest(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(runner, "report", report)
     monkeypatch.setenv("FAKE", '{"fails": "semantic-v1-seed1"}')
     arguments = ["--out", str(tmp_path), "--launcher", shlex.join(FAKE), "--jobs", "2", "--optim.steps", "3"]
-    assert cli.run(["study", "run", "smoke", "--first-seed", *arguments]) == 1
+    assert main.run(["study", "run", "smoke", "--first-seed", *arguments]) == 1
     first = ["base-seed0", "semantic-v1-seed0"]
     assert reported == [first, ["base-seed0", "base-seed1", "semantic-v1-seed0"]]
 
@@ -248,7 +248,7 @@ study = Study(
 )
 """)
     arguments = ["study", "run", str(mine), "--launcher", shlex.join(FAKE), "--jobs", "2", "--out"]
-    assert cli.run([*arguments, str(tmp_path / "out")]) == 0
+    assert main.run([*arguments, str(tmp_path / "out")]) == 0
     for seed in (0, 1):
         weights = {
             json.loads((tmp_path / "out" / "runs" / f"{name}-seed{seed}" / "config.json").read_text())[
@@ -260,7 +260,7 @@ study = Study(
         assert weights == {str(begun)}
         assert begun.read_text() == "6"
     (tmp_path / "out").rename(tmp_path / "moved")
-    assert cli.run([*arguments, str(tmp_path / "moved")]) == 0
+    assert main.run([*arguments, str(tmp_path / "moved")]) == 0
     assert not (tmp_path / "out").exists()
 
 

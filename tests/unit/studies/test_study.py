@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from semraft.config import LossConfig, RunConfig, TermConfig
+from semraft.config.recipes import RECIPES
 from semraft.losses.objective import check_terms
 from semraft.models.heads import given_by
-from semraft.recipes import RECIPES
+from semraft.studies.catalog import STUDIES
 from semraft.studies.runner import prepare
-from semraft.studies.shipped import STUDIES
 from semraft.studies.study import Study, load_study, override, read_study, settle
-from semraft.training.sources import training_data
+from semraft.training.run_data import training_data
 
 BASE = RunConfig()
 V1 = replace(BASE, recipe="other", loss=LossConfig(terms=(TermConfig(name="semantic-v1", weight=0.5),)))
@@ -105,7 +105,7 @@ def test_a_study_of_ones_own_is_a_python_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from dataclasses import asdict, replace\nfrom semraft.studies import Study\n"
-        "from semraft.recipes import RECIPES\nbase = RECIPES['world-base'].config\n"
+        "from semraft.config.recipes import RECIPES\nbase = RECIPES['world-base'].config\n"
         "v1 = RECIPES['world-semantic-v1'].config\n"
         "study = Study(name='mine', about='', variants={'b': base, 'v': v1}, base='b', seeds=(3,))\n"
     )

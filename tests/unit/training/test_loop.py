@@ -14,13 +14,14 @@ import torch
 import semraft
 from semraft.config import DataConfig, ModelConfig, OptimConfig, RunConfig, WorldConfig, load_config
 from semraft.data.loader import TrainingBatch, training_batches
+from semraft.evaluation.evaluate import Evaluation
 from semraft.losses.objective import Objective, objective
 from semraft.models.build import build_model
 from semraft.models.raft import RAFT
+from semraft.monitor import step_stats
 from semraft.runtime import Processes
-from semraft.training import loop, pulse, state, step
+from semraft.training import loop, state, step
 from semraft.training.agreement import OutOfTime, TrainingStopped
-from semraft.training.evaluate import Evaluation
 
 CONFIG = RunConfig(
     data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
@@ -51,7 +52,7 @@ def test_a_resumed_run_takes_up_optimiser_schedule_scaler_and_window(
 ) -> None:
     """Killed after 2 of 4 steps. Red when: any of the four starts anew (a warm restart of the warm-up), or
     what the first two steps told of themselves is not in the line of all four."""
-    monkeypatch.setattr(pulse, "LINES", 1)
+    monkeypatch.setattr(step_stats, "LINES", 1)
     whole, cut_short = tmp_path / "whole", tmp_path / "cut-short"
     loop.train(CONFIG, whole)
 

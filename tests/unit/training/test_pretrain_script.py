@@ -15,8 +15,8 @@ from benchmarks.pretrain import MILESTONE, next_command, pack, read_card, unpack
 
 from semraft import tracking
 from semraft.config import to_json
+from semraft.config.pretraining import CHAINS
 from semraft.models.weights import load_state
-from semraft.pretraining import CHAINS
 from semraft.training.state import TrainingState, initial_state
 
 STAGES = list(CHAINS["gpu"])

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from semraft import cli
+from semraft.cli import main
 from semraft.config import LossConfig, RunConfig, parse_term
 from semraft.data.loader import training_batches
 from semraft.sample import FlowBatch
-from semraft.training import profile, sources
+from semraft.training import profile, run_data
 from semraft.training.profile import BASE, Profile, Stopwatch, take_apart
 from semraft.training.state import initial_state
 from semraft.training.step import take_step
@@ -34,7 +34,7 @@ VARIANT = replace(
 
 
 def batches(config: RunConfig) -> Iterator[FlowBatch]:
-    datasets, weights = sources.training_data(config.data)
+    datasets, weights = run_data.training_data(config.data)
     for batch, _ in training_batches(datasets, weights, config.data, config.seed, config.optim):
         yield batch
 
@@ -100,7 +100,7 @@ def test_from_the_command_line(
     monkeypatch.setattr(profile, "WARM_UP_STEPS", 1)
     small = ["--data.crop", "64", "64", "--data.world.size", "64", "72", "--optim.batch", "1"]
     small += ["--num-updates", "1", "--device", "cpu", "--precision", "float32", "--data.world.scenes", "2"]
-    assert cli.run(["train", "world-semantic-v1", "--profile", "--json", *small]) == 0
+    assert main.run(["train", "world-semantic-v1", "--profile", "--json", *small]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["clock"] == "CPU time"
     assert set(found["parts"]) == {*BASE, "matching", "semantic-v1"}
@@ -110,5 +110,5 @@ def test_from_the_command_line(
         (["--resume", "run", "--profile"], "--profile goes on with no run"),
         (["world-base", "--profile", "--output", "run"], "--profile writes no run"),
     ):
-        assert cli.run(["train", *arguments]) == 2
+        assert main.run(["train", *arguments]) == 2
         assert says in capsys.readouterr().err

@@ -7,8 +7,8 @@ import pytest
 import torch
 from benchmarks.real_frames import real_pairs, scores_of, table, with_means
 
-from semraft.data.formats import write_flow
-from semraft.data.pictures import write_image
+from semraft.data.files.formats import write_flow
+from semraft.data.files.pictures import write_image
 from semraft.models.raft import raft_tiny
 
 

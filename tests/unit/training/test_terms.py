@@ -10,7 +10,7 @@ import torch
 
 from semraft.config import LossConfig, OptimConfig, RunConfig, parse_term
 from semraft.losses.objective import Objective, objective
-from semraft.losses.weights import MEASURED_STEPS
+from semraft.losses.term_weights import MEASURED_STEPS
 from semraft.training import loop, step
 from semraft.training.agreement import TrainingStopped
 from tests.unit.training.test_loop import CONFIG, last

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numba import njit
 
-from semraft.data.shapes import motion
+from semraft.data.shapes import layer_motion
 from semraft.data.shapes.outlines import REACH, OutlineBank
 from semraft.data.shapes.points import distances, project
 
@@ -41,12 +41,12 @@ def draw_shadows(
         per_px = REACH / (math.sqrt(size[0] * size[1]) * rng.uniform(0.15, 1.0))
         turn = rng.uniform(0, 2 * math.pi)
         cosine, sine = per_px * math.cos(turn), per_px * math.sin(turn)
-        onto = motion.affine(cosine, sine, 0.0, -sine, cosine, 0.0)
+        onto = layer_motion.affine(cosine, sine, 0.0, -sine, cosine, 0.0)
         place = rng.uniform(-0.6, 0.6) * size[1], rng.uniform(-0.6, 0.6) * size[0]
         away, way = rng.uniform(0, 2 * math.pi), speed_px * rng.expovariate(1)
         moved = place[0] + way * math.cos(away), place[1] + way * math.sin(away)
-        to_plane[0, number] = onto @ motion.shift(-place[0], -place[1])
-        to_plane[1, number] = onto @ motion.shift(-moved[0], -moved[1])
+        to_plane[0, number] = onto @ layer_motion.shift(-place[0], -place[1])
+        to_plane[1, number] = onto @ layer_motion.shift(-moved[0], -moved[1])
         softness[number] = per_px * rng.uniform(1, 5) + (rng.random() < 0.4) * rng.uniform(0, 15)
         light[number] = rng.uniform(0.35, 0.9)
     return Shadows(to_plane, outline, softness, light)

@@ -1,0 +1,119 @@
+"""`semraft data ...`: make data, check it, pack it."""
+
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from semraft.cli.options import Json
+from semraft.config import WorldConfig
+
+
+def synthesize(
+    root: Positional[Path],
+    /,
+    layout: Literal["viper", "virtual-kitti", "kitti"],
+    train: int = 100,
+    val: int = 20,
+    size: tuple[int, int] = (288, 960),
+    seed: int = 0,
+) -> None:
+    """Make driving data with exact ground truth, in the layout of a public data set.
+
+    Args:
+        root: A new or empty folder.
+        layout: Whose files, names and encodings.
+        train: Training pairs.
+        val: Validation pairs.
+        size: Height and width in pixels.
+        seed: The world's seed.
+    """
+    from semraft.data.world.export import synthesize as write
+
+    write(root, layout, train=train, val=val, size=size, seed=seed)
+    print(f"data: {root}")
+
+
+def check(
+    root: Positional[str] = "",
+    /,
+    *,
+    dataset: str,
+    split: Literal["train", "val"] = "train",
+    pairs: int = 50,
+    read: int | None = None,
+    json: Json = False,
+    list_bad: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
+) -> int:
+    """Say what data holds, what of it is missing or damaged, and whether its flow fits its images.
+
+    Args:
+        root: The data set's folder.
+        dataset: A name that `semraft datasets` lists.
+        split: Which part of it.
+        pairs: How many pairs the alignment test takes.
+        read: Read so many pairs, spread evenly; all without it, which finds every damaged file.
+        json: Print JSON instead of text.
+        list_bad: Write the ids of unusable pairs to this file, one a line.
+    """
+    from tqdm import tqdm
+
+    from semraft.data import index_dataset
+    from semraft.data.check import as_text, check_dataset
+
+    found = index_dataset(dataset, Path(root) if root else None, split, WorldConfig())
+    report = check_dataset(
+        found,
+        alignment_pairs=pairs,
+        read_pairs=read,
+        progress=lambda results, total: tqdm(results, total=total, unit="pair"),
+    )
+    print(dumps(report.to_json(), indent=2) if json else as_text(report))
+    if list_bad:
+        Path(list_bad).write_text("".join(f"{name}\n" for name in report.bad_ids))
+    return 0 if report.sound else 1
+
+
+def pack(
+    root: Positional[Path],
+    /,
+    *,
+    dataset: str,
+    out: Path,
+    split: tuple[Literal["train", "val"], ...] = ("train", "val"),
+    images: Literal["pixels", "files"] = "pixels",
+    workers: int = 2,
+    damaged: Literal["refuse", "skip"] = "refuse",
+) -> None:
+    """Copy data into a pack, which training reads several times as fast.
+
+    The pack takes the place of the data set's folder wherever one is asked for. Samples out of it are those
+    out of the files, bit for bit. An interrupted pack is finished by the same command.
+
+    Args:
+        root: The data set's folder.
+        dataset: A name that `semraft datasets` lists.
+        out: A new or empty folder.
+        split: Which parts of it; all that are read out of one pack must be in it.
+        images: Keep images as pixels, or as the bytes of their files: a fifth of the space, half as fast.
+        workers: Threads that read and pack.
+        damaged: What a damaged pair does: stop, or be left out, named and counted.
+    """
+    from tqdm import tqdm
+
+    from semraft.data import index_dataset
+    from semraft.data.files.packed import pack as write
+
+    counts = write(
+        lambda name: index_dataset(dataset, root, name, WorldConfig()),
+        root,
+        out,
+        split,
+        images=images,
+        workers=workers,
+        damaged=damaged,
+        progress=lambda results, total: tqdm(results, total=total, unit="pair"),
+    )
+    print(f"pack: {out} ({', '.join(f'{count} {name} pairs' for name, count in counts.items())})")

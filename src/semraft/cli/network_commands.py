@@ -1,0 +1,134 @@
+"""Commands of trained networks: `semraft evaluate`, `semraft predict`, `semraft weights`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from semraft.cli.options import Json, print_table
+from semraft.config import ShapesConfig, WorldConfig
+
+
+def evaluate(
+    checkpoints: Positional[tuple[str, ...]],
+    /,
+    dataset: str,
+    root: str = "",
+    split: Literal["train", "val"] = "val",
+    pairs: int | None = None,
+    num_updates: int | None = None,
+    device: str = "auto",
+    precision: Literal["as-validated", "auto", "float32", "bfloat16", "float16"] = "as-validated",
+    json: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
+    per_sample: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
+    damaged: Literal["refuse", "skip"] = "refuse",
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Score checkpoints on a data set.
+
+    Args:
+        checkpoints: semraft, public RAFT or torchvision weights; or zero, constant, farneback, dis.
+        dataset: A name that `semraft datasets` lists.
+        root: The data set's folder.
+        split: Which part of it.
+        pairs: Score a random draw of so many pairs, the same every time; all without it.
+        num_updates: Refinements; those the checkpoint was validated with, or 24, without it.
+        device: auto, cpu, cuda or cuda:N.
+        precision: Arithmetic of the network; as-validated: what the checkpoint's run validated it in, if this
+            device computes in that at speed, else float32, as for weights that are of no run.
+        json: Write all metrics to this file; - is standard output.
+        per_sample: Write one row a pair to this .csv file.
+        damaged: What a damaged pair does: stop, or be skipped, named and counted.
+        size: Height and width of the scenes of `world` or `shapes`, if not the data set's own.
+    """
+    from semraft.evaluation import evaluate_command
+    from semraft.evaluation.evaluate import write_per_sample
+
+    if not checkpoints:
+        raise ValueError("give a checkpoint to score, or one of zero, constant, farneback, dis")
+    evaluations = evaluate_command.score(
+        checkpoints,
+        dataset,
+        root=Path(root) if root else None,
+        split=split,
+        pairs=pairs,
+        num_updates=num_updates,
+        device=device,
+        precision=precision,
+        damaged=damaged,
+        world=WorldConfig(size=size or WorldConfig().size),
+        shapes=ShapesConfig(size=size or ShapesConfig().size),
+    )
+    if json != "-":
+        print(evaluate_command.table(evaluations))
+    if json:
+        evaluate_command.write_json(json, evaluations)
+    if per_sample:
+        write_per_sample(Path(per_sample), evaluations)
+
+
+def predict(
+    inputs: Positional[tuple[Path, ...]],
+    /,
+    out: Path,
+    weights: str = "",
+    num_updates: int | None = None,
+    formats: tuple[Literal["flo", "kitti", "color", "sheet"], ...] | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+) -> int:
+    """Flow for two images, a folder of frames, or a video.
+
+    A network with heads also writes what they say: NAME_labels.png, NAME_occlusion.png. Frames that form no
+    pair are named; the exit code is 1 if a frame was damaged or nothing was written.
+
+    Args:
+        inputs: Two images, one folder, or one video. In a folder the numbers in the file names say which
+            frames follow each other. A file of weights may stand first.
+        out: The folder to write into.
+        weights: A name that `semraft weights` lists, or a file: of semraft, public RAFT or torchvision.
+        num_updates: Refinements; those the weights were validated with, or 24, without it.
+        formats: What to write: .flo, KITTI 16-bit png, colour picture, contact sheet (frames, flow, and where
+            it can't be trusted; twice the work). All four of a single pair, the first three of several.
+        device: auto, cpu, cuda or cuda:N.
+        precision: Arithmetic of the network.
+    """
+    from semraft import frames, inference, prediction, runtime
+
+    if inputs and inputs[0].suffix in (".pt", ".pth", ".safetensors"):
+        if weights:
+            raise ValueError(f"two weights are named, {inputs[0]} and --weights {weights}: take one out")
+        weights, inputs = str(inputs[0]), inputs[1:]
+    where = runtime.choose_device(device)
+    runtime.keep_freed_memory()
+    chosen = runtime.choose_precision(precision, where)
+    found = frames.frame_pairs(inputs)
+    model = inference.load(weights or None).to(where)
+    asked = formats or (("flo", "kitti", "color", "sheet") if found.count == 1 else ("flo", "kitti", "color"))
+    updates = num_updates or model.validation_updates
+    written = prediction.predict_pairs(model, found, out, updates, chosen, asked)
+    for line in shortened(found.left_out):
+        print(f"! {line}", file=sys.stderr)
+    print(f"flow: {out} ({written} of {found.count} pairs, {found.frames} frames)")
+    return 1 if found.damaged or not written else 0
+
+
+def shortened(lines: Sequence[str], most: int = 10) -> list[str]:
+    """The first lines, and how many more there are."""
+    return [*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])]
+
+
+def weights(json: Json = False) -> None:
+    """List the weights that come with semraft and the public files it reads."""
+    from semraft.shipped import weights_table
+
+    rows = weights_table()
+    short = {
+        name: f"RAFT {row['arch']}, {row['about']}; {'shipped' if row['shipped'] else row['source']}; "
+        f"sha256 {row['sha256'][:8]}"
+        for name, row in rows.items()
+    }
+    print_table(rows if json else short, json)

@@ -1,0 +1,206 @@
+"""A run is one value: the frozen dataclasses that say everything a training run depends on.
+
+If two runs differ, their configurations differ. Nothing here imports torch, so that `--help` is quick. The
+docstring under a field is its help text on the command line.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from semraft.config.data import DataConfig, require
+from semraft.config.term import TermConfig
+from semraft.faults.fault_config import FaultConfig
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+Recompute = Literal["auto", "nothing", "ends", "everything"]
+"""Activations that training does not keep: none, those of both ends (encoders, upsampling), all of them.
+`auto`: on the CPU those of both ends; on a GPU none while its free memory suffices."""
+
+CorrelationKind = Literal["all-pairs", "on-demand", "auto"]
+"""Where correlation windows come from; `auto` takes what is faster, or fits, for the size at hand."""
+
+
+Head = Literal["occlusion", "decoder", "decoder-down"]
+"""What a network can have beside flow: occlusion, and classes decoded at 1/8 or from two stages below."""
+HEADS: tuple[Head, ...] = typing.get_args(Head)
+
+Conditioning = Literal["none", "truth", "decoder"]
+"""Whose classes of both frames enter a network's context: nobody's, the data's, its own decoder's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network and where its weights come from."""
+
+    arch: Literal["large", "small", "tiny"] = "large"
+    """RAFT as published (large, small), or a small one for studies on a CPU (tiny)."""
+    weights: str = ""
+    """A checkpoint to start from: semraft's own, a public RAFT .pth or torchvision's. Empty: from scratch."""
+    batch_norm: Literal["auto", "train", "freeze"] = "auto"
+    """Batch norm statistics: `auto` learns them from scratch and freezes them with `weights`."""
+    correlation: CorrelationKind = "auto"
+    """Store the all-pairs volume, or compute on demand what is looked at: less memory on large frames."""
+    recompute: Recompute = "auto"
+    """What is computed again for the gradients instead of kept: less memory, more time. `auto`: both ends of
+    the network on a CPU; on a GPU nothing while its free memory suffices, then both ends, then everything."""
+    heads: tuple[Head, ...] = ()
+    """What the network gives beside flow: occlusion, and the classes of both frames (decoder: from features
+    at 1/8; decoder-down: two stages further down and back up). The rest of it is the same without."""
+    conditioning: Conditioning = "none"
+    """Classes of both frames that enter the context: those of the data (truth: then also wherever the network
+    is used), or those that its own decoder sees. At the first step they change nothing."""
+
+    def __post_init__(self) -> None:
+        both = {"decoder", "decoder-down"} <= set(self.heads) or len(set(self.heads)) < len(self.heads)
+        require(not both, "model.heads", " ".join(self.heads), "each head once, and one decoder at most")
+        decodes = self.conditioning != "decoder" or bool({"decoder", "decoder-down"} & set(self.heads))
+        require(decodes, "model.conditioning", self.conditioning, "a decoder among --model.heads")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """The sequence loss and the terms added to it."""
+
+    gamma: float = 0.8
+    """Weight of refinement t of N in every sum over refinements: gamma^(N-t)."""
+    normalize: Literal["valid", "all", "valid-broadcast"] = "valid"
+    """What the flow loss is divided by: the number of valid pixels, or of all pixels (RAFT's own code).
+    valid-broadcast: of valid ones, but every sample is masked by every other's mask as well, as in the
+    original study's repair: the loss grows with the batch, and with what has no truth."""
+    max_flow_px: float = 400.0
+    """Ground truth at least so long is not trained on."""
+    occluded: Literal["keep", "leave-out"] = "keep"
+    """Whether the flow loss acts where the point seen in frame 1 is not visible in frame 2. `leave-out` needs
+    data that say where that is; terms go by their own masks."""
+    terms: tuple[TermConfig, ...] = ()
+    """Auxiliary terms, for example `semantic-v1:0.5 signed-distance:share=0.4,where=things,ramp=200`."""
+    combine: Literal["sum", "gate", "project"] = "sum"
+    """What stays of a term's gradient against the flow loss's: all, nothing, or what is at right angles."""
+    share_cap: float = 0.0
+    """Largest norm of a term's gradient, at any step, in parts of the flow loss's; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.gamma <= 1, "loss.gamma", self.gamma, "above 0, at most 1")
+        require(self.share_cap >= 0, "loss.share-cap", self.share_cap, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW under a one-cycle schedule."""
+
+    steps: int = 100_000
+    """Optimiser steps."""
+    batch: int = 6
+    """Samples a step, over all processes."""
+    learning_rate: float = 1e-4
+    """Peak of the one-cycle schedule."""
+    weight_decay: float = 1e-5
+    """AdamW's decoupled weight decay."""
+    epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    warm_up_frac: float = 0.05
+    """Part of the schedule spent rising to the peak."""
+    clip_norm: float = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    ema: float = 0.0
+    """Exponential moving average of the weights: the part of it that stays at each step, for example 0.999,
+    less over the first steps; 0: no average. It is what is validated, and what a checkpoint gives."""
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "optim.steps", self.steps, "1 or more")
+        require(self.batch >= 1, "optim.batch", self.batch, "1 or more")
+        require(self.learning_rate > 0, "optim.learning-rate", self.learning_rate, "above 0")
+        require(self.clip_norm >= 0, "optim.clip-norm", self.clip_norm, "0 or more")
+        require(0 <= self.ema < 1, "optim.ema", self.ema, "0 or more, below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One training run."""
+
+    recipe: str = "custom"
+    """The recipe this configuration was made from."""
+    seed: int = 0
+    """Initial weights, sample order and augmentation."""
+    output: str = ""
+    """The run's folder; empty: runs/RECIPE-seedSEED."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Network."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Losses."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+    num_updates: int = 12
+    """Refinements in training."""
+    validation_updates: int = 24
+    """Refinements in validation."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the network: `auto` is bfloat16 where the hardware has it, else float32."""
+    tracker: Literal["tensorboard", "clearml"] = "tensorboard"
+    """Where curves go besides metrics.jsonl: TensorBoard, or ClearML as well."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    log_every: int = 100
+    """Steps between lines of training metrics."""
+    validate_every: int = 5000
+    """Steps between validations, each followed by a checkpoint."""
+    health_every: int = 0
+    """Steps between lines of health.jsonl; 0: as often as 3 per cent of the time allows."""
+    checkpoint_every: int = 1000
+    """Steps between updates of checkpoints/last.pt."""
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    """A fault planted on purpose, to see that it is found."""
+    when_worse: Literal["go-on", "stop", "lower-rate", "drop-term"] = "go-on"
+    """When a run goes wrong: say so and go on, stop, or go back to the last sound checkpoint and on from
+    there with half the learning rate, or without the term that is guilty (if none is: half the rate)."""
+    saved_pairs: int = 8
+    """Validation pairs whose pictures and flow the last validation keeps for the report."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_updates", "validation_updates", "log_every", "validate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            require(value >= 1, name.replace("_", "-"), value, "1 or more")
+        learnt = self.model.conditioning == "truth" or "segmentation" in {t.name for t in self.loss.terms}
+        labels = self.data.augment.labels
+        require(
+            labels == "nearest" or not learnt, "data.augment.labels", labels, "nearest: classes are learnt"
+        )
+
+
+def to_json(config: RunConfig) -> str:
+    """A configuration as JSON text, every field named."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def load_config(path: Path) -> RunConfig:
+    """Reads what `to_json` wrote.
+
+    Raises:
+        ValueError: A name or value that no RunConfig has.
+    """
+    try:
+        return typing.cast(RunConfig, _build(RunConfig, json.loads(path.read_text())))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a run configuration: {error}") from error
+
+
+def _build(kind: Any, value: Any) -> Any:
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _build(hints[name], part) for name, part in value.items()})
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_build(part, item) for part, item in zip(kinds, value, strict=True))
+    if origin in (Union, types.UnionType):
+        return None if value is None else _build(parts[0], value)
+    return float(value) if kind is float else value

@@ -1,0 +1,208 @@
+"""A cell of a study: one configuration file, one run folder, one `semraft train` in a process of its own.
+
+Whoever runs cells - this machine, a Ray worker - calls `run_cell`, so resume, logs and failures look alike. A
+lock, held by the training's process itself, keeps two from writing into one folder: what a killed study or
+another machine left running is found and waited for.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from semraft.studies.study import CELLS, RUNS
+from semraft.tracking import CHECKPOINTS, CONFIG, METRICS, is_same_file
+
+STOPPED = -signal.SIGTERM
+"""The exit code of a cell that was stopped because the study was."""
+GRACE_S = 20.0
+"""What a training gets to finish its step and save; a validation may take longer, and is repeated."""
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+"""What tells a training that it is one of several processes: not true of a cell of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One run of a study and where its files are."""
+
+    study: Path
+    variant: str
+    seed: int
+    steps: int
+    start: Path | None = None
+    """The checkpoint it starts from, where the study has a start."""
+
+    @property
+    def name(self) -> str:
+        """VARIANT-seedK."""
+        return f"{self.variant}-seed{self.seed}"
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.study / RUNS / self.name
+
+    @property
+    def config(self) -> Path:
+        """The configuration it starts from."""
+        return self.study / CELLS / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        """What its trainings printed, one after another."""
+        return self.study / CELLS / f"{self.name}.log"
+
+    @property
+    def lock(self) -> Path:
+        """Locked while a training writes into the run's folder."""
+        return self.study / CELLS / f"{self.name}.lock"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What the run goes on from."""
+        return self.run / CHECKPOINTS / "last.pt"
+
+
+Submit = Callable[[Cell], Future[int]]
+"""Starts a cell when there is room for it; the result is its exit code."""
+Engine = Callable[[], AbstractContextManager[Submit]]
+"""What runs cells. Leaving its context stops those that are still going."""
+
+
+def is_done(cell: Cell) -> bool:
+    """Whether the run's last checkpoint is that of its last step: it is written when all else is."""
+    final = cell.last_checkpoint.with_name(f"step-{cell.steps:06d}.pt")
+    return final.exists() and cell.last_checkpoint.exists() and is_same_file(final, cell.last_checkpoint)
+
+
+def last_step(cell: Cell) -> int:
+    """The last step that the run has logged; 0 before the first."""
+    path = cell.run / METRICS
+    if not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))  # A few lines: a validation's are some kilobytes each.
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # Being written, or cut by the seek.
+        return int(record["step"])
+    return 0
+
+
+def is_running(cell: Cell) -> bool:
+    """Whether a training holds the cell's lock."""
+    if not cell.lock.exists():
+        return False
+    with open(cell.lock, "a") as lock:
+        return not _take(lock)
+
+
+def complaint(cell: Cell) -> str:
+    """What the cell's last training said last."""
+    text = cell.log.read_text(errors="replace") if cell.log.exists() else ""
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("semraft")]
+    return (said or lines or ["nothing"])[-1]
+
+
+def training_command(cell: Cell) -> list[str]:
+    """What a person would type to begin the run, or to go on with it."""
+    semraft = [sys.executable, "-m", "semraft", "train"]
+    if cell.last_checkpoint.exists():
+        return [*semraft, "--resume", str(cell.run)]
+    weights = ["--model.weights", str(cell.start)] if cell.start else []
+    return [*semraft, "--from", str(cell.config), "--output", str(cell.run), *weights]
+
+
+def run_cell(
+    cell: Cell,
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+    launcher: Sequence[str] = (),
+    stopped: Callable[[], bool] = lambda: False,
+) -> int:
+    """Brings a cell to its end, from wherever it was left; returns 0, or the exit code of its training.
+
+    Args:
+        cell: The cell.
+        environment: Variables that its training gets besides this process's own.
+        directory: The directory that relative paths of the configuration are relative to.
+        launcher: A command that starts the training's command, for example torchrun's or srun's.
+        stopped: Asked a few times a second; when it says yes, the training may save, and ends.
+    """
+    with open(cell.lock, "a") as lock:
+        while not _take(lock):
+            if stopped():
+                return STOPPED
+            time.sleep(0.2)
+        if is_done(cell):
+            return 0
+        if stopped():
+            return STOPPED
+        if not cell.last_checkpoint.exists() and (cell.run / CONFIG).exists():
+            shutil.rmtree(cell.run)  # Killed before its first checkpoint: nothing to go on from.
+        command = [*launcher, *training_command(cell)]
+        inherited = {name: value for name, value in os.environ.items() if launcher or name not in LAUNCHED}
+        with open(cell.log, "a") as log:
+            # What a killed training printed last, a bar perhaps, has no end of line.
+            print(f"\n$ {shlex.join(command)}", file=log, flush=True)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "semraft.studies.exit_with_parent", str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=directory,
+                env={**inherited, **environment},
+                pass_fds=[lock.fileno()],  # The lock lives as long as any process that writes here.
+                start_new_session=True,  # A terminal's Ctrl-C is the study's to handle.
+            )
+        try:
+            while process.poll() is None and not stopped():
+                time.sleep(0.1)
+        finally:
+            _end(process)
+        return 0 if is_done(cell) else process.returncode or 1
+
+
+def _take(lock: IO[str]) -> bool:
+    """Takes a file's lock, unless another process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise ValueError(
+            f"{lock.name}: this file system has no locks (NFS without lockd, Lustre without -o flock): put "
+            f"the study on another"
+        ) from error
+    return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a training that is still going: first asked, then killed, with all that it started."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
