@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 
+LabelTable = Literal["label-ids", "train-ids", "viper-ids", "virtual-kitti-colours"]
+"""Names of the tables by which label files are read (`data.taxonomy.LABEL_TABLES`)."""
+
 IGNORE_LABEL = 255
 """The label that never counts, in arrays and tensors alike."""
 
@@ -296,6 +299,8 @@ class FlowDataset:
     """What `read_part` does, where it can be done without reading the whole pair."""
     origin: Callable[[Pair], Origin] | None = None
     """What the files of a copied data set were in the original; None: these are the originals."""
+    label_table: LabelTable | None = None
+    """Name of the table (`taxonomy.LABEL_TABLES`) by which its label files are read; None: it has none."""
 
     def __len__(self) -> int:
         return len(self.pairs)

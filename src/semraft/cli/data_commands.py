@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from semraft.cli.options import Json
 from semraft.config import WorldConfig
+from semraft.config.data import IdTable
 
 
 def synthesize(
@@ -44,6 +45,7 @@ def check(
     split: Literal["train", "val"] = "train",
     pairs: int = 50,
     read: int | None = None,
+    label_table: IdTable | None = None,
     json: Json = False,
     list_bad: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
 ) -> int:
@@ -54,6 +56,7 @@ def check(
         dataset: A name that `semraft datasets` lists.
         split: Which part of it.
         pairs: How many pairs the alignment test takes.
+        label_table: The table of the ids in label files, if not the data set's own.
         read: Read so many pairs, spread evenly; all without it, which finds every damaged file.
         json: Print JSON instead of text.
         list_bad: Write the ids of unusable pairs to this file, one a line.
@@ -63,7 +66,9 @@ def check(
     from semraft.data import index_dataset
     from semraft.data.check import as_text, check_dataset
 
-    found = index_dataset(dataset, Path(root) if root else None, split, WorldConfig())
+    found = index_dataset(
+        dataset, Path(root) if root else None, split, WorldConfig(), label_table=label_table
+    )
     report = check_dataset(
         found,
         alignment_pairs=pairs,
@@ -86,6 +91,7 @@ def pack(
     images: Literal["pixels", "files"] = "pixels",
     workers: int = 2,
     damaged: Literal["refuse", "skip"] = "refuse",
+    label_table: IdTable | None = None,
 ) -> None:
     """Copy data into a pack, which training reads several times as fast.
 
@@ -99,15 +105,24 @@ def pack(
         split: Which parts of it; all that are read out of one pack must be in it.
         images: Keep images as pixels, or as the bytes of their files: a fifth of the space, half as fast.
         workers: Threads that read and pack.
-        damaged: What a damaged pair does: stop, or be left out, named and counted.
+        damaged: A damaged pair stops the work, or is left out, named and counted.
+        label_table: The table of the ids in label files, if not the data set's own.
     """
     from tqdm import tqdm
 
     from semraft.data import index_dataset
     from semraft.data.files.packed import pack as write
+    from semraft.data.requirements import refuse_doubtful_table
+    from semraft.sample import FlowDataset
+
+    def source(name: str) -> FlowDataset:
+        found = index_dataset(dataset, root, name, WorldConfig(), label_table=label_table)
+        if label_table is None:
+            refuse_doubtful_table(found)
+        return found
 
     counts = write(
-        lambda name: index_dataset(dataset, root, name, WorldConfig()),
+        source,
         root,
         out,
         split,

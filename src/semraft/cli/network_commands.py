@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from semraft.cli.options import Json, print_table
 from semraft.config import ShapesConfig, WorldConfig
+from semraft.config.data import IdTable
 
 
 def evaluate(
@@ -25,6 +26,9 @@ def evaluate(
     json: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     per_sample: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     damaged: Literal["refuse", "skip"] = "refuse",
+    missing: Literal["skip", "refuse"] = "skip",
+    held_out: str = "",
+    label_table: IdTable | None = None,
     size: tuple[int, int] | None = None,
 ) -> None:
     """Score checkpoints on a data set.
@@ -41,7 +45,10 @@ def evaluate(
             device computes in that at speed, else float32, as for weights that are of no run.
         json: Write all metrics to this file; - is standard output.
         per_sample: Write one row a pair to this .csv file.
-        damaged: What a damaged pair does: stop, or be skipped, named and counted.
+        damaged: A damaged pair stops the work, or is skipped, named and counted.
+        missing: A file that a pair lacks costs that pair, or stops the work.
+        held_out: Score the pairs that the data.split of a training held out: the same share, or file.
+        label_table: The table of the ids in label files, if not the data set's own.
         size: Height and width of the scenes of `world` or `shapes`, if not the data set's own.
     """
     from semraft.evaluation import evaluate_command
@@ -59,6 +66,9 @@ def evaluate(
         device=device,
         precision=precision,
         damaged=damaged,
+        missing=missing,
+        held_out=held_out,
+        label_table=label_table,
         world=WorldConfig(size=size or WorldConfig().size),
         shapes=ShapesConfig(size=size or ShapesConfig().size),
     )

@@ -1,9 +1,26 @@
 """What is trained on and validated on: the part of a run's configuration that is about data."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+DATASET_NAMES = (
+    "viper",
+    "virtual-kitti",
+    "kitti",
+    "kitti-2012",
+    "flying-chairs",
+    "flying-things",
+    "sintel",
+    "sintel-final",
+    "world",
+    "shapes",
+)
+IdTable = Literal["label-ids", "train-ids", "viper-ids"]
+ID_TABLES: tuple[IdTable, ...] = get_args(IdTable)
+"""Tables of the ids that label files can hold: Cityscapes labelIds and labelTrainIds, VIPER's ids."""
 
 CORES = "SEMRAFT_CORES"
 """The variable by which a study tells a run how many cores are its own (`data.workers`)."""
@@ -103,6 +120,14 @@ class DataConfig:
     """Data sets, with weights when there are several: `viper:0.7,virtual-kitti:0.3`."""
     root: str = ""
     """Where the data lies: a folder, or one for each set: `viper=/data/viper,kitti=/data/kitti2015`."""
+    split: str = ""
+    """Pairs of the training data that are held out and validated on instead of the set's own: a share of
+    them, by whole scenes (`0.2`), or a file with an id or scene on each line; for all sets that are trained
+    on, or by name (`kitti=0.2,viper=held-out.txt`)."""
+    label_table: str = ""
+    """The table of the ids in label files: `label-ids` or `train-ids` (Cityscapes) or `viper-ids`; for all
+    sets whose labels are ids, or by name (`kitti=train-ids`). Without it the set's own, and a run stops at
+    files that clearly hold the ids of another."""
     train_pairs: int | None = None
     """Train on so many pairs of each set only, drawn once by `draw_seed` (overfitting studies)."""
     truth: Literal["all", "static"] = "all"
@@ -120,6 +145,10 @@ class DataConfig:
     """Height and width of a training crop in pixels."""
     damaged: Literal["refuse", "skip"] = "refuse"
     """A damaged training pair stops the run, or is skipped, counted and named in skipped.jsonl."""
+    missing: Literal["skip", "refuse"] = "skip"
+    """A file that a pair lacks (its second frame, a label file) costs that pair, or stops the run."""
+    small_frames: Literal["refuse", "enlarge"] = "refuse"
+    """A frame smaller than the crop stops the run as a damaged pair does, or is enlarged."""
     draws: Literal["by-seed", "fixed"] = "by-seed"
     """What sample order and augmentation are drawn by: the run's seed; or 0 whatever that is, as in the
     original study, so that runs from one checkpoint are one run."""
@@ -137,6 +166,11 @@ class DataConfig:
         """The seed that sample order and augmentation of a run with `seed` are drawn by."""
         return seed if self.draws == "by-seed" else 0
 
+    def table_of(self, name: str) -> IdTable | None:
+        """The label table chosen for a data set; None: its own."""
+        chosen = by_name(self.label_table, [name], "data.label-table").get(name)
+        return next((table for table in ID_TABLES if table == chosen), None)
+
     def __post_init__(self) -> None:
         fits = all(side % 8 == 0 and side >= 64 for side in self.crop)
         require(fits, "data.crop", self.crop, "two multiples of 8, 64 at least")
@@ -144,6 +178,8 @@ class DataConfig:
         right = self.workers == "auto" or self.workers >= 0
         require(right, "data.workers", self.workers, "auto, or 0 or more")
         require(self.validation_pairs >= 1, "data.validation-pairs", self.validation_pairs, "1 or more")
+        for table in by_name(self.label_table, DATASET_NAMES, "data.label-table").values():
+            require(table in ID_TABLES, "data.label-table", table, " or ".join(ID_TABLES))
 
 
 def parse_mixture(text: str) -> tuple[tuple[str, float], ...]:
@@ -173,26 +209,52 @@ def parse_mixture(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(mixture.items())
 
 
-def parse_roots(text: str, names: Sequence[str]) -> dict[str, Path | None]:
-    """Where each of the data sets `names` lies, None where `text` does not say.
+_NAME = re.compile(rf"(?:^|,)\s*({'|'.join(sorted(DATASET_NAMES, key=len, reverse=True))})\s*=")
+"""The start of NAME=VALUE. Other `=` and `,` belong to the value, which may be a path."""
 
-    `text` is empty, or one folder (a data set is in its subfolder NAME if there is one, else in the folder
-    itself), or NAME=FOLDER,NAME=FOLDER,... for some or all of the names and perhaps others.
+
+def by_name(text: str, names: Sequence[str], option: str) -> dict[str, str]:
+    """The value of an option for each of the data sets `names`; a name is missing where there is none.
+
+    `text` is one value for all, or NAME=VALUE,NAME=VALUE,... for some or all of the names and perhaps others.
 
     Raises:
-        ValueError: NAME=FOLDER for some parts only, or a name twice.
+        ValueError: A value is empty, a name is no data set or there twice.
     """
-    if not text:
-        return dict.fromkeys(names)
-    if "=" not in text:
-        root = Path(text).expanduser()
-        return {name: root / name if (root / name).is_dir() else root for name in names}
-    folders: dict[str, Path] = {}
-    for part in text.split(","):
-        name, equals, folder = (piece.strip() for piece in part.partition("="))
-        if not (name and equals and folder):
-            raise ValueError(f"data root {text!r}: expected NAME=FOLDER in every part, got {part!r}")
-        if name in folders:
-            raise ValueError(f"data root {text!r}: {name} is there twice; keep one folder")
-        folders[name] = Path(folder).expanduser()
+    starts = list(_NAME.finditer(text))
+    if not starts or starts[0].start() > 0:
+        if (unknown := re.match(r"([\w-]*)=", text)) and not Path(text).exists():
+            raise ValueError(f"--{option} {text!r}: no data set is called {unknown[1]!r}")
+        return dict.fromkeys(names, text) if text else {}
+    values: dict[str, str] = {}
+    ends = [start.start() for start in starts[1:]] + [len(text)]
+    for start, end in zip(starts, ends, strict=True):
+        name, value = start[1], text[start.end() : end].strip()
+        if not value:
+            raise ValueError(f"--{option} {text!r}: {name} has no value, expected NAME=VALUE,NAME=VALUE,...")
+        if name in values:
+            raise ValueError(f"--{option} {text!r}: {name} is there twice; keep one")
+        values[name] = value
+    return {name: values[name] for name in names if name in values}
+
+
+def is_by_name(text: str) -> bool:
+    """Whether an option's text has a value for each data set rather than one for all."""
+    return _NAME.match(text) is not None
+
+
+def parse_roots(text: str, names: Sequence[str]) -> dict[str, Path | None]:
+    """The folder of each of the data sets `names`, None where `text` has none.
+
+    `text` is as in `by_name`. In a folder for all, a data set is in the subfolder of its name if there is
+    one, else in the folder itself.
+
+    Raises:
+        ValueError: As `by_name`.
+    """
+    folders = {name: Path(value).expanduser() for name, value in by_name(text, names, "data.root").items()}
+    if not is_by_name(text):
+        folders = {
+            name: folder / name if (folder / name).is_dir() else folder for name, folder in folders.items()
+        }
     return {name: folders.get(name) for name in names}

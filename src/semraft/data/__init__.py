@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from semraft.config import ShapesConfig, WorldConfig
+from semraft.config.data import IdTable
 from semraft.data.datasets import flying_chairs, flying_things, kitti, sintel, viper, virtual_kitti
 from semraft.data.files import packed
 from semraft.data.shapes import shapes_dataset as shapes_scenes
@@ -27,29 +28,42 @@ DATASETS: dict[str, Callable[..., FlowDataset]] = {
 The first line of the function's docstring says what the data set is."""
 
 
+WITH_IDS = ("viper", "kitti", "kitti-2012")
+"""Data sets whose label files hold ids, which can be of several tables."""
 MADE = ("world", "shapes")
 """Data sets without files: their scenes are made when they are read."""
 
 
 def open_dataset(
-    name: str, root: Path | None, split: str, world: WorldConfig, shapes: ShapesConfig | None = None
+    name: str,
+    root: Path | None,
+    split: str,
+    world: WorldConfig,
+    shapes: ShapesConfig | None = None,
+    label_table: IdTable | None = None,
 ) -> FlowDataset:
     """The pairs of a data set's split (`train` or `val`): their files exist and are not empty.
 
     `root` is the data set's folder; `world` and `shapes` need none and are made as their configurations say
-    (without one: as by default).
+    (without one: as by default). `label_table` says what the ids in label files mean, if not what the data
+    set's own do.
 
     Raises:
         ValueError: No such data set or split; nothing usable at the root, with what was looked for.
     """
-    dataset = index_dataset(name, root, split, world, shapes)
+    dataset = index_dataset(name, root, split, world, shapes, label_table)
     if not dataset.pairs:
         raise ValueError(f"{name}: {root} has no usable {split} pair; {_describe(dataset)}")
     return dataset
 
 
 def index_dataset(
-    name: str, root: Path | None, split: str, world: WorldConfig, shapes: ShapesConfig | None = None
+    name: str,
+    root: Path | None,
+    split: str,
+    world: WorldConfig,
+    shapes: ShapesConfig | None = None,
+    label_table: IdTable | None = None,
 ) -> FlowDataset:
     """As `open_dataset`, but it may turn out that no pair is usable: its `problems` say why.
 
@@ -69,7 +83,11 @@ def index_dataset(
     if not root.is_dir():
         raise ValueError(f"{name}: the root {root} is no folder")
     if packed.is_pack(root):
+        if label_table:
+            raise ValueError(f"{root} is a pack, which holds common classes: choose the table when packing")
         return packed.index(name, root, split)
+    if label_table and name in WITH_IDS:
+        return DATASETS[name](root, split, label_table)
     return DATASETS[name](root, split)
 
 

@@ -15,9 +15,12 @@ from jaxtyping import Int64
 from semraft.data import alignment
 from semraft.data.alignment import Alignment, Sums
 from semraft.data.datasets.pairs import WrongSize
-from semraft.data.taxonomy import CLASSES
+from semraft.data.label_tables import TABLE_NAMES, contradiction, count_ids, label_files
+from semraft.data.taxonomy import CLASSES, LABEL_TABLES, LabelTable, read_source_ids
 from semraft.sample import IGNORE_LABEL, DamagedFile, FlowDataset, Pair, Problem
 
+LABEL_FILES = 50
+"""Label files, spread evenly, that tell label tables apart."""
 _BINS_PER_PX = 32
 _BINS = 2048 * _BINS_PER_PX
 
@@ -48,15 +51,21 @@ class Report:
     problems: tuple[Problem, ...]
     image_sizes: dict[str, int]
     class_frac: dict[str, float] | None
+    source_class_frac: dict[str, float] | None
+    """Shares by the names of the data set's own label table; None of a pack, which holds common classes."""
+    label_table: LabelTable | None
+    """Name of the table by which label files were read."""
+    doubtful_table: str
+    """A line where label files clearly hold the ids of another table; else empty."""
     flow: FlowStatistics | None
     alignment: Alignment | None
 
     @property
     def sound(self) -> bool:
-        """Every file usable, valid flow in them, and neither flow nor labels found not to fit the images."""
+        """Every file is usable, some flow is valid, and neither flow nor labels contradict the images."""
         test = self.alignment
         contradicted = test is not None and "not aligned" in (test.verdict, test.labels_verdict)
-        return not self.problems and self.flow is not None and not contradicted
+        return not (self.problems or self.doubtful_table or contradicted) and self.flow is not None
 
     @property
     def bad_ids(self) -> tuple[str, ...]:
@@ -79,6 +88,7 @@ class _Totals:
     magnitudes: Int64[np.ndarray, " bins"] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
     magnitude_max_px: float = 0.0
     labels: Int64[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
+    source_ids: Int64[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
     alignment_sums: Sums = field(default_factory=dict)
     alignment_errors: Sums = field(default_factory=dict)
 
@@ -87,6 +97,7 @@ class _Totals:
         self.magnitudes += other.magnitudes
         self.magnitude_max_px = max(self.magnitude_max_px, other.magnitude_max_px)
         self.labels += other.labels
+        self.source_ids += other.source_ids
         for mine, theirs in (
             (self.sums, other.sums),
             (self.alignment_sums, other.alignment_sums),
@@ -129,6 +140,9 @@ def check_dataset(
         problems=tuple(problems),
         image_sizes=dict(totals.sizes.most_common()),
         class_frac=_class_shares(totals.labels),
+        source_class_frac=_source_class_shares(totals.source_ids, dataset.label_table),
+        label_table=dataset.label_table,
+        doubtful_table=contradiction(count_ids(label_files(dataset, LABEL_FILES)), dataset.label_table),
         flow=_flow_statistics(totals),
         alignment=alignment.judge(totals.alignment_sums, totals.alignment_errors),
     )
@@ -167,6 +181,9 @@ def _measure(dataset: FlowDataset, pair: Pair, test_alignment: bool) -> _Totals 
     )
     if sample.labels1 is not None:
         totals.labels = np.bincount(sample.labels1.ravel(), minlength=256)
+    if dataset.label_table is not None and dataset.origin is None and "labels1" in pair.files:
+        ids = read_source_ids(pair.files["labels1"], dataset.label_table)
+        totals.source_ids = np.bincount(ids.ravel(), minlength=256)
     if test_alignment:
         png_flow = "flow" in pair.files and ".png" in pair.files["flow"].suffixes
         totals.alignment_sums, totals.alignment_errors = alignment.measure(sample, png_flow)
@@ -179,6 +196,15 @@ def _class_shares(labels: Int64[np.ndarray, " 256"]) -> dict[str, float] | None:
         return None
     names = {entry.name: entry.id for entry in CLASSES} | {"ignored": IGNORE_LABEL}
     return {name: int(labels[label]) / total for name, label in names.items()}
+
+
+def _source_class_shares(
+    counts: Int64[np.ndarray, " 256"], table: LabelTable | None
+) -> dict[str, float] | None:
+    total = int(counts.sum())
+    if not total or table is None:
+        return None
+    return {entry.name: int(counts[entry.id]) / total for entry in LABEL_TABLES[table]}
 
 
 def _flow_statistics(totals: _Totals) -> FlowStatistics | None:
@@ -225,9 +251,9 @@ def _lines(report: Report, max_problems: int) -> Iterator[str]:
             f"90 % {flow.magnitude_90_px:.2f}, 99 % {flow.magnitude_99_px:.2f}, "
             f"max {flow.magnitude_max_px:.2f}"
         )
-    if report.class_frac is not None:
-        yield "classes of frame 1:"
-        yield from (f"  {name:14} {share:7.2%}" for name, share in report.class_frac.items() if share)
+    if report.doubtful_table:
+        yield f"WRONG LABEL TABLE: {report.doubtful_table}"
+    yield from _class_lines(report)
     if (test := report.alignment) is not None:
         yield f"alignment: {test.verdict.upper()} ({test.pairs} pairs): {test.reason}"
         yield f"  photometric error {test.photometric_flow:.2f}, with zero flow {test.photometric_zero:.2f}"
@@ -240,3 +266,16 @@ def _lines(report: Report, max_problems: int) -> Iterator[str]:
         by_error = sorted(test.readings.items(), key=lambda reading: reading[1])
         yield from (f"    {error:7.2f}  {name}" for name, error in by_error)
         yield f"  ({alignment.CRITERION})"
+
+
+def _class_lines(report: Report) -> Iterator[str]:
+    """Shares of the classes by the data set's own names, each with its common class; else by common names."""
+    if report.label_table is not None and report.source_class_frac is not None:
+        yield f"classes of frame 1 by {TABLE_NAMES[report.label_table]}, and the common class of each:"
+        for entry in LABEL_TABLES[report.label_table]:
+            if share := report.source_class_frac[entry.name]:
+                common = "ignored" if entry.common == IGNORE_LABEL else CLASSES[entry.common].name
+                yield f"  {entry.name:20} {share:7.2%}  {common}"
+    elif report.class_frac is not None:
+        yield "common classes of frame 1:"
+        yield from (f"  {name:20} {share:7.2%}" for name, share in report.class_frac.items() if share)

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import cv2
@@ -22,7 +23,7 @@ from semraft.data.block import Block, block_of, is_pinned_for
 from semraft.data.mixture import REPLACEMENT, block_shares, sample_address
 from semraft.faults.fault_config import SOUND, FaultConfig
 from semraft.faults.samples import spoiled, spoiled_resize
-from semraft.sample import DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window
+from semraft.sample import DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window, WrongSize
 
 CPU = torch.device("cpu")
 ATTEMPTS = 20
@@ -98,10 +99,20 @@ def training_sample(
 def _augmented(
     dataset: FlowDataset, pair: Pair, config: DataConfig, generator: np.random.Generator, resized: Resize
 ) -> FlowSample:
-    """`augment` of the pair, of which only what becomes the crop is read."""
+    """`augment` of the pair, of which only what becomes the crop is read.
+
+    Raises:
+        WrongSize: The frame is smaller than the crop, and is not to be enlarged.
+    """
     drawn: list[Window] = []
 
     def choose(frame: tuple[int, int]) -> Window:
+        if config.small_frames == "refuse" and (frame[0] < config.crop[0] or frame[1] < config.crop[1]):
+            raise WrongSize(
+                pair.files.get("image1", Path(pair.id)),
+                f"is {frame[1]}x{frame[0]} (width x height), smaller than the crop of {config.crop[1]}x"
+                f"{config.crop[0]}: take a smaller --data.crop, or --data.small-frames enlarge",
+            )
         drawn.append(draw_window(frame, config.crop, config.augment, generator))
         return drawn[-1]
 

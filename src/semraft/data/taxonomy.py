@@ -1,7 +1,7 @@
-"""What labels mean: the common classes, and the label images of each data set in their terms.
+"""Label tables: classes of the data sets and the common class of each.
 
-Twelve classes and 255 (ignored). Not for reading files as such (`pictures`). Label images are looked up in
-tables: ids in one of 256, colours, as 24 bits, in one of 2^24.
+There are twelve common classes and 255 (ignored). Not for reading files as such (`pictures`). Ids are looked
+up in a table of 256 entries, colours, as 24 bits, in one of 2^24.
 """
 
 from functools import cache
@@ -15,13 +15,12 @@ from semraft.data.files.pictures import holds_ids, read_colors, read_ids
 from semraft.ops.classes import CLASSES as CLASSES
 from semraft.ops.classes import SKY as SKY
 from semraft.ops.classes import Color, CommonClass
-from semraft.sample import IGNORE_LABEL, DamagedFile, FramePart
-
-Unknown = Literal["error", "ignore"]
+from semraft.sample import DamagedFile, FramePart
+from semraft.sample import LabelTable as LabelTable
 
 
 class SourceClass(NamedTuple):
-    """A class of a data set: its own id, name and colour (RGB), and the common id it becomes."""
+    """A class of a data set: its id, name and colour (RGB) there, and its common id."""
 
     id: int
     name: str
@@ -89,8 +88,6 @@ VIRTUAL_KITTI_CLASSES = (
 )
 """Virtual KITTI 2, colors.txt; the files hold colours, so the ids are row numbers and ours alone."""
 
-VIRTUAL_KITTI_MISC = 10
-
 CITYSCAPES_CLASSES = (
     SourceClass(0, "unlabeled", (0, 0, 0), 255),
     SourceClass(1, "ego vehicle", (0, 0, 0), 255),
@@ -130,7 +127,23 @@ CITYSCAPES_CLASSES = (
 )
 """Cityscapes and KITTI semantics by labelId (not trainId); the licence plate's -1 is 255 in uint8."""
 
-_UNKNOWN = 254  # Never an id of ours: what a table says where it says nothing.
+_TRAINED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_BY_LABEL_ID = {entry.id: entry for entry in CITYSCAPES_CLASSES}
+CITYSCAPES_TRAIN_CLASSES = (
+    *(_BY_LABEL_ID[label]._replace(id=train_id) for train_id, label in enumerate(_TRAINED)),
+    SourceClass(255, "ignored", (0, 0, 0), 255),
+)
+"""Cityscapes by labelTrainId: the 19 evaluated classes; all others are 255."""
+
+LABEL_TABLES: dict[LabelTable, tuple[SourceClass, ...]] = {
+    "label-ids": CITYSCAPES_CLASSES,
+    "train-ids": CITYSCAPES_TRAIN_CLASSES,
+    "viper-ids": VIPER_CLASSES,
+    "virtual-kitti-colours": VIRTUAL_KITTI_CLASSES,
+}
+"""Name of a label table -> its classes."""
+
+_UNKNOWN = 254  # An id of no class in any table.
 
 
 def _palette(classes: tuple[CommonClass, ...] | tuple[SourceClass, ...]) -> UInt8[np.ndarray, "256 3"]:
@@ -149,7 +162,7 @@ VIPER_PALETTE = _palette(VIPER_CLASSES)
 
 @cache
 def common_ids(classes: tuple[SourceClass, ...]) -> UInt8[np.ndarray, " 256"]:
-    """The table from a data set's ids to common ids; what is no id of it has a number that is no class."""
+    """The common id of each id of a data set; 254 for an id that the data set lacks."""
     table = np.full(256, _UNKNOWN, np.uint8)
     for entry in classes:
         table[entry.id] = entry.common
@@ -157,63 +170,45 @@ def common_ids(classes: tuple[SourceClass, ...]) -> UInt8[np.ndarray, " 256"]:
     return table
 
 
-def viper_labels(
-    path: Path | str, unknown: Unknown = "error", part: FramePart | None = None
+def read_labels(
+    path: Path | str, table: LabelTable, part: FramePart | None = None
 ) -> UInt8[np.ndarray, "H W"]:
-    """Reads a VIPER `cls` png, of ids (palette or grey) or of colours, as common ids.
+    """Labels of a png, whole or a part, as common ids.
 
-    Van and train share a colour, which is called van: train is not evaluated, and a dictionary built in the
-    table's order would turn every van into a train.
+    Files of VIPER hold ids (palette or grey) or colours. Van and train share a colour there, which is read as
+    van: train is not evaluated, and a dictionary in the table's order would turn every van into a train.
+    Pavement of Virtual KITTI is terrain, as it is painted so.
 
     Raises:
-        DamagedFile: An id above 31 or a colour that is in no table; with `unknown="ignore"` that is 255.
+        DamagedFile: An id or colour that the table lacks; ids where colours belong, or the reverse; 16 bits.
     """
-    path = Path(path)
-    if holds_ids(path):
-        return _look_up(path, "ids", _read_byte_ids(path, part), common_ids(VIPER_CLASSES), unknown)
-    common = {entry.color: entry.common for entry in VIPER_CLASSES if entry.id != VIPER_TRAIN}
-    common[VIPER_VAN_COLOR_RVC] = VIPER_CLASSES[VIPER_VAN].common
-    return _look_up(
-        path, "colours", _pack(read_colors(path, part)), _color_table(tuple(common.items())), unknown
-    )
+    return _read(Path(path), table, part, is_common=True)
 
 
-def virtual_kitti_labels(
-    path: Path | str,
-    misc: Literal["building", "ignore"] = "building",
-    unknown: Unknown = "error",
-    part: FramePart | None = None,
-) -> UInt8[np.ndarray, "H W"]:
-    """Reads a Virtual KITTI 2 `classgt` png as common ids. Pavement comes as terrain: it is painted so.
-
-    `misc` says what becomes of Misc, large walls for the most part: static structure, or ignored.
-
-    Raises:
-        DamagedFile: A colour that is not in colors.txt; with `unknown="ignore"` that is 255.
-    """
-    path = Path(path)
-    common = {entry.color: entry.common for entry in VIRTUAL_KITTI_CLASSES}
-    if misc == "ignore":
-        common[VIRTUAL_KITTI_CLASSES[VIRTUAL_KITTI_MISC].color] = IGNORE_LABEL
-    return _look_up(
-        path, "colours", _pack(read_colors(path, part)), _color_table(tuple(common.items())), unknown
-    )
+def read_source_ids(path: Path | str, table: LabelTable) -> UInt8[np.ndarray, "H W"]:
+    """Labels of a png as ids of the data set's own table, for counts by its names; as `read_labels`."""
+    return _read(Path(path), table, None, is_common=False)
 
 
-def cityscapes_labels(
-    path: Path | str, unknown: Unknown = "error", part: FramePart | None = None
-) -> UInt8[np.ndarray, "H W"]:
-    """Reads a png of Cityscapes labelIds (KITTI's `semantic` too) as common ids. trainIds are not told apart.
+def _read(path: Path, table: LabelTable, part: FramePart | None, is_common: bool) -> UInt8[np.ndarray, "H W"]:
+    if table == "virtual-kitti-colours" or (table == "viper-ids" and not holds_ids(path)):
+        return _look_up(path, "colours", _pack(read_colors(path, part)), _color_table(table, is_common))
+    ids = read_ids(path, part)
+    if ids.dtype != np.uint8:
+        raise DamagedFile(path, "holds 16-bit numbers, labels have 8 bits")
+    known = common_ids(LABEL_TABLES[table])
+    return _look_up(path, "ids", ids, known if is_common else _kept(table))
 
-    Raises:
-        DamagedFile: An id that Cityscapes lacks (34..254); with `unknown="ignore"` that is 255.
-    """
-    path = Path(path)
-    return _look_up(path, "ids", _read_byte_ids(path, part), common_ids(CITYSCAPES_CLASSES), unknown)
+
+@cache
+def _kept(table: LabelTable) -> UInt8[np.ndarray, " 256"]:
+    """The ids of a table, each at its own place."""
+    ids = np.arange(256, dtype=np.uint8)
+    return np.where(common_ids(LABEL_TABLES[table]) == _UNKNOWN, np.uint8(_UNKNOWN), ids)
 
 
 def viper_instances(path: Path | str, part: FramePart | None = None) -> Int32[np.ndarray, "H W"]:
-    """Reads a VIPER `inst` png: 256 G + B, 0 where nothing is told apart; R is the class and not part of it.
+    """Instances of a VIPER `inst` png: 256 G + B, 0 where there is none; R is the class.
 
     Raises:
         DamagedFile: Not a png of colours, or R is above 31 and so no class (channels in the wrong order).
@@ -226,21 +221,14 @@ def viper_instances(path: Path | str, part: FramePart | None = None) -> Int32[np
 
 
 def virtual_kitti_instances(path: Path | str, part: FramePart | None = None) -> Int32[np.ndarray, "H W"]:
-    """Reads a Virtual KITTI 2 `instancegt` png: trackID + 1, 0 where there is none."""
+    """Instances of a Virtual KITTI 2 `instancegt` png: trackID + 1, 0 where there is none."""
     return read_ids(path, part).astype(np.int32)
 
 
 def kitti_instances(path: Path | str, part: FramePart | None = None) -> Int32[np.ndarray, "H W"]:
-    """Reads a KITTI `instance` png: labelId * 256 + n as stored, unique over classes; 0 where n is 0."""
+    """Instances of a KITTI `instance` png: labelId * 256 + n, unique over classes; 0 where n is 0."""
     values = read_ids(path, part).astype(np.int32)
     return np.where(values & 0xFF, values, 0)
-
-
-def _read_byte_ids(path: Path, part: FramePart | None) -> UInt8[np.ndarray, "H W"]:
-    ids = read_ids(path, part)
-    if ids.dtype != np.uint8:
-        raise DamagedFile(path, "holds 16-bit numbers, labels have 8 bits")
-    return ids
 
 
 def _code(color: Color) -> int:
@@ -254,11 +242,15 @@ def _pack(colors: UInt8[np.ndarray, "H W 3"]) -> Int32[np.ndarray, "H W"]:
 
 
 @cache
-def _color_table(entries: tuple[tuple[Color, int], ...]) -> UInt8[np.ndarray, " 16777216"]:
-    table = np.full(1 << 24, _UNKNOWN, np.uint8)
-    for color, value in entries:
-        table[_code(color)] = value
-    return table
+def _color_table(table: LabelTable, is_common: bool) -> UInt8[np.ndarray, " 16777216"]:
+    """Colour -> common id, or id of the data set."""
+    found = np.full(1 << 24, _UNKNOWN, np.uint8)
+    for entry in LABEL_TABLES[table]:
+        if (table, entry.id) != ("viper-ids", VIPER_TRAIN):
+            found[_code(entry.color)] = entry.common if is_common else entry.id
+    if table == "viper-ids":
+        found[_code(VIPER_VAN_COLOR_RVC)] = VIPER_CLASSES[VIPER_VAN].common if is_common else VIPER_VAN
+    return found
 
 
 def _look_up(
@@ -266,14 +258,11 @@ def _look_up(
     kind: Literal["ids", "colours"],
     codes: Integer[np.ndarray, "H W"],
     table: UInt8[np.ndarray, " N"],
-    unknown: Unknown,
 ) -> UInt8[np.ndarray, "H W"]:
     labels = table.take(codes)
     missing = labels == _UNKNOWN
     if missing.any():
-        if unknown != "ignore":
-            raise DamagedFile(path, f"unknown {kind}: {_name_codes(kind, codes[missing])}")
-        labels[missing] = IGNORE_LABEL
+        raise DamagedFile(path, f"unknown {kind}: {_name_codes(kind, codes[missing])}")
     return labels
 
 

@@ -8,14 +8,17 @@ from typing import Literal
 
 from semraft import runtime
 from semraft.config import DataConfig, ShapesConfig, WorldConfig
+from semraft.config.data import IdTable
 from semraft.data import open_dataset
+from semraft.data.held_out import part_of_split
 from semraft.data.loader import keep_in_memory, validation_draw
+from semraft.data.requirements import refuse_doubtful_table, refuse_problems, require_labels
 from semraft.evaluation.baselines import BASELINES, baseline
 from semraft.evaluation.evaluate import Evaluation, evaluate
 from semraft.evaluation.validate import network_predictor
 from semraft.metrics import METRICS, OF_HEADS
 from semraft.models.weights import load_model
-from semraft.training.run_data import WORLD_MEMORY_MB, refuse_damaged, require_labels
+from semraft.training.run_data import WORLD_MEMORY_MB
 
 SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
 """The columns of the printed table; the rest is in the files."""
@@ -36,12 +39,23 @@ def score(
     device: str,
     precision: str,
     damaged: Literal["refuse", "skip"],
+    missing: Literal["skip", "refuse"] = "skip",
+    held_out: str = "",
+    label_table: IdTable | None = None,
     world: WorldConfig,
     shapes: ShapesConfig,
 ) -> dict[str, Evaluation]:
-    """Scores each checkpoint, or baseline by its name, on the same pairs; names every pair left out."""
-    dataset = open_dataset(dataset_name, root, split, world, shapes)
-    refuse_damaged(dataset, damaged, "--damaged")
+    """Scores each checkpoint, or baseline by its name, on the same pairs; names every pair left out.
+
+    With `held_out` (see `part_of_split`) those pairs of the training split.
+    """
+    split = "train" if held_out else split
+    dataset = open_dataset(dataset_name, root, split, world, shapes, label_table)
+    refuse_problems(dataset, damaged, missing)
+    if label_table is None:
+        refuse_doubtful_table(dataset)
+    if held_out:
+        dataset = part_of_split(dataset, held_out, DataConfig().draw_seed, "val")
     if dataset_name == "world" and len(checkpoints) > 1:
         dataset = keep_in_memory(dataset, WORLD_MEMORY_MB)
     indices = (

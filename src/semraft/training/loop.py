@@ -22,6 +22,7 @@ from semraft import runtime, tracking
 from semraft.clearml_session import ClearMLSession
 from semraft.config import RunConfig, to_json
 from semraft.data.loader import TrainingBatch, training_batches
+from semraft.data.requirements import require_labels
 from semraft.diagnosis.rollback import read_rollbacks, remedied
 from semraft.evaluation.evaluate import Evaluation
 from semraft.evaluation.validate import motion_by_class, training_metrics, validate, write_validation
@@ -102,7 +103,7 @@ def _begin(
     config = settled_config(remedied(asked, read_rollbacks(run)), device)
     training, weights = run_data.checked_training_data(config)
     validation, left_out = run_data.validation_data(config.data)
-    run_data.require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
+    require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config, model=replace(config.model, weights="")) if resume else config
     state = initial_state(start, device)
@@ -174,8 +175,6 @@ def _train(
                 return Ending.NONE
             return Ending.LATE if is_late() else Ending.ASKED if asked_to_stop() else Ending.NONE
 
-        if not resume:
-            _validate_start(begun, run, processes)
         while isinstance(upcoming, TrainingBatch):
             (batch, skipped), measured = upcoming, state.measured
             # One batch ahead: if it can't be read, all processes hear of it in this step.
@@ -224,20 +223,6 @@ def _train(
                 raise _farewell(taken.ending, upcoming, run, step)
     if watcher is not None:
         watcher.end()
-
-
-def _validate_start(begun: _Begun, run: Path, processes: runtime.Processes) -> None:
-    """Validation before the first step of a run that starts from given weights: worse than they were is the
-    first thing to know of it."""
-    if begun.config.model.weights and begun.validation:
-        scored = validate(
-            begun.state.scored, begun.validation, begun.config, run, processes, keep_pairs=False
-        )
-        with by_all(processes):
-            if begun.tracker is not None:
-                score = write_validation(scored, run, 0, begun.tracker)
-                _keep(begun.state, score, run, begun.config)
-        begun.state.model.train()
 
 
 def _next(batches: Iterator[TrainingBatch]) -> TrainingBatch | Exception | None:

@@ -1,18 +1,25 @@
 """From a data configuration to the data sets of a run, and the record of what they were."""
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from semraft.config import Conditioning, DataConfig, RunConfig
-from semraft.config.data import parse_mixture, parse_roots
+from semraft.config import DataConfig, RunConfig
+from semraft.config.data import by_name, is_by_name, parse_mixture, parse_roots
 from semraft.data import MADE, open_dataset
+from semraft.data.held_out import part_of_split
 from semraft.data.hidden_truth import hide_truth
 from semraft.data.loader import keep_in_memory, limit_pairs, validation_draw
+from semraft.data.requirements import (
+    doubtful_table,
+    refuse_doubtful_table,
+    refuse_problems,
+    require_labels,
+)
 from semraft.data.taxonomy import CLASSES
 from semraft.losses.objective import check_terms
 from semraft.models.heads import given_by
-from semraft.sample import DamagedFile, FlowDataset
+from semraft.sample import FlowDataset, Pair
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
 """Validation sets that are scored on every pair."""
@@ -31,14 +38,32 @@ def training_data(config: DataConfig) -> tuple[list[FlowDataset], list[float]]:
     roots = parse_roots(config.root, names)
     datasets = []
     for name in names:
-        dataset = open_dataset(name, roots[name], "train", config.world, config.shapes)
-        refuse_damaged(dataset, config.damaged, "--data.damaged")
+        dataset = _opened(config, name, roots[name], "train")
         if config.train_pairs is not None:
             dataset = limit_pairs(dataset, config.train_pairs, config.draw_seed)
         if name == "world":
             dataset = keep_in_memory(dataset, WORLD_MEMORY_MB)
         datasets.append(hide_truth(dataset, config.truth, config.truth_frac, config.draw_seed))
     return datasets, [weight for _, weight in mixture]
+
+
+def _opened(config: DataConfig, name: str, root: Path | None, part: Literal["train", "val"]) -> FlowDataset:
+    """A data set's training or validation pairs, as `split` and `label_table` have them, with sound files.
+
+    Raises:
+        ValueError: As `open_dataset` and `part_of_split`; label files of another table, and none was chosen.
+        DamagedFile: Damaged or missing files that are to be refused.
+    """
+    trained = [trained_name for trained_name, _ in parse_mixture(config.train)]
+    names = trained if not is_by_name(config.split) else [*trained, name]
+    rule = by_name(config.split, names, "data.split").get(name)
+    table = config.table_of(name)
+    split = "train" if rule else part
+    dataset = open_dataset(name, root, split, config.world, config.shapes, table)
+    refuse_problems(dataset, config.damaged, config.missing, "--data.")
+    if table is None:
+        refuse_doubtful_table(dataset)
+    return part_of_split(dataset, rule, config.draw_seed, part) if rule else dataset
 
 
 def checked_training_data(config: RunConfig) -> tuple[list[FlowDataset], list[float]]:
@@ -65,13 +90,12 @@ def validation_data(config: DataConfig) -> tuple[dict[str, tuple[FlowDataset, tu
     drawn, left_out = {}, []
     for name in config.validation:
         root = roots[name]
-        if "=" not in config.root and name not in trained and root is not None and root.name != name:
+        if not is_by_name(config.root) and name not in trained and root is not None and root.name != name:
             root = None  # One folder for all is the training data's, unless it has a folder of this name.
         if root is None and name not in MADE:
             left_out.append(f"{name}: no root given (--data.root ...,{name}=FOLDER)")
             continue
-        dataset = open_dataset(name, root, "val", config.world, config.shapes)
-        refuse_damaged(dataset, config.damaged, "--data.damaged")
+        dataset = _opened(config, name, root, "val")
         whole = name in TAKEN_WHOLE
         indices = (
             tuple(range(len(dataset)))
@@ -87,7 +111,16 @@ def data_record(
     validation: dict[str, tuple[FlowDataset, tuple[int, ...]]],
     left_out: list[str],
 ) -> dict[str, Any]:
-    """What a run was trained and validated on, for environment.json."""
+    """What a run was trained and validated on, for environment.json.
+
+    `trained_on` is the number of validation pairs that are training pairs too.
+    """
+    trained = {_identity(dataset, pair) for dataset in training for pair in dataset.pairs}
+    trained_on = {
+        split: sum(_identity(dataset, dataset.pairs[index]) in trained for index in indices)
+        for split, (dataset, indices) in validation.items()
+    }
+    every = (*training, *(dataset for dataset, _ in validation.values()))
     return {
         "data": {
             "train": [
@@ -103,6 +136,7 @@ def data_record(
                 split: {
                     "ids": [dataset.pairs[index].id for index in indices],
                     "fingerprint": fingerprint(dataset),
+                    "trained_on": trained_on[split],
                 }
                 for split, (dataset, indices) in validation.items()
             },
@@ -110,46 +144,26 @@ def data_record(
         },
         "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in CLASSES],
         "warnings": [
-            f"{dataset.name} {dataset.split}: {len(dataset.problems)} files can't be used, for example "
-            f"{dataset.problems[0].path}: {dataset.problems[0].kind} (semraft data check lists them)"
-            for dataset in (*training, *(dataset for dataset, _ in validation.values()))
-            if dataset.problems
+            *(
+                f"{dataset.name} {dataset.split}: {len(dataset.problems)} files can't be used, for example "
+                f"{dataset.problems[0].path}: {dataset.problems[0].kind} (semraft data check lists them)"
+                for dataset in every
+                if dataset.problems
+            ),
+            *(
+                f"{split}: {count} of {len(validation[split][1])} validation pairs are trained on too: its "
+                "numbers are those of training pairs (--data.split holds some out)"
+                for split, count in trained_on.items()
+                if count
+            ),
+            *filter(None, map(doubtful_table, every)),
         ],
     }
 
 
-def refuse_damaged(dataset: FlowDataset, damaged: str, option: str) -> None:
-    """Stops at files that are there and no good, unless `damaged` is "skip".
-
-    A file that is missing is another matter: it is normal in VIPER, where the partner of some frames was
-    never published, and is only reported.
-
-    Raises:
-        DamagedFile: The first of them, with how many there are and what to do.
-    """
-    bad = [problem for problem in dataset.problems if problem.kind != "missing"]
-    if bad and damaged == "refuse":
-        raise DamagedFile(
-            bad[0].path,
-            f"{bad[0].kind} {bad[0].detail} ({len(bad)} such files in {dataset.name} {dataset.split}): "
-            f"`semraft data check` names them, {option} skip leaves them out",
-        )
-
-
-def require_labels(conditioning: Conditioning, datasets: Iterable[FlowDataset]) -> None:
-    """Stops a network that is conditioned on true labels before data that have none.
-
-    Raises:
-        ValueError: One line: the data set, and what it lacks.
-    """
-    for dataset in datasets:
-        missing = [name for name in ("labels1", "labels2") if name not in dataset.provides]
-        if conditioning == "truth" and missing:
-            raise ValueError(
-                f"a network conditioned on true labels needs {' and '.join(missing)}, which data set "
-                f"{dataset.name!r} ({dataset.split}) does not have: leave it out, or train with "
-                f"--model.conditioning decoder"
-            )
+def _identity(dataset: FlowDataset, pair: Pair) -> str:
+    """What two pairs have in common that are one: the file of frame 1, or for made scenes set and id."""
+    return str(pair.files["image1"].resolve()) if pair.files else f"{dataset.name} {pair.id}"
 
 
 def fingerprint(dataset: FlowDataset) -> str:

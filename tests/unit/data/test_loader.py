@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
-from semraft.config.data import parse_mixture, parse_roots
-from semraft.data import open_dataset
+from semraft.config.data import DATASET_NAMES, parse_mixture, parse_roots
+from semraft.data import DATASETS, open_dataset
 from semraft.data.loader import (
     TrainingBatch,
     _on_their_way,
@@ -27,8 +27,9 @@ from semraft.data.loader import (
 )
 from semraft.data.mixture import BLOCK, block_shares, sample_address
 from semraft.faults.fault_config import SOUND
-from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair
+from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair, WrongSize
 from tests.helpers import global_numpy, make_sample
+from tests.unit.data.fake_trees import write_kitti
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -114,10 +115,56 @@ def test_roots(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["viper=/a,/b", "viper=,kitti=/b", "=/a", "viper=/a,viper=/b"])
-def test_wrong_roots_are_named(text: str) -> None:
-    with pytest.raises(ValueError, match="data root"):
+@pytest.mark.parametrize("name", ["seed=3,lr=1e-4", "a,b", "kitti=2015", "x,viper=y"])
+def test_roots_may_hold_what_else_parts_an_option(tmp_path: Path, name: str) -> None:
+    """Red when: a folder with `=` or `,` in its name can't be given, alone or by name."""
+    folder = tmp_path / name
+    assert parse_roots(str(folder), ["sintel"]) == {"sintel": folder}
+    if "viper" not in name:
+        assert parse_roots(f"sintel={folder},kitti-2012=/k", ["sintel", "kitti-2012"]) == {
+            "sintel": folder,
+            "kitti-2012": Path("/k"),
+        }
+
+
+def test_names_of_data_sets_are_those_there_are() -> None:
+    assert set(DATASET_NAMES) == set(DATASETS)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("viper=,kitti=/b", "viper has no value"),
+        ("viper=/a,viper=/b", "viper is there twice"),
+        ("vipers=/a", "no data set is called 'vipers'"),
+    ],
+)
+def test_wrong_roots_are_named(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=f"--data.root .*{says}"):
         parse_roots(text, ["viper", "kitti"])
+
+
+def test_a_table_is_chosen_for_all_or_by_name() -> None:
+    assert DataConfig(label_table="train-ids").table_of("kitti") == "train-ids"
+    by_name = DataConfig(label_table="kitti=train-ids,viper=viper-ids")
+    assert [by_name.table_of(name) for name in ("kitti", "viper", "kitti-2012")] == [
+        "train-ids",
+        "viper-ids",
+        None,
+    ]
+    with pytest.raises(ValueError, match=r"--data\.label-table is trainIds: expected label-ids or train-ids"):
+        DataConfig(label_table="kitti=trainIds")
+
+
+def test_a_frame_smaller_than_the_crop_is_refused_unless_enlarging_was_asked_for(tmp_path: Path) -> None:
+    """Red when: a crop that no frame has room for trains on enlarged frames without a word."""
+    write_kitti(tmp_path / "training", [1])
+    kitti = open_dataset("kitti", tmp_path, "train", WorldConfig())
+    config = DataConfig(crop=(64, 64))
+    with pytest.raises(WrongSize, match=r"000001_10.png: is 9x6 .*, smaller than the crop of 64x64.*enlarge"):
+        training_sample(0, 0, [kitti], [1.0], config)
+    enlarged = training_sample(0, 0, [kitti], [1.0], dataclasses.replace(config, small_frames="enlarge"))
+    assert enlarged.sample.valid.shape == (64, 64)
 
 
 # ---- the order of samples ----------------------------------------------------------------------------------

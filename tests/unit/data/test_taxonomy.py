@@ -1,6 +1,7 @@
 """Label images of every data set in common ids, against tables written a second time, the other way round."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,20 +12,23 @@ from semraft.data.files.pictures import write_ids, write_image, write_palette
 from semraft.data.taxonomy import (
     CITYSCAPES_CLASSES,
     CLASSES,
+    LABEL_TABLES,
     PALETTE,
     SKY,
     VIPER_CLASSES,
     VIPER_PALETTE,
     VIRTUAL_KITTI_CLASSES,
-    cityscapes_labels,
     kitti_instances,
+    read_labels,
+    read_source_ids,
     viper_instances,
-    viper_labels,
     virtual_kitti_instances,
-    virtual_kitti_labels,
 )
-from semraft.sample import IGNORE_LABEL, DamagedFile
+from semraft.sample import DamagedFile
 
+viper_labels = partial(read_labels, table="viper-ids")
+virtual_kitti_labels = partial(read_labels, table="virtual-kitti-colours")
+cityscapes_labels = partial(read_labels, table="label-ids")
 COMMON = {
     "road": ({3, 5}, {"Road"}, {7, 6, 9, 10}),
     "sidewalk": ({4}, set(), {8}),
@@ -105,21 +109,15 @@ def test_the_colour_of_van_and_train_is_van(tmp_path: Path) -> None:
     np.testing.assert_array_equal(viper_labels(tmp_path / "a.png"), [[10, 10, 10], [10, 10, 255]])
 
 
-@pytest.mark.parametrize(("misc", "misc_label"), [("building", 3), ("ignore", 255)])
-def test_virtual_kitti_colours_become_common(tmp_path: Path, misc: str, misc_label: int) -> None:
-    """Red when: Misc is dropped by default; one table is cached for both choices."""
+def test_virtual_kitti_colours_become_common(tmp_path: Path) -> None:
+    """Red when: Misc, large walls for the most part, is dropped."""
     names = {name: label for label, (_, names, _) in enumerate(COMMON.values()) for name in names}
-    names |= {"Misc": misc_label, "Undefined": 255}
+    names |= {"Undefined": 255}
     colors = np.array([[entry.color for entry in VIRTUAL_KITTI_CLASSES]] * 2, np.uint8)
     write_image(tmp_path / "a.png", colors)
-    labels = virtual_kitti_labels(tmp_path / "a.png", misc=misc)
+    labels = virtual_kitti_labels(tmp_path / "a.png")
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, [[names[entry.name] for entry in VIRTUAL_KITTI_CLASSES]] * 2)
-
-
-def test_virtual_kitti_keeps_misc_by_default(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", np.full((2, 3, 3), 80, np.uint8))
-    assert (virtual_kitti_labels(tmp_path / "a.png") == 3).all()
 
 
 def test_virtual_kitti_colours_are_the_published_ones() -> None:
@@ -139,12 +137,33 @@ def test_cityscapes_label_ids_become_common(tmp_path: Path) -> None:
 
 
 def test_cityscapes_colours_are_the_published_ones_in_train_id_order() -> None:
-    evaluated = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
     text = """(128,64,128) (244,35,232) (70,70,70) (102,102,156) (190,153,153) (153,153,153) (250,170,30)
         (220,220,0) (107,142,35) (152,251,152) (70,130,180) (220,20,60) (255,0,0) (0,0,142) (0,0,70)
         (0,60,100) (0,80,100) (0,0,230) (119,11,32)"""
-    by_id = {entry.id: entry for entry in CITYSCAPES_CLASSES}
-    assert ["({},{},{})".format(*by_id[label].color) for label in evaluated] == text.split()
+    trained = LABEL_TABLES["train-ids"]
+    assert ["({},{},{})".format(*entry.color) for entry in trained[:19]] == text.split()
+    assert [entry.id for entry in trained] == [*range(19), 255]
+    by_name = {entry.name: entry for entry in CITYSCAPES_CLASSES}
+    assert all(entry.common == by_name[entry.name].common for entry in trained[:19])
+
+
+def test_train_ids_become_common(tmp_path: Path) -> None:
+    """Red when: labelTrainIds are looked up by labelId: sky (10) becomes rail track, car (13) a fence."""
+    write_ids(tmp_path / "a.png", np.array([[0, 2, 8, 10], [11, 13, 17, 255]], np.uint8))
+    labels = read_labels(tmp_path / "a.png", "train-ids")
+    np.testing.assert_array_equal(labels, [[0, 3, 6, 7], [8, 10, 9, 255]])
+    write_ids(tmp_path / "b.png", np.full((2, 3), 23, np.uint8))
+    with pytest.raises(DamagedFile, match="unknown ids: 23"):
+        read_labels(tmp_path / "b.png", "train-ids")
+
+
+def test_source_ids_are_those_of_the_files(tmp_path: Path) -> None:
+    """Red when: a colour's common id is given for the data set's own, or van becomes train."""
+    ids = np.array([[2, 3, 24], [20, 25, 7]], np.uint8)
+    write_ids(tmp_path / "ids.png", ids)
+    write_image(tmp_path / "colours.png", VIPER_PALETTE[ids])
+    for name in ("ids", "colours"):
+        np.testing.assert_array_equal(read_source_ids(tmp_path / f"{name}.png", "viper-ids"), ids)
 
 
 @pytest.mark.parametrize("classes", [VIPER_CLASSES, VIRTUAL_KITTI_CLASSES])
@@ -176,10 +195,6 @@ def test_what_is_unknown_is_named_and_counted(
         write_image(path, picture)
     with pytest.raises(DamagedFile, match=rf"unknown (ids|colours): {named} \(3 pixels\)$"):
         read(path)
-    labels = read(path, unknown="ignore")
-    expected = np.zeros((4, 5), np.uint8)
-    expected[1, 1:4] = IGNORE_LABEL
-    np.testing.assert_array_equal(labels, expected)
 
 
 def test_of_many_unknown_colours_the_most_frequent_are_named(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32
+
 from semraft.data.datasets.pairs import (
     Listing,
     find_folder,
@@ -19,8 +22,8 @@ from semraft.data.datasets.pairs import (
 )
 from semraft.data.files.formats import read_flow
 from semraft.data.files.pictures import read_mask
-from semraft.data.taxonomy import cityscapes_labels, kitti_instances
-from semraft.sample import Choose, FlowDataset, FlowSample, Pair
+from semraft.data.taxonomy import LabelTable, kitti_instances, read_labels
+from semraft.sample import Choose, DamagedFile, FlowDataset, FlowSample, Pair
 
 OPTIONAL_FOLDERS = {
     "valid_noc": "flow_noc",
@@ -29,24 +32,27 @@ OPTIONAL_FOLDERS = {
     "instances1": "instance",
 }
 """Field of a sample -> its folder. Where the folder is there every pair must have its file."""
+MAX_NOC_DIFFERENCE_PX = 1.0
+"""flow_noc and flow_occ hold the same values where both are valid, up to rounding."""
 PATTERN = r"(\d{6})_10\.png"
 """First frames. The multi-view extension puts frames 00 to 20 beside them."""
 
 
-def index(root: Path, split: str) -> FlowDataset:
+def index(root: Path, split: str, label_table: LabelTable = "label-ids") -> FlowDataset:
     """KITTI 2015: 200 real pairs, sparse flow on moving cars too, labels of the first frame.
 
     `train` and `val` are both all training pairs: they are what KITTI results are given on. Root is the
     folder that holds training/, or training/ itself. Ids are `000010`; each pair is a scene. Flow is
     flow_occ, `valid_noc` where flow_noc is valid too. A pair must have a file in each folder that is there.
+    `label_table` says what the ids in `semantic` mean.
 
     Raises:
         ValueError: No flow_occ there.
     """
-    return _index("kitti", root, split, "image_2")
+    return _index("kitti", root, split, "image_2", label_table)
 
 
-def index_2012(root: Path, split: str) -> FlowDataset:
+def index_2012(root: Path, split: str, label_table: LabelTable = "label-ids") -> FlowDataset:
     """KITTI 2012: 194 real pairs, sparse flow of what stands still.
 
     The colour images; otherwise as `index`.
@@ -54,14 +60,15 @@ def index_2012(root: Path, split: str) -> FlowDataset:
     Raises:
         ValueError: No flow_occ there.
     """
-    return _index("kitti-2012", root, split, "colored_0")
+    return _index("kitti-2012", root, split, "colored_0", label_table)
 
 
-def _index(name: str, root: Path, split: str, image_folder: str) -> FlowDataset:
+def _index(name: str, root: Path, split: str, image_folder: str, label_table: LabelTable) -> FlowDataset:
     folder = find_folder(name, root / "training" / "flow_occ", root / "flow_occ").parent
     listing = new_listing()
     candidates = _candidates(name, folder, folder / image_folder, listing)
-    return make_dataset(name, split, candidates, listing, functools.partial(read, dataset=name), sparse=True)
+    reads = functools.partial(read, dataset=name, label_table=label_table)
+    return make_dataset(name, split, candidates, listing, reads, sparse=True, label_table=label_table)
 
 
 def _candidates(name: str, folder: Path, images: Path, listing: Listing) -> Iterator[Pair]:
@@ -79,20 +86,44 @@ def _candidates(name: str, folder: Path, images: Path, listing: Listing) -> Iter
         yield Pair(id=f"{number:06d}", scene=f"{name}/{number:06d}", files=files)
 
 
-def read(pair: Pair, choose: Choose | None = None, dataset: str = "kitti") -> FlowSample:
+def read(
+    pair: Pair,
+    choose: Choose | None = None,
+    dataset: str = "kitti",
+    label_table: LabelTable = "label-ids",
+) -> FlowSample:
     """Reads one pair, or the window of it that `choose` takes.
 
     Raises:
-        DamagedFile: A file that does not hold what it should.
+        DamagedFile: A file that does not hold what it should; flow_noc that is no part of flow_occ.
     """
     files = pair.files
     arrays, part = read_frames(pair, "kitti", choose)
     if "valid_noc" in files:
-        _, arrays["valid_noc"] = read_flow(files["valid_noc"], "kitti", part)
+        flow_noc, arrays["valid_noc"] = read_flow(files["valid_noc"], "kitti", part)
     if "moving1" in files:
         arrays["moving1"] = read_mask(files["moving1"], part)
     if "labels1" in files:
-        arrays["labels1"] = cityscapes_labels(files["labels1"], part=part)
+        arrays["labels1"] = read_labels(files["labels1"], label_table, part)
     if "instances1" in files:
         arrays["instances1"] = kitti_instances(files["instances1"], part)
-    return make_sample(pair, dataset, arrays, sparse=True)
+    sample = make_sample(pair, dataset, arrays, sparse=True)
+    if "valid_noc" in files:
+        _require_part_of_occ(files["valid_noc"], flow_noc, sample)
+    return sample
+
+
+def _require_part_of_occ(path: Path, flow_noc: Float32[np.ndarray, "H W 2"], sample: FlowSample) -> None:
+    """Checks that what a flow_noc file holds is a part of flow_occ.
+
+    Raises:
+        DamagedFile: It is valid where flow_occ is not (the two are exchanged?), or holds another flow.
+    """
+    assert sample.valid_noc is not None
+    if alone := int((sample.valid_noc & ~sample.valid).sum()):
+        reason = f"{alone} pixels are valid here and not in flow_occ, of which flow_noc is a part"
+        raise DamagedFile(path, f"{reason}: files exchanged, or of another download")
+    difference_px = float(np.abs(flow_noc - sample.flow)[sample.valid_noc].max(initial=0))
+    if difference_px > MAX_NOC_DIFFERENCE_PX:
+        reason = f"differs from flow_occ by up to {difference_px:.1f} px where both are valid"
+        raise DamagedFile(path, f"{reason}: of another pair, or of another download")

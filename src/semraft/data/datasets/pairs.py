@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from semraft.data.files.formats import Encoding, read_flow
 from semraft.data.files.pictures import read_first_image, read_image
+from semraft.data.taxonomy import LabelTable
 from semraft.sample import (
     OPTIONAL_FIELDS,
     Choose,
@@ -85,10 +86,12 @@ def make_dataset(
     read: Read,
     *,
     sparse: bool = False,
+    label_table: LabelTable | None = None,
 ) -> FlowDataset:
     """The data set of the candidates whose every file is there and not empty; a Problem for each other file.
 
-    A candidate's files are those that the pair must have; their roles are fields of FlowSample.
+    A candidate's files are those that the pair must have; their roles are fields of FlowSample. `label_table`
+    is that of the label files.
     """
     pairs, problems = [], []
     for candidate in candidates:
@@ -105,6 +108,7 @@ def make_dataset(
         sparse=sparse,
         problems=tuple(problems),
         read_window=functools.partial(_read_window, read),
+        label_table=label_table if "labels1" in _provided(pairs) else None,
     )
 
 

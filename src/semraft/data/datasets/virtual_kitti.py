@@ -19,7 +19,7 @@ from semraft.data.datasets.pairs import (
     subfolders,
 )
 from semraft.data.files.formats import read_flow
-from semraft.data.taxonomy import virtual_kitti_instances, virtual_kitti_labels
+from semraft.data.taxonomy import LabelTable, read_labels, virtual_kitti_instances
 from semraft.sample import Choose, DamagedFile, FlowDataset, FlowSample, Pair
 
 VALIDATION_SCENES = ("Scene02",)
@@ -27,6 +27,7 @@ VALIDATION_SCENES = ("Scene02",)
 houses, so a split by frame or variant would validate on what was trained on. Scene02, 233 of 2126 frames, is
 the smallest; it shows a town, a crossing and other traffic from a moving car."""
 
+LABEL_TABLE: LabelTable = "virtual-kitti-colours"
 FILES = {
     "image1": ("rgb", "rgb_{:05d}.jpg", 0),
     "image2": ("rgb", "rgb_{:05d}.jpg", 1),
@@ -67,7 +68,7 @@ def index(root: Path, split: str, cameras: tuple[int, ...] = (0,)) -> FlowDatase
     boxes = _home(root, "bbox.txt", "textgt") if "instanceSegmentation" in found else None
     listing = new_listing()
     candidates = _candidates(found, boxes, split, cameras, listing)
-    return make_dataset("virtual-kitti", split, candidates, listing, read)
+    return make_dataset("virtual-kitti", split, candidates, listing, read, label_table=LABEL_TABLE)
 
 
 def _home(root: Path, content: str, archive: str) -> Path | None:
@@ -102,7 +103,7 @@ def _candidates(
                     for role, (modality, name, offset) in FILES.items()
                     if modality in folders
                 }
-                if boxes and "bbox.txt" in listing(boxes / scene / variant):
+                if boxes:
                     files["moving1"] = boxes / scene / variant / "bbox.txt"
                 yield Pair(
                     id=f"{scene}/{variant}/Camera_{camera}/{frame:05d}",
@@ -125,8 +126,8 @@ def read(pair: Pair, choose: Choose | None = None) -> FlowSample:
         backward = read_flow(files["backward_flow"], "virtual-kitti", part)
         arrays["backward_flow"], arrays["backward_valid"] = backward
     if "labels1" in files:
-        arrays["labels1"] = virtual_kitti_labels(files["labels1"], part=part)
-        arrays["labels2"] = virtual_kitti_labels(files["labels2"], part=part)
+        arrays["labels1"] = read_labels(files["labels1"], LABEL_TABLE, part)
+        arrays["labels2"] = read_labels(files["labels2"], LABEL_TABLE, part)
     if "instances1" in files:
         arrays["instances1"] = virtual_kitti_instances(files["instances1"], part)
         arrays["instances2"] = virtual_kitti_instances(files["instances2"], part)

@@ -111,6 +111,22 @@ def test_missing_empty_damaged_and_wrong_size_files_are_named(tmp_path: Path) ->
         dataset[1]
 
 
+def test_flow_noc_must_be_a_part_of_flow_occ(tmp_path: Path) -> None:
+    """Red when: exchanged folders, or flow_noc of another pair, are read without a word."""
+    training = tmp_path / "training"
+    write_kitti(training, [1])
+    occ, noc = training / "flow_occ/000001_10.png", training / "flow_noc/000001_10.png"
+    write_flow(noc, flow_field(shift_px=3), valid_mask(), "kitti")
+    with pytest.raises(DamagedFile, match=r"flow_noc/.*: differs from flow_occ by up to 3\.0 px"):
+        kitti.index(tmp_path, "val")[0]
+    fewer = valid_mask()
+    fewer[2, 3:5] = False
+    write_flow(noc, flow_field(), valid_mask(), "kitti")
+    write_flow(occ, flow_field(), fewer, "kitti")
+    with pytest.raises(DamagedFile, match=r"flow_noc/.*: 2 pixels are valid here and not in flow_occ"):
+        kitti.index(tmp_path, "val")[0]
+
+
 def test_wrong_root(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"kitti-2012: no folder .*training/flow_occ or "):
         kitti.index_2012(tmp_path, "val")

@@ -139,13 +139,22 @@ def test_without_labels(tmp_path: Path) -> None:
     assert dataset[0].instances2 is None
 
 
-def test_instances_of_some_pairs_are_read_but_not_promised(root: Path) -> None:
+def test_a_missing_instance_file_costs_its_pair_and_not_the_field(root: Path) -> None:
+    """Red when: it costs every pair of the set its instances, and nobody says so."""
     (root / "train/inst/001/001_00021.png").unlink()
+    dataset = viper.index(root, "train")
+    assert ids(dataset.pairs) == ["train/001_00010", "train/012_00010"]
+    assert dataset.provides == {"labels1", "labels2", "instances1", "instances2"}
+    assert [bad.path.name for bad in dataset.problems] == ["001_00021.png"]
+
+
+def test_instances_of_first_frames_alone_are_left_out(root: Path) -> None:
+    """Red when: a download of every tenth instance map costs all pairs."""
+    for path in (root / "train/inst").rglob("*1.png"):
+        path.unlink()
     dataset = viper.index(root, "train")
     assert len(dataset) == 3
     assert dataset.provides == {"labels1", "labels2"}
-    assert dataset[0].instances1 is not None
-    assert dataset[1].instances1 is None
 
 
 def test_files_that_are_not_frames_are_ignored(root: Path) -> None:
