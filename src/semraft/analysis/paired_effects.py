@@ -186,7 +186,8 @@ def _over_training(
 ) -> list[dict[str, Any]]:
     """Per metric: `first_credible` and `area`, over the steps that all runs were validated at."""
     logged = [[run.logged[split] for run in pair] for pair in pairs]
-    steps = sorted(set.intersection(*({*rows} for pair in logged for rows in pair)))
+    shared = set.intersection(*({*rows} for pair in logged for rows in pair))
+    steps = sorted(shared - {0})  # Before the first step all runs from given weights are the same.
     entries: list[dict[str, Any]] = []
     for metric in metrics:
         curves = np.array(

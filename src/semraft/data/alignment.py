@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-from semraft.ops.matches import in_frame, match_positions
+from semraft.ops.warp import in_frame, match_positions
 from semraft.sample import IGNORE_LABEL, FlowSample
 
 Verdict = Literal["aligned", "not aligned", "undecided"]

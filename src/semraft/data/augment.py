@@ -15,7 +15,7 @@ from jaxtyping import Bool, Complex64, Float32, Int64, Shaped, UInt8
 
 from semraft.config import AugmentConfig
 from semraft.ops.classes import CLASSES
-from semraft.ops.matches import in_frame, match_positions
+from semraft.ops.warp import in_frame, match_positions
 from semraft.sample import IGNORE_LABEL, FlowSample, Window
 
 BLEND_TOLERANCE_PX = 0.5

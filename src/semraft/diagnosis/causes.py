@@ -136,7 +136,7 @@ CONTRADICTORY: dict[str, Kind] = {
         experiment=_data,
         settles="If it finds flow that does not fit its pictures, the data is it; if not, the loading.",
         settings=DATA,
-        quantities=("false_still_frac", "trusted_frac"),
+        quantities=("false_still_samples", "trusted_frac"),
     ),
     "swapped-flow": Kind(
         means="Some truth has its components exchanged: a part of the data teaches another direction.",

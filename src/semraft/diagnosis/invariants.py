@@ -18,12 +18,14 @@ SWAPPED_FRACS = (1e-4, 0.01)
 """Samples that fit better with u and v exchanged: of a sound run (1 in 10 000), of one to be named."""
 SCALED_FRACS = (0.01, 0.12)
 """Samples that fit better at another length of flow: of a sound run (up to 0.011), of one to be named."""
-SWAPPED_ALARM, SCALED_ALARM = 5.0, 12.0
+STANDING_FRACS = (0.03, 0.3)
+"""Samples whose still pixels fit worse than their moving ones: of a standing camera, of one to be named."""
+SWAPPED_ALARM, SCALED_ALARM, STANDING_ALARM = 5.0, 12.0, 12.0
 """How much likelier, in nats, the second rate must be."""
-FALSE_STILL_FRAC = 0.002
 BETWEEN_FRAC = 0.06
 """Sound labels have up to 0.023 of their borders' pixels between both classes by chance, blended ones 0.1."""
-NORMALIZATION_FRAC = 0.07
+NORMALIZATION_FRAC = 0.01
+"""The loss and the mean are over the same pixels, so that they differ by rounding alone."""
 HALF_RANGE = 65504.0
 SKIPPED_LINES, SKIPPED_FRAC = 20, 0.5
 """A scaler looks for its scale by skipping: a few steps at the start, one in 2000 later."""
@@ -98,7 +100,7 @@ def batch_norm(record: Record) -> Iterator[Sign]:
 
 def normalization(record: Record) -> Iterator[Sign]:
     """The flow loss is not the mean distance over the pixels that it should be the mean of."""
-    steps, loss, distance = with_truth(record.pulse, "flow_loss", "distance_px")
+    steps, loss, distance = with_truth(record.pulse, "flow_loss", "l1_px")
     ratio = np.maximum(loss, 1e-9) / np.maximum(distance, 1e-9)
     off = np.abs(np.log(ratio)) > NORMALIZATION_FRAC
     pixels = "all" if record.config.loss.normalize == "all" else "the valid"
@@ -142,15 +144,15 @@ def flow_scale(record: Record) -> Iterator[Sign]:
 
 
 def invalid_zeros(record: Record) -> Iterator[Sign]:
-    """Valid flow of exactly 0 where the pictures differ."""
-    steps, frac = record.pulse.known("false_still_frac")
+    """Valid flow of exactly 0 where pictures differ by more than along the flow of what moves."""
+    steps, hits, seen = record.pulse.finite("false_still_samples", "seen_samples")
     return _sign(
         "invalid-zeros",
         steps,
-        again(frac > FALSE_STILL_FRAC),
+        alarm(hits, seen, STANDING_FRACS, STANDING_ALARM),
         lambda at: (
-            f"{frac[at]:.1%} of the valid pixels have a flow of exactly 0 and other pictures there: invalid "
-            f"ones that count"
+            f"in {hits[at:].sum():.0f} of {seen[at:].sum():.0f} samples pixels with a flow of exactly 0 fit "
+            f"their pictures worse than those that move: pixels without truth that count?"
         ),
     )
 

@@ -27,12 +27,6 @@ CLEARED: dict[str, tuple[str, Say]] = {
         "clipped_ratio_max",
         lambda found, step: f"the longest gradient after clipping has {found.max():.4g} of --optim.clip-norm",
     ),
-    "invalid-zeros": (
-        "false_still_frac",
-        lambda found, step: (
-            f"at most {found.max():.2%} of the valid pixels stand still where pictures differ"
-        ),
-    ),
     "label-resize": (
         "between_classes_frac",
         lambda found, step: (
@@ -50,6 +44,7 @@ CLEARED: dict[str, tuple[str, Say]] = {
 SAMPLES = {
     "swapped-flow": ("swapped_samples", "with u and v exchanged"),
     "flow-scale": ("scaled_samples", "at another length of flow"),
+    "invalid-zeros": ("false_still_samples", "where they move than where they stand still"),
 }
 """Those that samples are counted for."""
 
@@ -76,7 +71,7 @@ def _batch_norm(record: Record) -> str | None:
 
 
 def _normalization(record: Record) -> str | None:
-    loss, distance = (record.pulse.get(name) for name in ("flow_loss", "distance_px"))
+    loss, distance = (record.pulse.get(name) for name in ("flow_loss", "l1_px"))
     both = np.isfinite(loss) & np.isfinite(distance) & (distance > 0)
     if not both.any():
         return None

@@ -21,7 +21,7 @@ PARTED_FRAC = 0.05
 """Errors that differ by less have not parted."""
 APART_FRAC = 0.2
 """A quantity that differs by more at a watched step is other; of single batches, so no less."""
-OF_DATA = ("true_length_px", "trusted_frac", "false_still_frac", "between_classes_frac")
+OF_DATA = ("true_length_px", "trusted_frac", "between_classes_frac")
 """What depends on batches alone: two runs that see the same ones have the same numbers."""
 FACTORS = ("rate_ratio", "optimizer_steps_missing", "clipped_ratio_max", "weight_")
 """What is fixed by settings, so that any difference of it counts."""

@@ -36,8 +36,8 @@ from semraft.metrics import (
     pixels_name,
     pool,
 )
+from semraft.ops.distance import boundary_distance
 from semraft.ops.occlusion import forward_backward, out_of_frame
-from semraft.ops.segments import boundary_distance
 from semraft.ops.warp import warp
 from semraft.runtime import own_cores
 from semraft.sample import DamagedFile, Estimate, FlowDataset, FlowSample, Problem
@@ -47,8 +47,8 @@ Predict = Callable[[FlowSample], Sequence[Float32[np.ndarray, "H W 2"]] | Estima
 """A sample -> the flow after each refinement, the last one being the prediction, and often only that one; an
 Estimate where heads are to be scored too."""
 
-BOUNDARY_PX = 5.0
-"""Pixels at most so far from a label boundary are in the stratum `boundary`."""
+BOUNDARY_PX = 5
+"""Largest distance from a label boundary in the stratum `boundary`, in pixels."""
 
 _CLASS_NAMES = tuple(entry.name for entry in CLASSES)
 MOST_THREADS = 8
@@ -219,7 +219,8 @@ def place_masks(
     """Near boundaries between labels, and on what moves, where it is known."""
     masks: dict[str, Bool[np.ndarray, "H W"]] = {}
     if labels1 is not None:
-        masks["boundary"] = boundary_distance(labels1) <= BOUNDARY_PX
+        distance_px = boundary_distance(torch.from_numpy(labels1.astype(np.int64))[None], BOUNDARY_PX + 1)
+        masks["boundary"] = (distance_px[0] <= BOUNDARY_PX).numpy()
     if moving1 is not None:
         masks["moving"] = moving1
     return masks

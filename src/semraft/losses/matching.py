@@ -32,7 +32,7 @@ def matching(
     mask = mask[:, 4::8, 4::8]
     flow = at_least_float32(torch.where(mask[:, None], flow_gt[:, :, 4::8, 4::8], 0)) / 8
     x, y = target(flow)
-    mask = mask & in_frame(flow)
+    mask = mask & in_frame(x, y)
 
     with torch.autocast(features1.device.type, enabled=False):
         rows1 = (at_least_float32(features1) / channels**0.5).flatten(2).transpose(1, 2)

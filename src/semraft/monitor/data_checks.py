@@ -1,4 +1,4 @@
-"""Whether a batch is what it should be: flow that fits its pictures, labels that are classes, valid pixels.
+"""Data checks of a batch: whether its flow fits its pictures, and its labels are classes.
 
 The cheap half of the alignment test (`data.alignment`): for every batch of a training, on a grid of points.
 """
@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STRIDE_PX = 4
-"""Points are so far apart, along rows and columns."""
+"""Distance between points, along rows and columns."""
 FACTORS = (0.7, 0.8, 0.9, 1.1, 1.25, 1.45)
-"""Lengths that flow is tried at."""
+"""Factors that flow is multiplied with to see whether another length fits better."""
 CUT = 1.0
-"""Differences are cut here, in standard deviations of the picture: what is hidden says nothing."""
+"""Largest difference that counts, in standard deviations of the picture: hidden points have any."""
 
 
 class Readings(NamedTuple):
-    """For each sample, the mean difference of the frames (0 to CUT) along its flow, read in various ways.
+    """Mean difference of the frames (0 to CUT) of each sample along its flow, read in various ways.
 
-    Over grid points with flow truth of a pixel or more; `points` is how many there are.
+    Over the `points` of the grid with flow truth of a pixel or more, but for `standing`.
     """
 
     points: Int64[Tensor, " B"]
@@ -33,8 +33,11 @@ class Readings(NamedTuple):
     scaled: Float[Tensor, " B"]
     """The smallest of flow times each of FACTORS."""
     still: Float[Tensor, " B"]
-    false_still: Int64[Tensor, " B"]
-    """Trusted points whose flow is exactly 0 where the pictures differ by CUT / 2 or more."""
+    """The same points without any motion."""
+    standing_points: Int64[Tensor, " B"]
+    """Points whose true flow is exactly 0."""
+    standing: Float[Tensor, " B"]
+    """The mean difference of the frames there."""
 
 
 def read(
@@ -43,9 +46,12 @@ def read(
     flow: Float[Tensor, "B 2 H W"],
     trusted: Bool[Tensor, "B H W"],
 ) -> Readings:
-    """How well frame 2 fits frame 1 along the flow as given, with u and v exchanged, longer, shorter, and not
-    at all. Pictures are 0..255 and compared by their green, of mean 0 and variance 1 over the grid. Where a
-    reading leaves the frame it misses by as much as no motion does."""
+    """Misfits of frame 2 to frame 1 along the flow as given, with u and v exchanged, longer, shorter, and
+    without motion.
+
+    Pictures are 0..255 and compared by their green, of mean 0 and variance 1 over the grid. A reading that
+    leaves the frame misses by as much as no motion does.
+    """
     if image1.device.type == "cpu":
         return _read_compiled(image1, image2, flow, trusted)
     return read_by_tensors(image1, image2, flow, trusted)
@@ -65,14 +71,17 @@ def read_by_tensors(image1: Tensor, image2: Tensor, flow: Tensor, trusted: Tenso
     moving = seen & inside[:, as_given] & (given.square().sum(dim=1) >= 1)
     points = moving.sum(dim=(1, 2))
     misfit = torch.where(moving[:, None], missed, 0).sum(dim=(2, 3)) / points.clamp(min=1)[:, None]
-    standing = seen & (given == 0).all(dim=1) & (missed[:, still] > CUT / 2)
+    stands = seen & (given == 0).all(dim=1)
+    standing_points = stands.sum(dim=(1, 2))
+    standing = torch.where(stands, missed[:, still], 0).sum(dim=(1, 2))
     return Readings(
         points=points,
         as_given=misfit[:, as_given],
         swapped=misfit[:, swapped],
         scaled=misfit[:, scaled].amin(dim=1),
         still=misfit[:, still],
-        false_still=standing.sum(dim=(1, 2)),
+        standing_points=standing_points,
+        standing=standing / standing_points.clamp(min=1),
     )
 
 
@@ -85,18 +94,21 @@ def _factors(device: torch.device) -> Float[Tensor, " N"]:
 def _read_compiled(image1: Tensor, image2: Tensor, flow: Tensor, trusted: Tensor) -> Readings:
     """`read` in one loop: of a small network's step 60 tensor operations are one per cent."""
     arrays = [tensor.detach().float().numpy() for tensor in (image1[:, 1], image2[:, 1], flow)]
-    # Of each sample: points, false still ones, and the sums of misfits as given, swapped, still, scaled.
-    found = np.zeros((len(flow), 5 + len(FACTORS)))
+    # Of each sample: moving points, standing ones, the sum of the latter's misfits, and the sums of the
+    # former's as given, swapped, still, scaled.
+    found = np.zeros((len(flow), 6 + len(FACTORS)))
     _sum_misfits(*arrays, trusted.numpy(), np.array(FACTORS), found)
-    points, false_still = torch.from_numpy(found[:, :2]).long().unbind(dim=1)
-    misfit = torch.from_numpy(found[:, 2:]).float() / points.clamp(min=1)[:, None]
+    points, standing_points = torch.from_numpy(found[:, :2]).long().unbind(dim=1)
+    standing = torch.from_numpy(found[:, 2]).float() / standing_points.clamp(min=1)
+    misfit = torch.from_numpy(found[:, 3:]).float() / points.clamp(min=1)[:, None]
     return Readings(
         points=points,
         as_given=misfit[:, 0],
         swapped=misfit[:, 1],
         scaled=misfit[:, 3:].amin(dim=1),
         still=misfit[:, 2],
-        false_still=false_still,
+        standing_points=standing_points,
+        standing=standing,
     )
 
 
@@ -120,7 +132,8 @@ def _sum_misfits(pictures1, pictures2, flows, trusted, factors, found):
                 before = (pictures1[b, row, column] - mean1) / deviation1
                 still = min(abs((pictures2[b, row, column] - mean2) / deviation2 - before), CUT)
                 if stands:
-                    found[b, 1] += still > CUT / 2
+                    found[b, 1] += 1
+                    found[b, 2] += still
                     continue
                 found[b, 0] += 1
                 readings[0, 0], readings[0, 1], readings[1, 0], readings[1, 1] = u, v, v, u
@@ -133,7 +146,7 @@ def _sum_misfits(pictures1, pictures2, flows, trusted, factors, found):
                     if 0 <= x <= width - 1 and 0 <= y <= height - 1:
                         value = (_bilinear(pictures2[b], y, x) - mean2) / deviation2
                         missed = min(abs(value - before), CUT)
-                    found[b, 2 + k] += missed
+                    found[b, 3 + k] += missed
 
 
 @njit(cache=True, nogil=True)
@@ -182,10 +195,10 @@ def _look_up(
 
 
 def between_frac(labels: Int64[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """Of the pixels whose neighbours along the row have two classes, the part whose number is between them.
+    """Fraction of the pixels between two classes along a row whose own number is between both.
 
-    A class is a number only by convention: between two others, and not one of them, it is by chance, or
-    because labels were blended.
+    The order of classes is a convention: a number between two others is there by chance, or because labels
+    were blended.
     """
     small = labels.byte()  # Of 64 bits it takes twice as long.
     left, here, right = small[..., :-2], small[..., 1:-1], small[..., 2:]

@@ -16,7 +16,7 @@ from semraft.losses.objective import Objective, taught_pixels
 from semraft.losses.reduction import masked_mean
 from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS
-from semraft.monitor.data_checks import at_points, between_frac, read
+from semraft.monitor.data_checks import between_frac, read
 from semraft.ops.fetch import fetched
 from semraft.sample import FlowBatch, Prediction
 from semraft.training.optim import learning_rate
@@ -26,6 +26,10 @@ SWAPPED_LESS, SCALED_LESS = 0.6, 0.85
 """A reading whose misfit is below this part of the given one's contradicts it. With u and v exchanged that of
 1433 sound samples of the world was at least 0.96 times the given one's, that of 1356 of 1430 whose truth was
 exchanged below 0.6 times; at another length that of 2 of 480 sound ones was below 0.85 times."""
+STILL_MORE = 1.7
+"""Pixels that stand still fit their pictures no worse than those that move along their true flow: noise and
+augmentation change both. A sample where they miss by more than so many times as much has pixels without truth
+that count as standing still (rates in docs/diagnosis.md)."""
 MIN_POINTS = 30
 """Fewer points of a sample decide nothing."""
 CLIPPED_EVERY = 5
@@ -46,14 +50,14 @@ def batch_pulse(batch: FlowBatch, config: RunConfig) -> Pulse:
     trusted = trusted_pixels(batch.flow, batch.valid, config.loss.max_flow_px)
     visible = trusted if batch.occluded1 is None else trusted & ~batch.occluded1
     readings = read(batch.image1, batch.image2, batch.flow, visible)
-    points = at_points(visible).sum().clamp(min=1)
     enough = readings.points >= MIN_POINTS
+    stands = enough & (readings.standing_points >= MIN_POINTS)
     found = {
         "trusted_frac": trusted.float().mean(),
         "seen_samples": torch.tensor(float(len(batch.ids))),
         "swapped_samples": (enough & (readings.swapped < SWAPPED_LESS * readings.as_given)).sum().float(),
         "scaled_samples": (enough & (readings.scaled < SCALED_LESS * readings.as_given)).sum().float(),
-        "false_still_frac": readings.false_still.sum() / points,
+        "false_still_samples": (stands & (readings.standing > STILL_MORE * readings.as_given)).sum().float(),
     }
     if batch.labels1 is not None:
         found["between_classes_frac"] = between_frac(batch.labels1)
@@ -70,19 +74,20 @@ def flow_pulse(
 ) -> Pulse:
     """How far the first and the last refinement are from the truth, how long flow is against it, the losses.
 
-    `distance_px` is what the flow loss should be: the mean L1 distance of the last flow, over the points that
-    it reads or all (`normalize`), of all processes.
+    Over every pixel with truth: a grid of points would leave too few of sparse truth. `l1_px` is the number
+    that the flow loss must be: the mean L1 distance of the last flow, over the pixels that the loss reads or
+    all (`normalize`), of all processes.
     """
-    truth = at_points(batch.flow)
-    trusted = trusted_pixels(truth, at_points(batch.valid), config.loss.max_flow_px)
-    first, last = (at_points(flow.float()) for flow in (prediction.flows[0], prediction.flow))
+    truth = batch.flow
+    trusted = trusted_pixels(truth, batch.valid, config.loss.max_flow_px)
+    first, last = prediction.flows[0].float(), prediction.flow.float()
     lengths = torch.stack([first - truth, last - truth, last, truth]).square().sum(dim=2).sqrt()
     means = torch.where(trusted, lengths, 0).sum(dim=(1, 2, 3)) / trusted.sum().clamp(min=1)
     found = dict(zip(("first_epe_px", "epe_px", "length_px", "true_length_px"), means, strict=True))
-    taught = trusted & at_points(taught_pixels(batch, config.loss))
+    taught = trusted & taught_pixels(batch, config.loss)
     distance = torch.where(taught, (last - truth).abs().sum(dim=1), 0)
     every = torch.ones_like(taught) if config.loss.normalize == "all" else taught
-    found["distance_px"] = masked_mean(distance, every)
+    found["l1_px"] = masked_mean(distance, every)
     found |= {"total_loss": losses.total.detach(), "flow_loss": losses.values["flow_loss"][-1].detach()}
     for name, weight in weights.items():
         found[f"value_{name}"] = losses.values[TERMS[name].scalar][-1].detach()

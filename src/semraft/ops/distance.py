@@ -1,21 +1,18 @@
-"""Exact Euclidean distances, truncated, on any device: min-plus over rows, then over columns."""
+"""Truncated Euclidean distance transforms, exact, on any device: min-plus over rows, then over columns."""
 
-from typing import no_type_check
-
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int16, Int64
-from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
-from semraft.kernels.cpu.threads import in_threads
+from semraft.kernels.choice import has_cpu_kernel
+from semraft.kernels.cpu import distance_numba
 from semraft.sample import IGNORE_LABEL
 
 MAX_RADIUS_PX = 127
-"""Largest truncation: twice its square still fits in the 16-bit integers that the search runs in."""
+"""Largest truncation: twice its square still fits in the 16-bit integers of the search."""
 WINDOWS_BYTES = 2**29
-"""What a search by windows may take in memory."""
+"""Memory for the windows of `squared_by_windows`."""
 
 
 @torch.no_grad()
@@ -30,9 +27,8 @@ def distance_to(mask: Bool[Tensor, "*N H W"], radius_px: int) -> Float[Tensor, "
     if not 1 <= radius_px <= MAX_RADIUS_PX:
         raise ValueError(f"radius_px is {radius_px}: expected 1 to {MAX_RADIUS_PX}")
     maps = mask.reshape(-1, *mask.shape[-2:])
-    if mask.device.type == "cpu":
-        squared = torch.empty_like(maps, dtype=torch.int16)
-        in_threads(_search, len(maps), maps.numpy(), radius_px, squared.numpy())
+    if has_cpu_kernel(maps):
+        squared = distance_numba.squared_distances(maps, radius_px)
     else:
         at_once = max(WINDOWS_BYTES // (4 * radius_px * maps[:1].numel()), 1)
         squared = torch.cat([squared_by_windows(part, radius_px) for part in torch.split(maps, at_once)])
@@ -40,7 +36,7 @@ def distance_to(mask: Bool[Tensor, "*N H W"], radius_px: int) -> Float[Tensor, "
 
 
 def squared_by_windows(mask: Bool[Tensor, "M H W"], radius_px: int) -> Int16[Tensor, "M H W"]:
-    """Squared distances by tensor operations, which is how a GPU gets them: few, of all steps at once."""
+    """Squared distances by few tensor operations, over all steps at once: for a GPU."""
     steps = torch.arange(1 - radius_px, radius_px, dtype=torch.int16, device=mask.device).square()
     squared = torch.full_like(mask, radius_px**2, dtype=torch.int16).masked_fill_(mask, 0)
     for axis, padding in ((-1, (radius_px - 1, radius_px - 1)), (-2, (0, 0, radius_px - 1, radius_px - 1))):
@@ -49,52 +45,17 @@ def squared_by_windows(mask: Bool[Tensor, "M H W"], radius_px: int) -> Int16[Ten
     return squared
 
 
-@njit(cache=True, nogil=True)
-@no_type_check
-def _search(start, stop, mask, radius_px, squared):
-    """Along a row from one True pixel to the next; then every step along the column."""
-    _, height, width = mask.shape
-    of_rows = np.empty((height, width), np.int16)
-    for number in range(start, stop):
-        for y in range(height):
-            row, distance = of_rows[y], radius_px
-            for x in range(width):
-                distance = 0 if mask[number, y, x] else min(distance + 1, radius_px)
-                row[x] = distance
-            distance = radius_px
-            for x in range(width - 1, -1, -1):
-                distance = 0 if row[x] == 0 else min(distance + 1, radius_px)
-                row[x] = min(row[x], distance) ** 2
-        for y in range(height):
-            nearest = squared[number, y]
-            nearest[:] = of_rows[y]
-            for step in range(1, radius_px):
-                further = np.int16(step * step)
-                if y >= step:
-                    _lower(nearest, of_rows[y - step], further)
-                if y + step < height:
-                    _lower(nearest, of_rows[y + step], further)
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def _lower(nearest, there, further):
-    for x in range(nearest.size):
-        found = np.int16(there[x] + further)
-        nearest[x] = found if found < nearest[x] else nearest[x]
-
-
 def distances_by_class(
     labels: Int64[Tensor, "B H W"], classes: Int64[Tensor, " K"], radius_px: int
 ) -> Float[Tensor, "B K H W"]:
-    """For each class the distance to its nearest pixel, at most `radius_px`; 0 on it."""
+    """Distance to the nearest pixel of each class, at most `radius_px`; 0 on the class."""
     return distance_to(_is_class(labels, classes), radius_px)
 
 
 def distances_to_others(
     labels: Int64[Tensor, "B H W"], classes: Int64[Tensor, " K"], radius_px: int
 ) -> Float[Tensor, "B K H W"]:
-    """For each class the distance to the nearest pixel of another, at most `radius_px`; 0 outside of it.
+    """Distance to the nearest pixel of any class but each, at most `radius_px`; 0 outside of the class.
 
     An ignored pixel is no other class: the edge of an ignored region is no border.
     """
@@ -105,18 +66,19 @@ def distances_to_others(
 def signed_distances_by_class(
     labels: Int64[Tensor, "B H W"], classes: Int64[Tensor, " K"], radius_px: int
 ) -> Float[Tensor, "B K H W"]:
-    """For each class the signed distance to its border: positive inside, between -radius and +radius.
+    """Signed distance to the border of each class: positive inside, between -radius and +radius.
 
     Inside, the distance to the nearest pixel of another class; outside, minus the distance to the nearest
-    pixel of it. So the two sides of a border are at +1 and -1.
+    pixel of the class. The two sides of a border are at +1 and -1.
     """
     return distances_to_others(labels, classes, radius_px) - distances_by_class(labels, classes, radius_px)
 
 
 def boundary_distance(segments: Int64[Tensor, "B H W"], radius_px: int) -> Float[Tensor, "B H W"]:
-    """Distance to the nearest segment boundary, at most `radius_px`: `ops.segments.boundary_distance`, cut.
+    """Distance to the nearest segment boundary, at most `radius_px`, in pixels.
 
-    Both sides of a boundary are 0; ignored pixels and the edge of the image are no boundary.
+    A boundary pixel has another label directly above, below, left or right of it: both sides of a boundary
+    are 0, the next pixels 1. Ignored pixels and the edge of the image are no boundary.
     """
     boundary = torch.zeros_like(segments, dtype=torch.bool)
     for axis in (-1, -2):

@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from semraft.ops.classes import PLANAR, RIGID
-from semraft.ops.labels import INSTANCE_STEP
-from semraft.ops.segments import largest_segments
+from semraft.ops.labels import INSTANCE_STEP, largest_segments
 from semraft.sample import IGNORE_LABEL
 
 RIDGE = 1e-6

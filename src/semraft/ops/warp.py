@@ -1,16 +1,20 @@
-"""Looking up frame 2 (its colours, labels, flow) where the flow says a pixel of frame 1 has gone.
+"""Positions of matches in frame 2, and frame 2 (its colours, labels, flow) sampled there.
 
 Exact where the flow is whole, and on images one pixel wide.
 """
 
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
 from semraft.kernels.cpu import warp_numba
+
+Positions = TypeVar("Positions", Tensor, np.ndarray)
+"""Columns or rows in pixels, of an array as of a tensor."""
 
 
 def warp(
@@ -28,7 +32,7 @@ def warp(
     """
     x, y, seen = _seen_target(flow)
     height, several = flow.shape[-2], flow.ndim > 4
-    if several:  # One image as high as all of them: frame 2 need not be repeated.
+    if several:  # All flows as one high image: frame 2 need not be repeated.
         x, y = (positions.transpose(0, 1).flatten(1, 2) for positions in (x, y))
     warped = _gather(image, x.round(), y.round()) if mode == "nearest" else _blend(image, x, y)
     if several:
@@ -39,13 +43,13 @@ def warp(
 def warp_channel(
     image: Float[Tensor, "B C H W"], channel: Int64[Tensor, "B H W"], flow: Float[Tensor, "*T B 2 H W"]
 ) -> tuple[Float[Tensor, "*T B H W"], Bool[Tensor, "*T B H W"]]:
-    """`warp`, bilinear, of one channel a pixel: the one that `channel` names. Differentiable in flow."""
+    """Bilinear `warp` of one channel for each pixel, given by `channel`. Differentiable in flow."""
     batch, channels, height, width = image.shape
     x, y, seen = _seen_target(flow)
     left, top = x.floor().detach(), y.floor().detach()
     samples = torch.arange(batch, device=image.device).view(-1, 1, 1)
     place = (samples * channels + channel) * (height * width) + top.long() * width + left.long()
-    # One past the last is the last, where its share of the blend is 0.
+    # A neighbour beyond the last pixel has weight 0: the last pixel is read in its place.
     right, below = (left < width - 1).long(), (top < height - 1).long() * width
     pixels = image.flatten()
     upper_left, upper_right, lower_left, lower_right = (
@@ -58,40 +62,55 @@ def warp_channel(
 
 
 def target(flow: Float[Tensor, "*T B 2 H W"]) -> tuple[Float[Tensor, "*T B H W"], Float[Tensor, "*T B H W"]]:
-    """Column and row, in pixels, where each pixel of frame 1 lies in frame 2."""
+    """Column and row, in pixels, of each pixel's match in frame 2."""
     height, width = flow.shape[-2:]
     columns = torch.arange(width, device=flow.device, dtype=flow.dtype)
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype).unsqueeze(-1)
     return flow[..., 0, :, :] + columns, flow[..., 1, :, :] + rows
 
 
-def in_frame(flow: Float[Tensor, "*T B 2 H W"]) -> Bool[Tensor, "*T B H W"]:
-    """Where p + flow(p) lies between the outermost pixel centres, these included; NaN does not."""
-    return _is_inside(*target(flow))
+def match_positions(
+    flow: Float[np.ndarray, "H W 2"], origin: tuple[int, int] = (0, 0)
+) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+    """`target` of an array, in the flow's own precision.
+
+    Args:
+        origin: Row and column of the frame at the array's first pixel.
+    """
+    (height, width), (top, left) = flow.shape[:2], origin
+    x: np.ndarray = flow[..., 0] + np.arange(left, left + width, dtype=flow.dtype)
+    y: np.ndarray = flow[..., 1] + np.arange(top, top + height, dtype=flow.dtype)[:, None]
+    return x, y
 
 
-def _is_inside(x: Float[Tensor, "*T B H W"], y: Float[Tensor, "*T B H W"]) -> Bool[Tensor, "*T B H W"]:
-    height, width = x.shape[-2:]
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+def in_frame(x: Positions, y: Positions, frame: tuple[int, int] | None = None) -> Positions:
+    """Mask of the points (x, y) between the outermost pixel centres, these included; NaN is outside.
+
+    Args:
+        frame: Height and width of the frame, if x and y are of a part of it.
+    """
+    height, width = frame or x.shape[-2:]
+    inside: Positions = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return inside
 
 
 def _seen_target(
     flow: Float[Tensor, "*T B 2 H W"],
 ) -> tuple[Float[Tensor, "*T B H W"], Float[Tensor, "*T B H W"], Bool[Tensor, "*T B H W"]]:
-    """Column and row in frame 2, and whether they are in frame."""
+    """Column and row in frame 2, and whether they are in frame; (0, 0) where they are not."""
     x, y = target(flow)
-    seen = _is_inside(x, y)
-    # Elsewhere any pixel will do, but NaN must not get into the blend: its gradient would survive the mask.
+    seen = in_frame(x, y)
+    # NaN must not get into the blend: its gradient would survive the mask.
     return x.masked_fill(~seen, 0), y.masked_fill(~seen, 0), seen
 
 
 def _blend(
     image: Float[Tensor, "B C H W"], x: Float[Tensor, "B R W"], y: Float[Tensor, "B R W"]
 ) -> Float[Tensor, "B C R W"]:
-    """The image at points in frame, bilinear: quicker than four gathers, and keeps only the points.
+    """Bilinear samples at points in frame; only the points are kept for the gradient.
 
-    By a compiled loop in float32 on the CPU, and else by `grid_sample`. That wants coordinates as parts of
-    the size: of a power of two, those of whole points are exact, and of others off by 1e-7 of it at most.
+    `grid_sample` takes coordinates relative to the size. Padded to a power of two, whole points are exact and
+    others off by at most 1e-7 of the size.
     """
     if image.device.type == "cpu" and image.dtype == x.dtype == torch.float32:
         blended: Tensor = warp_numba.blend(image, x, y)

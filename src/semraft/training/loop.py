@@ -175,6 +175,8 @@ def _train(
                 return Ending.NONE
             return Ending.LATE if is_late() else Ending.ASKED if asked_to_stop() else Ending.NONE
 
+        if not resume:
+            _validate_start(begun, run, processes)
         while isinstance(upcoming, TrainingBatch):
             (batch, skipped), measured = upcoming, state.measured
             # One batch ahead: if it can't be read, all processes hear of it in this step.
@@ -223,6 +225,20 @@ def _train(
                 raise _farewell(taken.ending, upcoming, run, step)
     if watcher is not None:
         watcher.end()
+
+
+def _validate_start(begun: _Begun, run: Path, processes: runtime.Processes) -> None:
+    """Validation before the first step of a run that starts from given weights: worse than they were is the
+    first thing to know of it."""
+    if begun.config.model.weights and begun.validation:
+        scored = validate(
+            begun.state.scored, begun.validation, begun.config, run, processes, keep_pairs=False
+        )
+        with by_all(processes):
+            if begun.tracker is not None:
+                score = write_validation(scored, run, 0, begun.tracker)
+                _keep(begun.state, score, run, begun.config)
+        begun.state.model.train()
 
 
 def _next(batches: Iterator[TrainingBatch]) -> TrainingBatch | Exception | None:

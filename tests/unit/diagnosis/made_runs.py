@@ -39,7 +39,7 @@ def pulse(changes: Mapping[str, float] | None = None, onset: int = ONSET, noise:
             "length_px": 0.9 * motion,
             "epe_px": error,
             "first_epe_px": 1.4 * error,
-            "distance_px": 1.3 * error,
+            "l1_px": 1.3 * error,
             "flow_loss": 1.3 * error,
             "total_loss": 4 * error,
             "gradient_norm": 10.0,
@@ -49,7 +49,7 @@ def pulse(changes: Mapping[str, float] | None = None, onset: int = ONSET, noise:
             "seen_samples": 4.0,
             "swapped_samples": 0.0,
             "scaled_samples": 0.0,
-            "false_still_frac": 0.0,
+            "false_still_samples": 0.0,
             "between_classes_frac": 0.01,
             "correlation_abs_max": 8.0,
         }

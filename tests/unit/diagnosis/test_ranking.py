@@ -65,7 +65,7 @@ def test_a_rate_is_too_high_where_steps_grow_and_not_where_they_do_not(tmp_path:
 
 def test_a_spike_that_comes_back_speaks_for_hard_batches(tmp_path: Path) -> None:
     """Red when: an error that stays high counts as back."""
-    spell = {"epe_px": 9.0, "first_epe_px": 9.0, "total_loss": 9.0, "flow_loss": 9.0, "distance_px": 9.0}
+    spell = {"epe_px": 9.0, "first_epe_px": 9.0, "total_loss": 9.0, "flow_loss": 9.0, "l1_px": 9.0}
     back = [a if a["step"] > ONSET + 8 else b for a, b in zip(pulse(), pulse(spell), strict=True)]
     back = [
         line | ({"true_length_px": 9.0} if line["step"] >= ONSET and line in back[:69] else {})
@@ -81,7 +81,7 @@ def test_a_spike_that_comes_back_speaks_for_hard_batches(tmp_path: Path) -> None
 def test_overfitting_is_training_that_falls_while_validation_rises(tmp_path: Path) -> None:
     """Red when: training that rises too, or another split that stays well, changes nothing."""
     rising = validation([2.0, 1.9, 1.8, 1.9, 2.6, 2.9])
-    falling = pulse({"epe_px": 0.5, "first_epe_px": 0.5, "distance_px": 0.5, "flow_loss": 0.5})
+    falling = pulse({"epe_px": 0.5, "first_epe_px": 0.5, "l1_px": 0.5, "flow_loss": 0.5})
     found = diagnose(write_run(tmp_path / "a", pulses=falling, metrics=rising))
     assert found.suspected[0].name == "overfitting"
     assert any("fell by" in text for text in found.suspected[0].evidence_for)

@@ -12,7 +12,7 @@ from semraft.diagnosis.run_diff import FALSE_ALARM, compare_records, settings
 from semraft.faults.fault_config import FaultConfig
 from tests.unit.diagnosis.made_runs import CONFIG, ONSET, health, pulse, record_of, set_from
 
-WORSE = {"epe_px": 1.25, "first_epe_px": 1.25, "distance_px": 1.25, "flow_loss": 1.25}
+WORSE = {"epe_px": 1.25, "first_epe_px": 1.25, "l1_px": 1.25, "flow_loss": 1.25}
 
 
 def test_errors_part_where_one_was_made_worse(tmp_path: Path) -> None:

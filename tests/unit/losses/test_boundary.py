@@ -7,13 +7,13 @@ import torch
 from semraft.losses import boundary_weight, sequence_loss
 from semraft.losses.boundary import boundary_weight_values
 from tests.unit.losses.tiny import GAMMA, arrays, gradient_is_right, make, mean, pixels, weighted
-from tests.unit.ops.test_segments import slow_distance
+from tests.unit.ops.test_distance import slow_distance
 
 
 def test_equals_the_loop(rng: np.random.Generator) -> None:
     """Red when: d counts from the centre of a segment, k or s change places, or weights are normalised."""
     case = make(rng)
-    distance = [slow_distance(labels.numpy(), 255) for labels in case.labels1]
+    distance = [slow_distance(labels.numpy()) for labels in case.labels1]
     truth, valid = case.flow_gt.double().numpy(), case.valid.numpy()
     loops = []
     for flow in arrays(case.flows):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from semraft.losses import (
-    occlusion_head,
+    occlusion,
     segmentation,
     temporal_consistency,
     transform_consistency,
@@ -114,9 +114,9 @@ def test_occlusion_equals_the_loop(rng: np.random.Generator) -> None:
         if case.mask[b, y, x]:
             share = 1 / (1 + np.exp(-float(scores[b, y, x].detach())))
             found.append(-np.log(share if occluded[b, y, x] else 1 - share) + 0.2 * share)
-    value = occlusion_head(scores, occluded, case.mask, prior=0.2)
+    value = occlusion(scores, occluded, case.mask, prior=0.2)
     assert float(value.detach()) == pytest.approx(mean(found), rel=1e-6)
-    assert gradient_is_right(lambda scores: occlusion_head(scores, occluded, case.mask), scores)
+    assert gradient_is_right(lambda scores: occlusion(scores, occluded, case.mask), scores)
 
 
 def test_the_prior_makes_everything_occluded_worse_than_nothing() -> None:
@@ -125,8 +125,8 @@ def test_the_prior_makes_everything_occluded_worse_than_nothing() -> None:
     half[:, :, :5] = True
     everywhere = torch.ones_like(half)
     all_occluded, none = torch.full((2, 8, 10), 3.0), torch.full((2, 8, 10), -3.0)
-    assert occlusion_head(all_occluded, half, everywhere) > occlusion_head(none, half, everywhere)
-    assert occlusion_head(all_occluded, half, everywhere, 0.0) == occlusion_head(none, half, everywhere, 0.0)
+    assert occlusion(all_occluded, half, everywhere) > occlusion(none, half, everywhere)
+    assert occlusion(all_occluded, half, everywhere, 0.0) == occlusion(none, half, everywhere, 0.0)
 
 
 def test_zero_forcing_equals_the_definition(rng: np.random.Generator) -> None:

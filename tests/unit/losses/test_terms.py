@@ -15,8 +15,7 @@ from semraft.losses.masks import occluded_pixels, region
 from semraft.losses.objective import check_terms, needed_passes, objective
 from semraft.losses.terms import DECODED, PASSES, TERMS, case_of, needed_fields, needed_heads, taught_heads
 from semraft.ops.classes import PLANAR, RIGID, THINGS
-from semraft.ops.labels import present, segment_ids
-from semraft.ops.segments import largest_segments
+from semraft.ops.labels import largest_segments, present, segment_ids
 from semraft.sample import OPTIONAL_FIELDS, FlowBatch, Prediction
 
 EVERYTHING = frozenset(OPTIONAL_FIELDS)

@@ -15,7 +15,7 @@ from semraft.losses.label_consistency import label_warp
 from semraft.losses.objective import objective
 from semraft.losses.terms import TERMS, there
 from semraft.ops.classes import CLASSES
-from semraft.ops.segments import boundary_distance
+from semraft.ops.distance import boundary_distance
 from semraft.ops.warp import warp
 from semraft.sample import FlowBatch, Prediction
 
@@ -132,8 +132,7 @@ def test_no_label_disagrees_inside(batch: FlowBatch) -> None:
     """Where a visible pixel's target has one class around it, that is its own: `zero inside`. Red when: the
     world's labels, flow and occlusion are of different moments, or a blend reaches further than a pixel."""
     labels1, labels2 = there(batch.labels1), there(batch.labels2)
-    depth = [torch.from_numpy(boundary_distance(labels.byte().numpy())) for labels in labels2]
-    around, seen = warp(torch.stack(depth).clamp(max=99)[:, None], batch.flow)
+    around, seen = warp(boundary_distance(labels2, 99)[:, None], batch.flow)
     inside = batch.valid & seen & ~there(batch.occluded1) & (around[:, 0] > 1.5)
     assert inside.float().mean() > 0.4
     assert label_warp([batch.flow], labels1, labels2, inside) < 1e-3

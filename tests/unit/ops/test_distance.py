@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from semraft.ops import segments
 from semraft.ops.distance import (
     boundary_distance,
     distance_to,
@@ -13,6 +12,7 @@ from semraft.ops.distance import (
     signed_distances_by_class,
     squared_by_windows,
 )
+from semraft.ops.labels import segment_ids
 
 
 def exact(mask: np.ndarray, radius_px: int) -> np.ndarray:
@@ -61,10 +61,45 @@ def test_classes_and_signs(rng: np.random.Generator) -> None:
     assert (signed[:, 2] == -6 + 0).sum() > 0
 
 
-def test_boundary_distance_is_that_of_the_metrics(rng: np.random.Generator) -> None:
-    """The strata of the report and the loss mean the same border. Red when: one side of it is not 0."""
+def slow_distance(labels: np.ndarray, ignore: int = 255) -> np.ndarray:
+    """The distance to the nearest boundary pixel by its definition, in loops."""
+    height, width = labels.shape
+    boundary = []
+    for i in range(height):
+        for j in range(width):
+            for k, m in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                if not (0 <= k < height and 0 <= m < width) or ignore in (labels[i, j], labels[k, m]):
+                    continue
+                if labels[i, j] != labels[k, m]:
+                    boundary.append((i, j))
+    rows, columns = np.mgrid[:height, :width]
+    return np.min([np.hypot(rows - i, columns - j) for i, j in boundary], axis=0)
+
+
+def test_boundary_distance_equals_the_definition(rng: np.random.Generator) -> None:
+    """Red when: one side of a boundary is left out, distances are not Euclidean, or 255 counts as a label."""
     labels = np.kron(rng.choice([0, 7, 255], (2, 4, 5)), np.ones((6, 7), np.int64))
     found = boundary_distance(torch.from_numpy(labels), 20).numpy()
     for b in range(2):
-        expected = segments.boundary_distance(labels[b].astype(np.uint8))
-        np.testing.assert_allclose(found[b], np.minimum(expected, 20), atol=1e-4)
+        np.testing.assert_allclose(found[b], np.minimum(slow_distance(labels[b]), 20), atol=1e-4)
+
+
+def test_both_sides_of_a_boundary_are_zero_and_the_next_is_one() -> None:
+    """Red when: distances start at 1."""
+    labels = torch.zeros(1, 3, 8, dtype=torch.int64)
+    labels[..., 4:] = 300
+    assert boundary_distance(labels, 9).tolist() == [[[3, 2, 1, 0, 0, 1, 2, 3]] * 3]
+
+
+def test_an_ignored_region_has_no_boundary() -> None:
+    """Red when: the edge of unlabelled pixels counts."""
+    labels = torch.full((1, 5, 6), 3)
+    labels[:, 1:3, 2:4] = 255
+    assert (boundary_distance(labels, 4) == 4).all()
+
+
+def test_instance_255_is_an_instance() -> None:
+    """Red when: the ignored label is applied to instance numbers."""
+    labels, instances = torch.full((1, 5, 6), 10), torch.zeros(1, 5, 6, dtype=torch.int64)
+    instances[:, 1:3, 2:4] = 255
+    assert boundary_distance(segment_ids(labels, instances), 4)[0, 1, 2] == 0

@@ -1,10 +1,11 @@
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from semraft.ops.warp import in_frame, warp
+from semraft.ops.warp import in_frame, match_positions, target, warp
 
 
 def random_image(generator: torch.Generator) -> Tensor:
@@ -71,7 +72,7 @@ def test_flow_that_is_not_finite_is_out_of_frame_and_poisons_nothing(generator: 
     flow.requires_grad_()
     warped, seen = warp(image, flow)
     assert seen.sum() == 2 * 5 * 7 - 3
-    assert not in_frame(flow)[0, 1, 2]
+    assert not in_frame(*target(flow))[0, 1, 2]
     assert (warped[0, :, 1, 2] == 0).all()
     warped.sum().backward()
     assert image.grad is not None
@@ -113,3 +114,26 @@ def test_compiled_is_the_same(generator: torch.Generator, monkeypatch: pytest.Mo
     for reference, compiled, in_parts in zip(plain, one, two, strict=True):
         torch.testing.assert_close(compiled.double(), reference, atol=1e-6, rtol=1e-5)
         assert torch.equal(compiled, in_parts)
+
+
+def test_arrays_and_tensors_have_one_rule(rng: np.random.Generator) -> None:
+    """Red when: rows and columns change places, the last pixel centre is outside, or NaN is inside."""
+    flow = rng.integers(-6, 7, (5, 9, 2)).astype(np.float32)
+    flow[0] = 0
+    flow[0, [0, 1, 2, 3, 7], 0] = np.nan, np.inf, -2, -3.001, 1.001
+    tensor = torch.from_numpy(flow).permute(2, 0, 1)[None]
+    for ours, theirs in zip(match_positions(flow), target(tensor), strict=True):
+        np.testing.assert_array_equal(ours, theirs[0].numpy())
+    inside = in_frame(*match_positions(flow))
+    np.testing.assert_array_equal(inside, in_frame(*target(tensor))[0].numpy())
+    assert np.flatnonzero(~inside[0]).tolist() == [0, 1, 3, 7]
+    assert 0.2 < inside.mean() < 0.8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_positions_have_the_precision_of_the_flow(dtype: type) -> None:
+    """Red when: float32 flow is widened in a hot path, or a small step of float64 flow is lost."""
+    flow = np.full((3, 160, 2), 1e-7, dtype)
+    x, y = match_positions(flow)
+    assert x.dtype == y.dtype == dtype
+    assert bool(in_frame(x, y)[0, 159]) == (dtype is np.float32)

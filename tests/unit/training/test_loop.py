@@ -103,17 +103,31 @@ def test_a_process_that_does_not_write_keeps_nothing_to_tell(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_does_not_need_the_weights_it_started_from(tmp_path: Path) -> None:
-    """Red when: the start is built again from a file that may have moved, or batch norm is judged anew."""
+def test_a_run_from_given_weights_is_validated_before_its_first_step(tmp_path: Path) -> None:
+    """And resumed without them. Red when: a run can't be compared with the weights that it began with, a
+    resumed run is validated at its start again, builds it from a file that may have moved, or judges batch
+    norm anew."""
     weights, run = tmp_path / "start.pt", tmp_path / "run"
-    torch.save({"semraft": 1, "arch": "tiny", "model": build_model(CONFIG.model, 0).state_dict()}, weights)
+    begun = build_model(CONFIG.model, 0).state_dict()
+    torch.save({"semraft": 1, "arch": "tiny", "model": begun}, weights)
     config = replace(CONFIG, model=replace(CONFIG.model, weights=str(weights)))
     loop.train(config, run)
     weights.unlink()
+    assert validated_at(run) == [0, 4]
+    kept = torch.load(run / "checkpoints" / "step-000000.pt", weights_only=True)
+    assert all(torch.equal(value, begun[name]) for name, value in kept["model"].items())
     recorded = load_config(run / "config.json")
     assert recorded.model.batch_norm == "freeze"
     loop.train(replace(recorded, optim=replace(recorded.optim, steps=5)), run, resume=True)
     assert last(run)["step"] == 5
+    assert validated_at(run) == [0, 4, 5]
+    loop.train(replace(CONFIG, optim=replace(CONFIG.optim, steps=1)), tmp_path / "from-scratch")
+    assert validated_at(tmp_path / "from-scratch") == [1]
+
+
+def validated_at(run: Path) -> list[int]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if line["split"] != "train"]
 
 
 @pytest.mark.parametrize("with_scaler", [False, True])

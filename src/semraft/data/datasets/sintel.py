@@ -15,7 +15,7 @@ from semraft.data.datasets.pairs import (
     subfolders,
 )
 from semraft.data.files.pictures import read_mask
-from semraft.ops.matches import in_frame, match_positions
+from semraft.ops.warp import in_frame, match_positions
 from semraft.sample import Choose, FlowDataset, FlowSample, Pair
 
 NAMES = {"clean": "sintel", "final": "sintel-final"}

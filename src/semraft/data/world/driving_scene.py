@@ -18,7 +18,7 @@ from semraft.data.world.geometry import Camera, View
 from semraft.data.world.layout import Ego
 from semraft.data.world.render import shade
 from semraft.data.world.textures import Split, texture_bank
-from semraft.ops.matches import in_frame, match_positions
+from semraft.ops.warp import in_frame, match_positions
 from semraft.sample import FlowSample
 
 CONDITIONS = ("clear", "overcast", "dusk", "night", "fog")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Shaped
 
 from semraft.data.world.visibility import Candidates, see
-from semraft.ops.matches import match_positions
+from semraft.ops.warp import match_positions
 
 PATCH = np.dtype(
     [
