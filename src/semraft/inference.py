@@ -17,6 +17,9 @@ from semraft.models.weights import load_model
 from semraft.ops.occlusion import predicted
 from semraft.sample import Estimate, Prediction
 
+TopPadding = Literal["half", "none"]
+"""Above an image half of the padding that its height needs, or none: the Sintel and KITTI ways of RAFT."""
+
 
 def load(
     path_or_state_dict: str | Path | dict[str, Any] | None = None,
@@ -46,11 +49,18 @@ def predict(
     image1: UInt8[np.ndarray, "H W 3"],
     image2: UInt8[np.ndarray, "H W 3"],
     num_updates: int | None = None,
+    precision: Precision | None = None,
+    top_padding: TopPadding = "half",
 ) -> Float32[np.ndarray, "H W 2"]:
     """The flow from image1 to image2 in pixels. Images are RGB, uint8, 0..255. Runs where the model is.
 
+    By default the flow that the training validated and `semraft evaluate` scores.
+
     Args:
         num_updates: Refinements; without it those that the weights were validated with.
+        precision: Arithmetic of the network; without it that of the weights' validation, if the device
+            computes in it at speed, else float32.
+        top_padding: "none" for KITTI, whose published figures are of frames padded below alone.
 
     Raises:
         ValueError: Images of another type, of different sizes, or smaller than 64 x 64 pixels.
@@ -60,7 +70,21 @@ def predict(
             found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image)
             raise ValueError(f"{name}: expected a uint8 array H W 3 of RGB values 0..255, got {found}")
     updates = model.validation_updates if num_updates is None else num_updates
-    return estimate(model, image1, image2, updates, keep="last").flows[0]
+    prediction = on_device(
+        model,
+        image1,
+        image2,
+        updates,
+        precision=precision or validated_precision(model),
+        keep="last",
+        top_padding=top_padding,
+    )
+    return decided(prediction).flows[0]
+
+
+def validated_precision(model: RAFT) -> Precision:
+    """The precision that a network's weights were validated in; float32 where its device is slow in that."""
+    return runtime.native_precision(model.validation_precision, next(model.parameters()).device)
 
 
 def estimate(
@@ -88,7 +112,7 @@ def on_device(
     *,
     precision: Precision = "float32",
     keep: Literal["all", "last"] = "all",
-    top_padding: Literal["half", "none"] = "half",
+    top_padding: TopPadding = "half",
     backward: bool = False,
     labels1: UInt8[np.ndarray, "H W"] | None = None,
     labels2: UInt8[np.ndarray, "H W"] | None = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from semraft.cli.options import Json
+from semraft.cli.options import Json, require_writable
 from semraft.config import WorldConfig
 from semraft.config.data import IdTable
 
@@ -69,6 +69,8 @@ def check(
     found = index_dataset(
         dataset, Path(root) if root else None, split, WorldConfig(), label_table=label_table
     )
+    if list_bad:
+        require_writable(Path(list_bad))
     report = check_dataset(
         found,
         alignment_pairs=pairs,

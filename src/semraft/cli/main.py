@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import Positional
 
 from semraft.cli import data_commands, network_commands, study_commands
-from semraft.cli.options import Json, print_table, refuse_bad_terms, terms_as_text
+from semraft.cli.options import Json, print_table, refuse_bad_terms, require_writable, terms_as_text
 from semraft.config import RunConfig, TermConfig, load_config
 
 OUT_OF_TIME = 75
@@ -124,6 +124,7 @@ def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path("report.html"
     """
     from semraft.report.report import write_report
 
+    require_writable(out)
     print(write_report(list(runs), out))
     print(f"report: {out.resolve()}")
 
@@ -145,8 +146,9 @@ def diagnose(
     from semraft.diagnosis import diagnose
     from semraft.report.diagnosis_section import as_text, write_page
 
-    found = diagnose.diagnose(run, against)
     page = out or run / "diagnosis.html"
+    require_writable(page)
+    found = diagnose.diagnose(run, against)
     write_page(found, page)
     if json:
         print(dumps(found.to_json() | {"page": str(page)}, indent=2))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from semraft.cli.options import Json, print_table
+from semraft.cli.options import Json, print_table, require_writable, require_writable_folder
 from semraft.config import ShapesConfig, WorldConfig
 from semraft.config.data import IdTable
 
@@ -56,6 +56,9 @@ def evaluate(
 
     if not checkpoints:
         raise ValueError("give a checkpoint to score, or one of zero, constant, farneback, dis")
+    for path in (json, per_sample):
+        if path not in ("", "-"):
+            require_writable(Path(path))
     evaluations = evaluate_command.score(
         checkpoints,
         dataset,
@@ -88,7 +91,7 @@ def predict(
     num_updates: int | None = None,
     formats: tuple[Literal["flo", "kitti", "color", "sheet"], ...] | None = None,
     device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+    precision: Literal["as-validated", "auto", "float32", "bfloat16", "float16"] = "as-validated",
 ) -> int:
     """Flow for two images, a folder of frames, or a video.
 
@@ -104,7 +107,8 @@ def predict(
         formats: What to write: .flo, KITTI 16-bit png, colour picture, contact sheet (frames, flow, and where
             it can't be trusted; twice the work). All four of a single pair, the first three of several.
         device: auto, cpu, cuda or cuda:N.
-        precision: Arithmetic of the network.
+        precision: Arithmetic of the network; as-validated: that of the weights' validation, if this device
+            computes in that at speed, else float32.
     """
     from semraft import frames, inference, prediction, runtime
 
@@ -114,9 +118,12 @@ def predict(
         weights, inputs = str(inputs[0]), inputs[1:]
     where = runtime.choose_device(device)
     runtime.keep_freed_memory()
-    chosen = runtime.choose_precision(precision, where)
     found = frames.frame_pairs(inputs)
+    out.mkdir(parents=True, exist_ok=True)
+    require_writable_folder(out)
     model = inference.load(weights or None).to(where)
+    own = precision == "as-validated"
+    chosen = inference.validated_precision(model) if own else runtime.choose_precision(precision, where)
     asked = formats or (("flo", "kitti", "color", "sheet") if found.count == 1 else ("flo", "kitti", "color"))
     updates = num_updates or model.validation_updates
     written = prediction.predict_pairs(model, found, out, updates, chosen, asked)

@@ -1,7 +1,10 @@
 """What commands have in common: values that tyro can't read by itself, and tables."""
 
+import os
 from collections.abc import Sequence
 from json import dumps
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import tyro
@@ -10,6 +13,34 @@ from semraft.config import TermConfig, parse_term, term_text
 
 Json = Annotated[bool, tyro.conf.arg(help="Print JSON instead of text.")]
 """The option --json of a command that lists something."""
+
+
+def require_writable(path: Path) -> None:
+    """Refuses an output file that can't be written, before the work for it begins.
+
+    Raises:
+        ValueError: It is a folder, its folder is not there, or nothing can be written there.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, the output is a file: give its name too")
+    require_writable_folder(path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"{path} can't be overwritten: it is read-only")
+
+
+def require_writable_folder(folder: Path) -> None:
+    """Refuses a folder in which no file can be made.
+
+    Raises:
+        ValueError: It is not there, is a file, or nothing can be written there.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} {'is no folder' if folder.exists() else 'is not there: make it first'}")
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: nothing can be written there: {error.strerror}") from error
 
 
 def print_table(rows: dict[str, Any], as_json: bool) -> None:

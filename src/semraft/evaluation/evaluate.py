@@ -69,6 +69,10 @@ class Evaluation:
     """Pairs that could not be read, and so are in no number."""
     precision: str | None = None
     """Arithmetic of the network; None: it was none, or the caller knows."""
+    num_updates: int | None = None
+    """Refinements of the network; None: as for `precision`."""
+    unlike_validation: str = ""
+    """Why these are not the numbers that the checkpoint's own run would give: a line, or empty."""
     derived: tuple[str, ...]
     """Strata that no data set gave: found by the forward-backward check of its two ground-truth flows."""
 
@@ -80,6 +84,8 @@ class Evaluation:
             "split": self.split,
             "pairs": len(self.per_sample),
             "precision": self.precision,
+            "num_updates": self.num_updates,
+            "unlike_validation": self.unlike_validation,
             "metrics": finite,
             "skipped": [{**problem._asdict(), "path": str(problem.path)} for problem in self.skipped],
             "derived": list(self.derived),

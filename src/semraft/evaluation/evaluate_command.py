@@ -16,7 +16,9 @@ from semraft.data.requirements import refuse_doubtful_table, refuse_problems, re
 from semraft.evaluation.baselines import BASELINES, baseline
 from semraft.evaluation.evaluate import Evaluation, evaluate
 from semraft.evaluation.validate import network_predictor
+from semraft.inference import validated_precision
 from semraft.metrics import METRICS, OF_HEADS
+from semraft.models.raft import RAFT
 from semraft.models.weights import load_model
 from semraft.training.run_data import WORLD_MEMORY_MB
 
@@ -65,21 +67,35 @@ def score(
     runtime.keep_freed_memory()
     evaluations = {}
     for checkpoint in checkpoints:
-        chosen = None
+        chosen, updates, unlike = None, None, ""
         if checkpoint in BASELINES:
             predict = baseline(checkpoint, dataset, indices, damaged)
         else:
             model = load_model(checkpoint).to(where)
             require_labels(model.conditioning, [dataset])
             if precision == AS_VALIDATED:
-                chosen = runtime.native_precision(model.validation_precision, where)
+                chosen = validated_precision(model)
             else:
                 chosen = runtime.choose_precision(precision, where)
-            predict = network_predictor(model, num_updates or model.validation_updates, chosen)
+            updates = num_updates or model.validation_updates
+            unlike = unlike_validation(model, updates, chosen)
+            predict = network_predictor(model, updates, chosen)
         scored = evaluate(predict, dataset, indices, damaged=damaged, progress=True)
         skipped = [*dataset.problems, *scored.skipped]
-        evaluations[checkpoint] = replace(scored, skipped=skipped, precision=chosen)
+        evaluations[checkpoint] = replace(
+            scored, skipped=skipped, precision=chosen, num_updates=updates, unlike_validation=unlike
+        )
     return evaluations
+
+
+def unlike_validation(model: RAFT, num_updates: int, precision: str) -> str:
+    """A line where a network is scored in another way than its training validates it; else empty."""
+    if (num_updates, precision) == (model.validation_updates, model.validation_precision):
+        return ""
+    return (
+        f"scored with {num_updates} refinements in {precision}; its own validation takes "
+        f"{model.validation_updates} in {model.validation_precision} and gives other numbers"
+    )
 
 
 def table(evaluations: dict[str, Evaluation]) -> str:
@@ -97,6 +113,7 @@ def table(evaluations: dict[str, Evaluation]) -> str:
             for name, evaluation in evaluations.items()
         ),
     ]
+    lines += [f"! {name}: {of.unlike_validation}" for name, of in evaluations.items() if of.unlike_validation]
     lines += [f"  {name}: {METRICS[name].formula}, {METRICS[name].unit}" for name in SHOWN]
     for problem in first.skipped:
         lines.append(f"  skipped {problem.pair_id}: {problem.path}: {problem.kind}, {problem.detail}")
