@@ -22,12 +22,18 @@ BATCH, HEIGHT, WIDTH, UPDATES, CLASSES = 2, 32, 40, 2, 12
 NEED_TRUTH = {"semantic-v1", "gradient-matching", "boundary-weight", "matching"}
 VARIANTS = [
     *(TermConfig(name=name, weight=0.7) for name in TERMS),
-    TermConfig(name="smoothness", weight=2.0, order=1, penalty="charbonnier", boundary="instance"),
+    TermConfig(
+        name="smoothness", weight=2.0, boundary="instance", options={"order": 1, "penalty": "charbonnier"}
+    ),
     TermConfig(name="signed-distance", weight=2.0, boundary="instance", where="things"),
     TermConfig(name="label-warp", weight=2.0, mask="forward-backward", where="static"),
     TermConfig(name="census", weight=2.0, mask="predicted", where="car+person+road"),
-    TermConfig(name="motion-model", weight=0.7, plane_model="quadratic", fit_gradient="stopped"),
-    TermConfig(name="label-distance", weight=0.7, where="unsupervised", mask="same-label", radius_px=5),
+    TermConfig(
+        name="motion-model", weight=0.7, options={"plane_model": "quadratic", "fit_gradient": "stopped"}
+    ),
+    TermConfig(
+        name="label-distance", weight=0.7, where="unsupervised", mask="same-label", options={"radius_px": 5}
+    ),
     TermConfig(name="transform-consistency", weight=0.7, where="things", mask="exact"),
 ]
 VIEW = View(size=(24, 32), top_px=3.5, left_px=2.0, scale=1.25, left_to_right=True)

@@ -165,6 +165,7 @@ def recipes(json: Json = False) -> None:
 
 def losses(json: Json = False) -> None:
     """List the auxiliary loss terms."""
+    from semraft.losses.auxiliary_term import own_options
     from semraft.losses.terms import TERMS, needed_fields, needed_heads
 
     rows = {
@@ -173,6 +174,7 @@ def losses(json: Json = False) -> None:
             "needs": [*needed_fields(TermConfig(name=name)), *needed_heads(TermConfig(name=name))],
             "mask": term.mask,
             "options": [option.replace("_", "-") for option in term.options],
+            "defaults": {option: own.default for option, own in own_options(term).items()},
             "scalar": term.scalar,
             "source": term.source,
         }

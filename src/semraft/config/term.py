@@ -1,8 +1,8 @@
-"""Auxiliary loss terms as they are configured, and as they are typed on the command line."""
+"""Configuration of an auxiliary loss term, and its form on the command line."""
 
 import dataclasses
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from semraft.config.data import require
@@ -12,16 +12,17 @@ from semraft.config.data import require
 class TermConfig:
     """One auxiliary loss term, written NAME:WEIGHT,OPTION=VALUE,... on the command line.
 
-    A term has those of the options below that `semraft losses --json` lists for it.
+    Every term has the options up to `modulation`; `semraft losses --json` lists which of the further ones.
     """
 
     name: str
     """A name that `semraft losses` lists."""
     weight: float = 1.0
-    """What its value is multiplied with in the total."""
+    """Factor of its value in the total."""
     share: float | None = None
-    """Instead of a weight: the part of the flow loss's gradient norm, on the parameters both act on, that the
-    term's is to have. Measured over the first batches, then fixed, printed, and recorded in weights.jsonl."""
+    """Instead of a weight: the term's gradient norm over the flow loss's, on the parameters that both act on.
+    The weight that gives it is measured over the first batches, then fixed, printed, and recorded in
+    weights.jsonl."""
     measure_after: int = 0
     """The step after which the share is measured; until then the term has weight 0."""
     measure_again: int = 0
@@ -29,43 +30,22 @@ class TermConfig:
     ramp: int = 0
     """Steps over which the weight rises from 0, once it is known."""
     schedule: Literal["constant", "decay", "learning-rate", "flow-loss"] = "constant"
-    """What becomes of the weight: it stays, falls linearly to 0 at the last step, follows the learning rate,
-    whose peak is the weight itself, or falls with the flow loss, whose start is the weight itself."""
+    """Course of the weight: constant, linear to 0 at the last step, or relative to the learning rate (to its
+    peak) or to the flow loss (to its start)."""
     modulation: Literal["none", "uncertainty"] = "none"
     """`uncertainty`: the weight is divided by a learnt variance, 1 at first (Kendall et al. 2018)."""
     where: str = "all"
     """The pixels it acts on: all, things, static, unsupervised (no flow truth), or classes: car+person."""
     mask: Literal["auto", "none", "exact", "forward-backward", "predicted", "same-label"] = "auto"
-    """What tells occluded pixels: the data, forward and backward flow, the network's head, or a label that is
-    the same at the same place. `auto`: exact for terms that look into frame 2, same-label for V1, none for
+    """Method that finds occluded pixels: the data, forward and backward flow, the network's head, or
+    different labels at the same place. `auto`: exact for terms that read frame 2, same-label for V1, none for
     others."""
     labels: Literal["truth", "decoder"] = "truth"
-    """Whose classes it goes by: the data's, or those that the network's decoder gives both frames."""
+    """Source of classes: the data, or the network's segmentation decoder."""
     boundary: Literal["class", "instance"] = "class"
-    """Where a segment ends: where the class does, or where the thing does."""
-    order: Literal[1, 2] = 2
-    """First or second differences."""
-    penalty: Literal["l1", "charbonnier"] = "l1"
-    """What is made of a difference."""
-    mean: Literal["mask", "all"] = "mask"
-    """What the sum over its pixels is divided by: their number, or that of all pixels."""
-    masked_by: Literal["own", "broadcast"] = "own"
-    """Whether a sample is masked by its own mask, or by the mask of every sample of the batch: the original
-    study's had an axis less than what it masked."""
-    radius_px: int = 16
-    """Where distances are cut."""
-    gain: float = 2.0
-    """How much more an error at a boundary weighs."""
-    falloff_px: float = 8.0
-    """The distance from a boundary over which that falls to 1/e."""
-    plane_model: Literal["homography", "quadratic"] = "homography"
-    """How planes move."""
-    fit_gradient: Literal["through", "stopped"] = "through"
-    """Whether the gradient passes through the fit of a motion model."""
-    gradient: Literal["both", "segmentation", "flow"] = "both"
-    """What learns from the consistency of flow and segmentation."""
-    prior: float = 0.05
-    """What it costs to call a pixel occluded, in nats."""
+    """Border of a segment: that of the class, or that of the object."""
+    options: dict[str, str | int | float] = field(default_factory=dict)
+    """Options of this term alone, by name, that differ from their defaults (`losses.terms`)."""
 
     def __post_init__(self) -> None:
         option = f"loss.terms {self.name}"
@@ -79,10 +59,12 @@ class TermConfig:
 
 
 def parse_term(text: str) -> TermConfig:
-    """A term as one types it: NAME:WEIGHT, NAME:share=0.4, NAME:WEIGHT,OPTION=VALUE,...
+    """The term of a text NAME:WEIGHT, NAME:share=0.4 or NAME:WEIGHT,OPTION=VALUE,...
+
+    Options of one term alone are checked with the losses (`losses.auxiliary_term`), before the first step.
 
     Raises:
-        ValueError: Not written so, an option that no term has, or a value that it can't take.
+        ValueError: Another form, an option given twice, or a value that an option of every term can't take.
     """
     name, colon, rest = text.partition(":")
     if not (name and colon and rest):
@@ -91,27 +73,34 @@ def parse_term(text: str) -> TermConfig:
             f"signed-distance:share=0.4,where=things; got {text!r}"
         )
     hints = typing.get_type_hints(TermConfig)
-    options: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    own: dict[str, str | int | float] = {}
     for number, part in enumerate(rest.split(",")):
         option, equals, value = part.partition("=")
         if not equals and number == 0:
             option, value = "weight", part
         field = option.replace("-", "_")
-        if field not in hints or field == "name" or field in options:
-            raise ValueError(f"loss term {text!r}: {option!r} is no option, or given twice")
-        options[field] = _from_text(hints[field], value, f"loss term {text!r}: {option}")
-    return TermConfig(name=name, **options)
+        if not (field and value) or field in ("name", "options") or field in fields or field in own:
+            raise ValueError(f"loss term {text!r}: {part!r} is not OPTION=VALUE, or given twice")
+        if field in hints:
+            fields[field] = _from_text(hints[field], value, f"loss term {text!r}: {option}")
+        else:
+            own[field] = _plain(value)
+    return TermConfig(name=name, **fields, options=own)
 
 
 def term_text(term: TermConfig) -> str:
-    """What `parse_term` reads as this term; options that have their default are left out."""
-    changed = [
-        f"{field.name.replace('_', '-')}={_to_text(getattr(term, field.name))}"
+    """The text that `parse_term` reads as this term, without options that have their default."""
+    changed = {
+        field.name: getattr(term, field.name)
         for field in dataclasses.fields(TermConfig)
-        if field.name not in ("name", "weight") and getattr(term, field.name) != field.default
+        if field.name not in ("name", "weight", "options") and getattr(term, field.name) != field.default
+    }
+    options = [
+        f"{name.replace('_', '-')}={_to_text(value)}" for name, value in (changed | term.options).items()
     ]
     weight = [] if term.share is not None else [_to_text(term.weight)]
-    return f"{term.name}:{','.join(weight + changed)}"
+    return f"{term.name}:{','.join(weight + options)}"
 
 
 def _to_text(value: object) -> str:
@@ -119,7 +108,7 @@ def _to_text(value: object) -> str:
 
 
 def _from_text(kind: Any, text: str, what: str) -> Any:
-    """A value of one of the kinds of TermConfig's fields."""
+    """A text as a value of a TermConfig field's type."""
     if typing.get_origin(kind) is Literal:
         known = {str(value): value for value in typing.get_args(kind)}
         if text not in known:
@@ -131,4 +120,14 @@ def _from_text(kind: Any, text: str, what: str) -> Any:
                 return number(text)
             except ValueError:
                 raise ValueError(f"{what} is {text!r}: expected a number") from None
+    return text
+
+
+def _plain(text: str) -> str | int | float:
+    """A text as a number if it is one."""
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
     return text

@@ -14,10 +14,11 @@ from semraft import tracking
 from semraft.config import LossConfig, Precision, RunConfig
 from semraft.evaluation.evaluate import Evaluation, Scores, pooled, score_pairs, write_per_sample
 from semraft.inference import decided, on_device
+from semraft.losses.auxiliary_term import option_values, term_inputs
 from semraft.losses.motion import motion_model_by_class
 from semraft.losses.reduction import gathered, process_count
 from semraft.losses.sequence import trusted_pixels
-from semraft.losses.terms import TERMS, case_of
+from semraft.losses.terms import TERMS
 from semraft.metrics import measure, metric_name, pool
 from semraft.models.raft import RAFT
 from semraft.ops.classes import CLASSES
@@ -204,10 +205,13 @@ def motion_by_class(prediction: Prediction, batch: FlowBatch, config: LossConfig
         if chosen.name == "motion-model":
             flow = prediction.flow.detach()
             trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
-            case = case_of(chosen, prediction, batch, trusted)
-            found = motion_model_by_class(flow, case.segments1, case.acting, chosen.plane_model)
-            scalar = TERMS[chosen.name].scalar
-            values |= {metric_name(scalar, CLASSES[number].name): value for number, value in found.items()}
+            term = TERMS[chosen.name]
+            inputs = term_inputs(term, chosen, prediction, batch, trusted)
+            model = option_values(term, chosen)["plane_model"]
+            found = motion_model_by_class(flow, inputs.segments1, inputs.acting, model)
+            values |= {
+                metric_name(term.scalar, CLASSES[number].name): value for number, value in found.items()
+            }
     return values
 
 

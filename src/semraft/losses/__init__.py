@@ -8,9 +8,8 @@ from semraft.losses.occlusion_head import occlusion
 from semraft.losses.photometric import census
 from semraft.losses.segmentation import segmentation, temporal_consistency
 from semraft.losses.self_supervised import transform_consistency, zero_forcing
-from semraft.losses.semantic import semantic_smoothness_v1
 from semraft.losses.sequence import sequence_loss
-from semraft.losses.smoothness import gradient_matching, smoothness
+from semraft.losses.smoothness import gradient_matching, semantic_smoothness_v1, smoothness
 
 __all__ = [
     "boundary_weight",

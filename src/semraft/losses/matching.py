@@ -1,9 +1,10 @@
-"""Supervision of the features themselves: each 1/8 cell should correlate best with its true target."""
+"""Matching: cross-entropy of the correlation against the true match of each 1/8 cell."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from semraft.losses.auxiliary_term import Term, TermInputs
 from semraft.losses.reduction import at_least_float32, masked_mean
 from semraft.ops.warp import in_frame, target
 
@@ -17,8 +18,8 @@ def matching(
     """Cross-entropy of the softmax over a cell's row of the all-pairs correlation against its true target.
 
     The correlation is the network's own, f1 . f2 / sqrt(C). A cell's truth is the flow at its centre pixel,
-    its target the bilinear weights of the four cells around the point that flow leads to. `mask` selects
-    valid and visible pixels; cells whose target leaves the grid do not count. Once, not per refinement.
+    its target the bilinear weights of the four cells around the match. `mask` selects valid and visible
+    pixels; cells with a match outside the grid do not count. Once, not per refinement.
 
     Raises:
         ValueError: H W are not eight times h w (training crops are multiples of 8, so nothing is padded).
@@ -49,3 +50,18 @@ def matching(
             found = log_probability.gather(2, cell)[..., 0].view(batch, rows, columns)
             entropy = entropy - row_weight * column_weight * found
     return masked_mean(entropy, mask)
+
+
+def _matching(inputs: TermInputs) -> Float[Tensor, " 1"]:
+    prediction, batch = inputs.prediction, inputs.batch
+    visible = inputs.trusted if batch.occluded1 is None else inputs.trusted & ~batch.occluded1
+    return matching(prediction.features1, prediction.features2, batch.flow, visible)[None]
+
+
+MATCHING = Term(
+    values=_matching,
+    scalar="matching_loss",
+    about="cross-entropy of the correlation against the true target cell: features learn sooner",
+    source="GMFlow, Xu et al., CVPR 2022, as an auxiliary loss",
+    acts_on="features",
+)

@@ -1,23 +1,18 @@
 """The training objective: the sequence loss and a named, weighted sum of auxiliary terms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from semraft.config import LossConfig, TermConfig
-from semraft.losses.masks import region
+from semraft.config import LossConfig
+from semraft.losses.auxiliary_term import PASSES, check_options
 from semraft.losses.reduction import quickest, refinement_sum
 from semraft.losses.sequence import sequence_values, trusted_pixels
-from semraft.losses.terms import PASSES, TERMS, case_of, needed_fields, needed_heads
+from semraft.losses.terms import TERMS, needed_fields, needed_heads, term_values
 from semraft.sample import FlowBatch, Prediction
-
-COMMON_OPTIONS = frozenset(
-    {"name", "weight", "share", "measure_after", "measure_again", "ramp", "schedule", "modulation"}
-)
-"""The fields of TermConfig that every term listens to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +56,7 @@ def objective(
         weight = chosen.weight if weights is None else weights[chosen.name]
         # A share is measured by the term's gradient, which it must have before it has a weight.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (weight != 0 or chosen.share is not None)):
-            values[term.scalar] = term.values(case_of(chosen, prediction, batch, trusted, flows))
+            values[term.scalar] = term_values(chosen, prediction, batch, trusted, flows)
         if weight != 0:
             total = total + weight * refinement_sum(values[term.scalar], config.gamma)
     return Objective(total=total, values=values)
@@ -97,7 +92,7 @@ def check_terms(
             raise ValueError(f"no loss term is called {chosen.name!r}: choose from {', '.join(TERMS)}")
         if names.count(chosen.name) > 1:
             raise ValueError(f"loss term {chosen.name!r} is given twice")
-        _check_options(chosen)
+        check_options(TERMS[chosen.name], chosen)
         for dataset, given in provides.items():
             missing = [need for need in needed_fields(chosen) if need not in given]
             if missing:
@@ -112,23 +107,3 @@ def check_terms(
                 f"loss term {chosen.name!r} needs {' and '.join(lacking)}, which the network does not give: "
                 f"take the term out, or choose a network with that head"
             )
-
-
-def _check_options(chosen: TermConfig) -> None:
-    own = TERMS[chosen.name].options
-    for field in fields(TermConfig):
-        if field.name in COMMON_OPTIONS or field.name in own:
-            continue
-        if getattr(chosen, field.name) != field.default:
-            raise ValueError(
-                f"loss term {chosen.name!r} has no option {field.name.replace('_', '-')}; it has "
-                f"{', '.join(option.replace('_', '-') for option in own) or 'none of its own'}"
-            )
-    nothing = torch.zeros(1, 1, 1, dtype=torch.int64)
-    region(chosen.where, nothing, nothing == 0)  # Names a class that does not exist.
-    if chosen.labels == "decoder" and chosen.boundary == "instance":
-        raise ValueError(
-            f"loss term {chosen.name!r}: labels=decoder knows no instances: choose boundary=class"
-        )
-    if chosen.name == "occlusion" and chosen.mask in ("none", "predicted"):
-        raise ValueError(f"loss term 'occlusion' can't learn from mask={chosen.mask}: choose exact")

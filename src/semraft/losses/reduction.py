@@ -1,8 +1,8 @@
-"""The one reduction every loss uses: the masked mean, and the sum over refinements.
+"""Reduction of every loss: the masked mean at each refinement, and the weighted sum over refinements.
 
-Flows come as a list, one for each refinement, and are judged one after another: what is made of one is still
-in a CPU's cache when it is read, and is freed before the next. Or they come stacked, and are judged at once:
-a GPU is asked for a twelfth of the operations. `quickest` chooses.
+On a CPU the flows of the refinements come as a list and are reduced one after another: the tensors made from
+one flow are still in the cache when they are read, and freed before the next. On a GPU the flows come
+stacked, for a twelfth of the launches. `quickest` chooses.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,28 +16,29 @@ from torch import Tensor
 Item = TypeVar("Item")
 Flows = Sequence[Float[Tensor, "B 2 H W"]] | Float[Tensor, "T B 2 H W"]
 """The flow after each refinement, in pixels."""
-Judged = tuple[Float[Tensor, " t *pixels"], Bool[Tensor, "*pixels"] | Bool[Tensor, " t *pixels"]]
-"""A value for every pixel of some refinements; and which count, of all of these alike or of each."""
+PixelValues = tuple[Float[Tensor, " t *pixels"], Bool[Tensor, "*pixels"] | Bool[Tensor, " t *pixels"]]
+"""The loss of every pixel at some refinements, and the mask of the pixels that count: one for all of these
+refinements, or one for each."""
+PixelLoss = Callable[[Float[Tensor, "t B 2 H W"]], PixelValues]
+"""A loss before its reduction, as a function of the flow at some refinements, at least in float32."""
 
 
 def quickest(flows: Sequence[Float[Tensor, "B 2 H W"]]) -> Flows:
-    """The flows of all refinements as their device judges them soonest."""
+    """The flows as a list on the CPU, else stacked: see the module's description."""
     return flows if flows[0].device.type == "cpu" else torch.stack(list(flows))
 
 
 def in_turn(flows: Flows) -> Iterator[Float[Tensor, "t B 2 H W"]]:
-    """Stacked flows at once, those of a list one by one; in what a loss computes in."""
+    """Stacked flows at once, flows of a list one by one; at least in float32."""
     together = [flows] if isinstance(flows, Tensor) else (flow[None] for flow in flows)
     return (at_least_float32(some) for some in together)
 
 
-def refinement_means(
-    judge: Callable[[Float[Tensor, "t B 2 H W"]], Judged], flows: Flows
-) -> Float[Tensor, " T"]:
-    """`masked_mean` of what is found at each refinement, whose counts processes exchange once."""
+def refinement_means(pixel_loss: PixelLoss, flows: Flows) -> Float[Tensor, " T"]:
+    """`masked_mean` of a loss at each refinement; processes exchange all counts at once."""
     sums, counts = [], []
     for some in in_turn(flows):
-        values, mask = judge(some)
+        values, mask = pixel_loss(some)
         sums.append(torch.where(mask, values, 0).flatten(1).sum(dim=1))
         if mask.ndim == values.ndim:
             counts.append(mask.flatten(1).sum(dim=1))
@@ -46,15 +47,20 @@ def refinement_means(
     return over_counts(torch.cat(sums), torch.cat([count.view(-1) for count in counts]))
 
 
+def over_refinements(pixel_loss: PixelLoss, flows: Flows, gamma: float) -> Float[Tensor, ""]:
+    """sum_t gamma^(N-t) of the masked mean of a loss at refinement t."""
+    return refinement_sum(refinement_means(pixel_loss, flows), gamma)
+
+
 def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean of `values` where `mask` is True, over the whole batch and over all processes.
 
-    Never NaN: where the mask is empty it is 0 with a zero gradient, and values outside the mask (NaN
-    included) change neither value nor gradient.
+    Never NaN: an empty mask gives 0 with a zero gradient, and values outside the mask (NaN included) change
+    neither value nor gradient.
 
-    Under several processes each returns its own sum divided by the mean count per process. The average over
-    processes - which is what DDP makes of gradients - is then the masked mean of the global batch, as one
-    process would compute it; the average of per-process means would not be.
+    Each process returns its own sum divided by the mean count per process. The average over processes, which
+    DDP makes of gradients, is then the masked mean of the global batch; the average of per-process means
+    would not be.
     """
     return over_counts(torch.where(mask, values, 0).sum(), mask.sum())
 
@@ -62,12 +68,12 @@ def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -
 def over_counts(
     sums: Float[Tensor, "*shape"], counts: Int64[Tensor, "*shape"] | Int64[Tensor, "1"]
 ) -> Float[Tensor, "*shape"]:
-    """Sums over what a mask selects, as means over all processes: see `masked_mean`."""
+    """Sums divided by the mean of the counts over all processes: see `masked_mean`."""
     return sums / mean_over_processes(counts.to(sums.dtype)).clamp(min=1 / process_count())
 
 
 def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """What a loss computes in, whatever precision the network ran in; float64 stays."""
+    """Values as float32, the precision of every loss, whatever that of the network; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -89,7 +95,7 @@ def mean_over_processes(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
 def largest_over_processes(
     value: Float[Tensor, ""], group: torch.distributed.ProcessGroup | None = None
 ) -> Float[Tensor, ""]:
-    """The largest of a number that every process has one of; of those in `group`, or all."""
+    """The largest value over the processes of `group`, or over all."""
     if process_count() == 1:
         return value
     largest = value.clone()
@@ -98,7 +104,7 @@ def largest_over_processes(
 
 
 def gathered(own: Item, group: torch.distributed.ProcessGroup | None = None) -> list[Item]:
-    """What every process has, in the order of their ranks; exchanged by `group`, or by all."""
+    """The items of all processes in the order of their ranks, exchanged by `group` or by all."""
     if process_count() == 1:
         return [own]
     everyone: list[Any] = [None] * process_count()

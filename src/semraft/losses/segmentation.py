@@ -9,19 +9,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from semraft.losses.auxiliary_term import DECODED, PLACE, Term, TermInputs, required
 from semraft.losses.reduction import (
     Flows,
-    Judged,
+    PixelLoss,
+    PixelValues,
     at_least_float32,
     masked_mean,
+    over_refinements,
     refinement_means,
-    refinement_sum,
 )
 from semraft.ops.warp import warp
 from semraft.sample import IGNORE_LABEL
 
 SMALLEST_SHARE = 1e-12
-"""No class has less of the probability in `temporal_consistency`."""
+"""Least probability of a class in `temporal_consistency`."""
 
 ConsistencyGradient = Literal["both", "segmentation", "flow"]
 
@@ -55,38 +57,72 @@ def temporal_consistency(
     In nats, 0 to log 2. A pixel counts where `mask` holds - where it is visible - and its target is in frame.
 
     Args:
-        gradient: To the segmentation, to the flow, or to both.
+        gradient: Whether the segmentation, the flow, or both learn.
     """
-    return refinement_sum(temporal_consistency_values(flows, logits1, logits2, mask, gradient), gamma)
+    return over_refinements(_divergence_along(logits1, logits2, mask, gradient), flows, gamma)
 
 
-def temporal_consistency_values(
-    flows: Flows,
+def _segmentation(inputs: TermInputs) -> Float[Tensor, " 1"]:
+    logits1, logits2 = required(inputs.prediction.segmentation1), required(inputs.prediction.segmentation2)
+    return segmentation(logits1, logits2, inputs.labels1, inputs.labels2)[None]
+
+
+def _temporal_consistency(
+    inputs: TermInputs, *, gradient: ConsistencyGradient = "both"
+) -> Float[Tensor, " T"]:
+    logits1, logits2 = required(inputs.prediction.segmentation1), required(inputs.prediction.segmentation2)
+    divergence = _divergence_along(logits1, logits2, inputs.acting, gradient)
+    return refinement_means(divergence, inputs.flows)
+
+
+SEGMENTATION = Term(
+    values=_segmentation,
+    scalar="segmentation_loss",
+    about="cross-entropy of the segmentation decoder, both frames",
+    source="the study's notes",
+    needs=("labels1", "labels2"),
+    heads=DECODED,
+    acts_on="heads",
+)
+TEMPORAL_CONSISTENCY = Term(
+    values=_temporal_consistency,
+    scalar="temporal_consistency_loss",
+    about="Jensen-Shannon divergence of the decoder's classes in frame 1 and, along the flow, frame 2",
+    source="the study's notes",
+    heads=DECODED,
+    place=PLACE,
+    mask="exact",
+)
+
+
+def _divergence_along(
     logits1: Float[Tensor, "B K H W"],
     logits2: Float[Tensor, "B K H W"],
     mask: Bool[Tensor, "B H W"],
-    gradient: ConsistencyGradient = "both",
-) -> Float[Tensor, " T"]:
-    """Temporal consistency at each refinement, before the weights."""
+    gradient: ConsistencyGradient,
+) -> PixelLoss:
     if gradient == "flow":
         logits1, logits2 = logits1.detach(), logits2.detach()
-    # Certain heads underflow to 0, where the slope of the entropy is infinite.
+    # A certain head's probabilities underflow to 0, where the slope of the entropy is infinite.
     share1, share2 = (
         at_least_float32(logits).softmax(dim=1).clamp(min=SMALLEST_SHARE) for logits in (logits1, logits2)
     )
 
-    def judge(flows: Float[Tensor, "t B 2 H W"]) -> Judged:
+    def pixel_loss(flows: Float[Tensor, "t B 2 H W"]) -> PixelValues:
         field = (flows.detach() if gradient == "segmentation" else flows).to(share2.dtype)
         warped, seen = warp(share2, field)
-        # Where frame 2 is not seen any shares above 0 will do: they are not read.
+        # Out of frame the mask hides the divergence, which any probability above 0 keeps finite.
         return _divergence(share1, warped.masked_fill(~seen[:, :, None], 1)), mask & seen
 
-    return refinement_means(judge, flows)
+    return pixel_loss
 
 
 class _JensenShannon(torch.autograd.Function):
-    """Of shares above 0. Its slopes are the logarithms it is made of, made anew in the backward pass: they
-    would keep two volumes of each refinement in memory, and what autograd keeps a dozen."""
+    """Jensen-Shannon divergence of probabilities above 0.
+
+    Its derivatives are the logarithms of the forward pass, computed again in the backward pass: kept, they
+    would take two volumes of memory for each refinement, and autograd's own tensors a dozen.
+    """
 
     @staticmethod
     def forward(
@@ -112,6 +148,6 @@ _divergence: Callable[..., Tensor] = _JensenShannon.apply
 def _from_mean(
     share1: Float[Tensor, "B K H W"], share2: Float[Tensor, "t B K H W"]
 ) -> tuple[Float[Tensor, "t B K H W"], Float[Tensor, "t B K H W"]]:
-    """log(share / mean of both), of each."""
+    """log(probability / mean of both probabilities), for each of the two."""
     log_mean = (share1 + share2).mul_(0.5).log_()
     return share1.log() - log_mean, share2.log().sub_(log_mean)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from semraft.losses.reduction import Flows, Judged, at_least_float32, refinement_means, refinement_sum
+from semraft.losses.reduction import Flows, PixelValues, at_least_float32, refinement_means, refinement_sum
 
 Normalize = Literal["valid", "all", "valid-broadcast"]
 MAX_FLOW_PX = 400.0
@@ -51,7 +51,7 @@ def sequence_values(
     trusted = trusted_pixels(flow_gt, valid, max_flow_px)
     distance = distance_from(flow_gt, trusted)
 
-    def judge(flows: Float[Tensor, "t B 2 H W"]) -> Judged:
+    def pixel_loss(flows: Float[Tensor, "t B 2 H W"]) -> PixelValues:
         distances = distance(flows)
         if normalize == "all":
             return torch.where(trusted, distances, 0), torch.ones_like(trusted)
@@ -59,7 +59,7 @@ def sequence_values(
             return distances.sum(dim=1, keepdim=True).expand_as(distances), trusted
         return distances, trusted
 
-    return refinement_means(judge, flows)
+    return refinement_means(pixel_loss, flows)
 
 
 def distance_from(

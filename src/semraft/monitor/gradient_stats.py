@@ -23,7 +23,7 @@ from semraft.evaluation.evaluate import place_masks
 from semraft.losses.gradient_surgery import Combined, Gradients
 from semraft.losses.reduction import mean_over_processes
 from semraft.losses.sequence import trusted_pixels
-from semraft.losses.terms import TERMS, case_of
+from semraft.losses.terms import TERMS, term_values
 from semraft.metrics import SPEED_EDGES_PX, SPEEDS, Record, measure, metric_name, pool
 from semraft.models.raft import RAFT
 from semraft.ops.classes import CLASSES, CommonClass
@@ -201,7 +201,7 @@ def floors(
     present = _present(batch, trusted) if by_class and config.terms else []
     for chosen in config.terms:
         name = chosen.name
-        if TERMS[chosen.name].judges != "flow":
+        if TERMS[chosen.name].acts_on != "flow":
             continue
         values[f"floor_{name}"], values[f"value_{name}"] = _values(chosen, both, batch, trusted)
         for entry, of_class in present:
@@ -250,7 +250,7 @@ def _present(
 def _values(
     chosen: TermConfig, prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
 ) -> Float[Tensor, " T"]:
-    return TERMS[chosen.name].values(case_of(chosen, prediction, batch, trusted))
+    return term_values(chosen, prediction, batch, trusted)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from semraft.losses.objective import needed_passes, taught_pixels
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.sequence import sequence_values, trusted_pixels
 from semraft.losses.term_weights import gradients_of
-from semraft.losses.terms import TERMS, case_of
+from semraft.losses.terms import term_values
 from semraft.models.raft import RAFT
 from semraft.sample import FlowBatch, Prediction
 from semraft.training import run_data
@@ -188,7 +188,7 @@ def time_losses(
     for chosen in loss.terms:
         with watch.timing(chosen.name):
             trusted = trusted_pixels(batch.flow, batch.valid, loss.max_flow_px)
-            values = TERMS[chosen.name].values(case_of(chosen, copies, batch, trusted))
+            values = term_values(chosen, copies, batch, trusted)
             total = chosen.weight * refinement_sum(values, loss.gamma)
             if total.requires_grad:
                 torch.autograd.backward(state.scaler.scale(total))
@@ -204,7 +204,7 @@ def time_apart(
     trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     trusted = trusted_pixels(batch.flow, batch.valid, config.loss.max_flow_px)
     for chosen in config.loss.terms:
-        values = TERMS[chosen.name].values(case_of(chosen, prediction, batch, trusted))
+        values = term_values(chosen, prediction, batch, trusted)
         loss = state.scaler.scale(refinement_sum(values, config.loss.gamma))
         with watch.timing("terms apart"):
             gradients_of(loss, trained)

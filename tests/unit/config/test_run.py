@@ -65,7 +65,7 @@ TERMS_AS_TEXT = {
         name="signed-distance", share=0.4, ramp=200, where="things"
     ),
     "smoothness:2,boundary=instance,order=1": TermConfig(
-        name="smoothness", weight=2.0, boundary="instance", order=1
+        name="smoothness", weight=2.0, boundary="instance", options={"order": 1}
     ),
     "label-warp:1e-05,schedule=learning-rate,where=car+person,mask=forward-backward": TermConfig(
         name="label-warp", weight=1e-5, schedule="learning-rate", where="car+person", mask="forward-backward"
@@ -90,10 +90,11 @@ def test_a_term_is_written_as_it_is_read(text: str, tmp_path: Path) -> None:
         ("semantic-v1", "NAME:WEIGHT"),
         ("semantic-v1:", "NAME:WEIGHT"),
         ("semantic-v1:heavy", "weight is 'heavy': expected a number"),
-        ("smoothness:1,order=3", "order is '3': choose from 1, 2"),
-        ("smoothness:1,sort=3", "'sort' is no option"),
-        ("smoothness:1,name=x", "'name' is no option"),
+        ("smoothness:1,mask=3", "mask is '3': choose from auto, none, exact"),
+        ("smoothness:1,order", "'order' is not OPTION=VALUE"),
+        ("smoothness:1,name=x", "'name=x' is not OPTION=VALUE"),
         ("smoothness:1,ramp=3,ramp=4", "given twice"),
+        ("smoothness:1,order=1,order=2", "given twice"),
         ("smoothness:2,share=0.4", "none beside a share"),
         ("smoothness:share=0", "above 0"),
         ("smoothness:1,ramp=-1", "0 or more"),

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from semraft.losses import boundary_weight, sequence_loss
-from semraft.losses.boundary import boundary_weight_values
 from tests.unit.losses.tiny import GAMMA, arrays, gradient_is_right, make, mean, pixels, weighted
 from tests.unit.ops.test_distance import slow_distance
 
@@ -32,7 +31,7 @@ def test_gradient_and_poison(rng: np.random.Generator) -> None:
     case = make(rng)
     truth = torch.where(case.valid[:, None], case.flow_gt, torch.nan)
     assert gradient_is_right(
-        lambda flow: boundary_weight_values([flow], truth, case.labels1, case.valid), case.flows[0]
+        lambda flow: boundary_weight([flow], truth, case.labels1, case.valid), case.flows[0]
     )
     flows = [flow.detach().float() for flow in case.flows]
     plain = boundary_weight(flows, truth, case.labels1, case.valid, gain=0.0)

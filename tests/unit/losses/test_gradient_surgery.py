@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semraft.config import LossConfig, TermConfig
 from semraft.losses import gradient_surgery as module
+from semraft.losses.auxiliary_term import required
 from semraft.losses.gradient_surgery import (
     batch_gradients,
     capped,
@@ -25,7 +26,6 @@ from semraft.losses.gradient_surgery import (
     projected,
 )
 from semraft.losses.objective import Objective
-from semraft.losses.terms import there
 
 VECTORS = arrays(np.float64, 7, elements=st.floats(-1e3, 1e3).map(lambda value: round(value, 3)))
 Combining = Literal["sum", "gate", "project"]
@@ -118,7 +118,7 @@ def test_one_cosine_for_all_that_flow_and_term_share() -> None:
     alone conflicts; matching conflicts, and its own parameter learns in full. Red when: each tensor is
     judged alone, own parameters are gated, terms are gated against each other, or the weight is forgotten."""
     found = gradients_by(LossConfig(terms=TERMS, combine="gate"), BOTH)
-    shared, with_flow, own = map(there, found.gradients)
+    shared, with_flow, own = map(required, found.gradients)
     assert (shared / 8).tolist() == [[1, 1, 1], [2, 2, 2]]
     assert (with_flow / 8).tolist() == [8, 0]
     assert (own / 8).tolist() == [7 + 3, 7, 7]
@@ -129,7 +129,7 @@ def test_the_projection_leaves_what_a_term_alone_reaches() -> None:
     """Flow on the tensor shared with matching: 2 everywhere. Red when: the flow's norm is taken over
     parameters that matching does not reach, or the projection reaches into them."""
     found = gradients_by(LossConfig(terms=TERMS, combine="project"), {"label-warp": 0.0, "matching": 0.5})
-    shared, with_flow, own = map(there, found.gradients)
+    shared, with_flow, own = map(required, found.gradients)
     torch.testing.assert_close(shared / 8, torch.tensor([[2, 2, 2], [2, 2, 0.0]]) + 2 / 6)
     assert (with_flow / 8).tolist() == [3, 0]
     assert (own / 8).tolist() == [3, 0, 0]
@@ -140,7 +140,7 @@ def test_the_projection_leaves_what_a_term_alone_reaches() -> None:
 def test_the_cap_is_of_shared_parameters() -> None:
     """Red when: the cap counts or shortens own parameters, or is one for all terms together."""
     found = gradients_by(LossConfig(terms=TERMS, share_cap=0.1), BOTH)
-    shared, with_flow, own = map(there, found.gradients)
+    shared, with_flow, own = map(required, found.gradients)
     warp = 0.1 * math.sqrt(6 * 4 + 9) / math.sqrt(3 + 25)
     matching = 0.1 * math.sqrt(6 * 4) / 2
     expected = [[2 - warp] * 3, [2, 2, 2 - 2 * matching]]
@@ -153,12 +153,12 @@ def test_the_cap_is_of_shared_parameters() -> None:
 def test_without_terms_that_weigh_the_flow_gradient_is_all(config: LossConfig) -> None:
     """Red when: a term of weight 0 has a gradient or fills one in, or the flow loss is scaled twice."""
     found = combine([torch.ones(2), None], {}, config)
-    assert there(found.gradients[0]).tolist() == [1, 1]
+    assert required(found.gradients[0]).tolist() == [1, 1]
     assert found.gradients[1] is None
     config = LossConfig(terms=TERMS, combine=config.combine, share_cap=config.share_cap)
     shared, with_flow, own = gradients_by(config, {"label-warp": 0.0, "matching": 0.0}).gradients
-    assert torch.equal(there(shared) / 8, torch.full((2, 3), 2.0))
-    assert (there(with_flow) / 8).tolist() == [3, 0]
+    assert torch.equal(required(shared) / 8, torch.full((2, 3), 2.0))
+    assert (required(with_flow) / 8).tolist() == [3, 0]
     assert own is None
 
 
@@ -168,7 +168,7 @@ def test_gradients_share_no_memory() -> None:
     first, second = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2, 3))
     flow = batch_gradients((first + second).sum(), [first, second])
     for found in (combine(flow, {}, LossConfig()), combine([None, None], {"any": flow}, LossConfig())):
-        gradients = list(map(there, found.gradients))
+        gradients = list(map(required, found.gradients))
         for gradient in gradients:
             gradient.mul_(0.5)
         assert all((gradient == 0.5).all() for gradient in gradients)

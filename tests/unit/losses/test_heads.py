@@ -13,7 +13,6 @@ from semraft.losses import (
     transform_consistency,
     zero_forcing,
 )
-from semraft.losses.segmentation import temporal_consistency_values
 from tests.unit.losses.tiny import (
     BATCH,
     GAMMA,
@@ -75,7 +74,7 @@ def test_temporal_consistency_equals_the_loop(rng: np.random.Generator) -> None:
     value = temporal_consistency(case.flows, *scores, case.mask, gamma=GAMMA)
     assert float(value.detach()) == pytest.approx(weighted(loops), rel=1e-6)
     assert gradient_is_right(
-        lambda *inputs: temporal_consistency_values([inputs[0]], inputs[1], inputs[2], case.mask),
+        lambda *inputs: temporal_consistency([inputs[0]], inputs[1], inputs[2], case.mask),
         case.flows[0],
         *scores,
     )

@@ -10,7 +10,6 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from semraft.losses import label_distance, label_warp, signed_distance
-from semraft.losses.label_consistency import label_distance_values, label_warp_values, signed_distance_values
 from tests.unit.losses.tiny import (
     GAMMA,
     Tiny,
@@ -25,10 +24,10 @@ from tests.unit.losses.tiny import (
 )
 
 RADIUS = 3
-LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], dict[str, Any]]] = {
-    "label-warp": (label_warp, label_warp_values, {}),
-    "label-distance": (label_distance, label_distance_values, {"radius_px": RADIUS}),
-    "signed-distance": (signed_distance, signed_distance_values, {"radius_px": RADIUS}),
+LOSSES: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
+    "label-warp": (label_warp, {}),
+    "label-distance": (label_distance, {"radius_px": RADIUS}),
+    "signed-distance": (signed_distance, {"radius_px": RADIUS}),
 }
 
 
@@ -78,7 +77,7 @@ def test_equals_the_loop(rng: np.random.Generator, name: str) -> None:
     or the distance is not divided by the radius."""
     case = make(rng)
     loops = [by_loops(name, flow, case) for flow in arrays(case.flows)]
-    loss, _, options = LOSSES[name]
+    loss, options = LOSSES[name]
     value = loss(case.flows, case.labels1, case.labels2, case.mask, gamma=GAMMA, **options)
     assert float(value.detach()) == pytest.approx(weighted(loops), rel=1e-6)
 
@@ -87,10 +86,10 @@ def test_equals_the_loop(rng: np.random.Generator, name: str) -> None:
 def test_has_the_right_gradient(rng: np.random.Generator, name: str) -> None:
     """Red when: the shares of the blend are detached, or |x| has no sign."""
     case = make(rng)
-    _, values, options = LOSSES[name]
+    loss, options = LOSSES[name]
     flow = case.flows[0]
     assert gradient_is_right(
-        lambda flow: values([flow], case.labels1, case.labels2, case.mask, **options), flow
+        lambda flow: loss([flow], case.labels1, case.labels2, case.mask, **options), flow
     )
 
 
@@ -105,7 +104,7 @@ def test_least_where_a_box_went(name: str) -> None:
     labels2 = labels1.roll((-2, 3), (1, 2))
     box = labels1 == 10
     truth = torch.tensor([3.0, -2.0]).view(1, 2, 1, 1).expand(2, 2, 24, 40)
-    loss, _, _ = LOSSES[name]
+    loss, _ = LOSSES[name]
     assert loss([truth], labels1, labels2, box) == 0
     guess = (truth - 2.5).clone().requires_grad_()
     value = loss([guess], labels1, labels2, box)
@@ -121,7 +120,7 @@ def test_nothing_known_is_zero_with_a_zero_gradient(rng: np.random.Generator, na
     """Red when: an image without a label has no classes to gather from."""
     case = make(rng)
     ignored = torch.full_like(case.labels1, 255)
-    loss, _, options = LOSSES[name]
+    loss, options = LOSSES[name]
     for labels1, labels2 in ((ignored, case.labels2), (case.labels1, ignored)):
         for flow in case.flows:
             flow.grad = None

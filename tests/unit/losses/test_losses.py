@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from semraft.config import LossConfig, TermConfig
-from semraft.losses import matching, semantic_smoothness_v1, sequence_loss
+from semraft.losses import matching, semantic_smoothness_v1, sequence_loss, smoothness
 from semraft.losses.objective import check_terms, objective
 from semraft.losses.reduction import masked_mean
-from semraft.losses.semantic import semantic_smoothness_v1_values
 from semraft.losses.sequence import sequence_values, trusted_pixels
 from semraft.losses.terms import TERMS
 from semraft.sample import FlowBatch, Prediction
@@ -109,17 +108,14 @@ def test_semantic_smoothness_has_the_right_gradient(batch: FlowBatch, rng: np.ra
     assert batch.labels1 is not None
     assert batch.labels2 is not None
     flow = torch.from_numpy(rng.normal(0, 3, (BATCH, 2, HEIGHT, WIDTH))).requires_grad_()
-    value = semantic_smoothness_v1_values([flow], batch.labels1, batch.valid).sum()
+    value = smoothness([flow], batch.labels1, batch.valid, order=1)
     value.backward()
     assert flow.grad is not None
     for b, c, y, x in ((0, 0, 5, 7), (1, 1, 9, 3), (2, 0, 15, 23), (1, 0, 0, 4)):
         step = torch.zeros_like(flow)
         step[b, c, y, x] = 1e-3
         with torch.no_grad():
-            ends = [
-                semantic_smoothness_v1_values([flow + sign * step], batch.labels1, batch.valid)
-                for sign in (1, -1)
-            ]
+            ends = [smoothness([flow + sign * step], batch.labels1, batch.valid, order=1) for sign in (1, -1)]
         slope = float(ends[0] - ends[1]) / 2e-3
         assert float(flow.grad[b, c, y, x]) == pytest.approx(slope, abs=2e-5)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from semraft.config import LossConfig, TermConfig
 from semraft.losses.objective import objective
 from semraft.losses.reduction import Flows
-from semraft.losses.terms import TERMS, case_of
+from semraft.losses.terms import TERMS, term_values
 from tests.property.test_loss_laws import UPDATES, VARIANTS, make, value
 
 MOST = {"motion-model": 400, "census": 500}
@@ -47,7 +47,7 @@ def test_flows_may_be_judged_one_after_another_or_at_once(term: TermConfig) -> N
     batch = replace(batch, flow=torch.where(trusted[:, None], batch.flow, torch.nan))
 
     def judged(flows: Flows) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        values = TERMS[term.name].values(case_of(term, prediction, batch, trusted, flows))
+        values = term_values(term, prediction, batch, trusted, flows)
         assert values.isfinite().all()
         weights = torch.arange(1, 1 + len(values))
         gradients = torch.autograd.grad((weights * values).sum(), prediction.flows, allow_unused=True)

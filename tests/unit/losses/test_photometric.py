@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from semraft.losses import census
-from semraft.losses.photometric import census_values
 from semraft.ops.census import census_difference, grey
 from tests.unit.losses.tiny import (
     BATCH,
@@ -75,7 +74,7 @@ def test_has_the_right_gradient(rng: np.random.Generator) -> None:
     case = make(rng)
     image1, image2 = (image.double() for image in images(rng))
     flow = (case.flows[0].detach() / 4).requires_grad_()
-    assert gradient_is_right(lambda flow: census_values([flow], image1, image2, case.mask), flow)
+    assert gradient_is_right(lambda flow: census([flow], image1, image2, case.mask), flow)
 
 
 def test_brightness_does_not_count(rng: np.random.Generator) -> None:

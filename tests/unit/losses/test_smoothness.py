@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from semraft.losses import gradient_matching, smoothness
-from semraft.losses.smoothness import gradient_matching_values, smoothness_values
 from semraft.ops.labels import segment_ids
 from tests.unit.losses.tiny import (
     BATCH,
@@ -69,7 +68,7 @@ def test_smoothness_has_the_right_gradient(rng: np.random.Generator, order: Any)
     flow = case.flows[0]
     for penalty in ("l1", "charbonnier"):
         assert gradient_is_right(
-            lambda flow, penalty=penalty: smoothness_values([flow], case.labels1, case.mask, order, penalty),
+            lambda flow, penalty=penalty: smoothness([flow], case.labels1, case.mask, order, penalty=penalty),
             flow,
         )
 
@@ -113,6 +112,6 @@ def test_gradient_matching_has_the_right_gradient_and_is_zero_at_the_truth(rng: 
     case = make(rng)
     truth = torch.where(case.valid[:, None], case.flow_gt, torch.nan)
     assert gradient_is_right(
-        lambda flow: gradient_matching_values([flow], truth, case.labels1, case.valid), case.flows[1]
+        lambda flow: gradient_matching([flow], truth, case.labels1, case.valid), case.flows[1]
     )
     assert gradient_matching([case.flow_gt + 3], truth, case.labels1, case.valid) < 1e-6

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from semraft.config import LossConfig, TermConfig, parse_term
+from semraft.losses.auxiliary_term import required
 from semraft.losses.objective import Objective
-from semraft.losses.terms import there
 from semraft.losses.uncertainty_weights import initial_log_variances, learn_log_variances, modulated
 
 CONFIG = LossConfig(
@@ -39,7 +39,7 @@ def test_the_gradient_is_that_of_the_formula() -> None:
     loss = 3 * (torch.exp(-s) * 0.8 + s / 2)
     loss.backward()
     assert weights["label-warp"] == pytest.approx(3 * float(torch.exp(-s.detach())))
-    assert float(there(found["label-warp"].grad)) == pytest.approx(float(there(s.grad)), rel=1e-5)
+    assert float(required(found["label-warp"].grad)) == pytest.approx(float(required(s.grad)), rel=1e-5)
     assert found["smoothness"].grad is None
 
 

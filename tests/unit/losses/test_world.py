@@ -11,9 +11,10 @@ from torch import Tensor
 from semraft.config import LossConfig, parse_term
 from semraft.data.loader import collate
 from semraft.data.world.driving_scene import scene
+from semraft.losses.auxiliary_term import required
 from semraft.losses.label_consistency import label_warp
 from semraft.losses.objective import objective
-from semraft.losses.terms import TERMS, there
+from semraft.losses.terms import TERMS
 from semraft.ops.classes import CLASSES
 from semraft.ops.distance import boundary_distance
 from semraft.ops.warp import warp
@@ -40,8 +41,8 @@ def value(batch: FlowBatch, flow: Tensor, term: str, heads: FlowBatch | None = N
         features2=flow,
         backward_flow=batch.backward_flow,
         occlusion=None if said.occluded1 is None else torch.where(said.occluded1, 12.0, -12.0),
-        segmentation1=logits_of(there(said.labels1)),
-        segmentation2=logits_of(there(said.labels2)),
+        segmentation1=logits_of(required(said.labels1)),
+        segmentation2=logits_of(required(said.labels2)),
     )
     chosen = parse_term(term)
     found = objective(prediction, batch, LossConfig(terms=(chosen,)))
@@ -115,9 +116,9 @@ def test_heads_that_say_the_truth_lose_next_to_nothing(batch: FlowBatch) -> None
     another pixel. The price on occlusion is paid for what is occluded."""
     moved = replace(
         batch,
-        labels1=there(batch.labels1).roll(3, 2),
-        labels2=there(batch.labels2).roll(3, 2),
-        occluded1=~there(batch.occluded1),
+        labels1=required(batch.labels1).roll(3, 2),
+        labels2=required(batch.labels2).roll(3, 2),
+        occluded1=~required(batch.occluded1),
     )
     swapped = replace(batch, labels1=batch.labels2, labels2=batch.labels1)
     assert value(batch, batch.flow, "segmentation:1") < 1e-3
@@ -131,9 +132,9 @@ def test_heads_that_say_the_truth_lose_next_to_nothing(batch: FlowBatch) -> None
 def test_no_label_disagrees_inside(batch: FlowBatch) -> None:
     """Where a visible pixel's target has one class around it, that is its own: `zero inside`. Red when: the
     world's labels, flow and occlusion are of different moments, or a blend reaches further than a pixel."""
-    labels1, labels2 = there(batch.labels1), there(batch.labels2)
+    labels1, labels2 = required(batch.labels1), required(batch.labels2)
     around, seen = warp(boundary_distance(labels2, 99)[:, None], batch.flow)
-    inside = batch.valid & seen & ~there(batch.occluded1) & (around[:, 0] > 1.5)
+    inside = batch.valid & seen & ~required(batch.occluded1) & (around[:, 0] > 1.5)
     assert inside.float().mean() > 0.4
     assert label_warp([batch.flow], labels1, labels2, inside) < 1e-3
     assert label_warp([batch.flow + 8], labels1, labels2, inside) > 0.02
