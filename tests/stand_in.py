@@ -1,13 +1,15 @@
-"""A device that is not the CPU, for machines without one: `python -m tests.stand_in train RECIPE ...`.
+"""A device that is not the CPU, for machines without one: `python -m tests.stand_in '[["train", ...], ...]'`.
 
-The commands are semraft's own, with `--device standin`. Its tensors say that they are on that device, compute
-on the CPU and refuse to meet the CPU's, as a GPU's do; the kernels are Triton's, in its interpreter; autocast
-lowers what it lowers on a GPU. `tallied` counts the operations a device would be given, and how often the
-processor would wait for it. What it can't show is speed, CUDA's own kernels, and memory.
+The commands, a JSON list of lists, are semraft's own, with `--device standin`. Its tensors say that they are
+on that device, compute on the CPU and refuse to meet the CPU's, as a GPU's do; autocast lowers what it lowers
+on a GPU. Lookups are the CPU's loops, or, with STAND_IN_TRITON=1, Triton's kernels in its interpreter, which
+takes far longer. `tallied` counts the operations a device would be given, and how often the processor would
+wait for it. What it can't show is speed, CUDA's own kernels, and memory.
 
 In a process of its own: torch keeps one such device, for good.
 """
 
+import json
 import os
 import sys
 import traceback
@@ -30,10 +32,13 @@ from torch.utils.backend_registration import (
 )
 
 from semraft.cli import main
+from semraft.kernels.cpu import correlation_numba
 from semraft.kernels.gpu import correlation_triton
 from semraft.models import lookup
 
 NAME = "standin"
+BY_TRITON = "STAND_IN_TRITON"
+"""The variable that has a command's lookups computed by Triton's kernels."""
 MATRICES = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
 """What autocast lowers. What it raises on a GPU, and semraft leaves to it, it does not on a stand-in."""
 PROMOTED = ("grid_sampler",)
@@ -288,5 +293,5 @@ def pretended(kernels: Any = correlation_triton) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with pretended():
-        sys.exit(main.run(sys.argv[1:]))
+    with pretended(correlation_triton if os.environ.get(BY_TRITON) else correlation_numba):
+        sys.exit(max(main.run(command) for command in json.loads(sys.argv[1])))

@@ -22,7 +22,7 @@ LAUNCH = {
 import sys
 from tests import stand_in
 from semraft import cli
-from semraft.models import correlation_numba
+from semraft.kernels.cpu import correlation_numba
 with stand_in.pretended(correlation_numba):
     sys.exit(cli.run(sys.argv[1:]))
 """,

@@ -1,5 +1,6 @@
 """`make gpu-check` whole on the pretended device with tiny sizes: it must work when there is a GPU."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -19,8 +20,15 @@ pytestmark = pytest.mark.skipif(
 )
 ONLY_ON_A_GPU = ("tests", "compiled")
 """Parts that a stand-in can't show; torch.compile on a CPU takes minutes."""
-SLOW = ("lookups", "resume", "compiled")
-"""Parts for `make test-all`: Triton's interpreter, four trainings, a compiler."""
+SLOW = ("lookups", "resume", "compiled", "speed", "feeding")
+"""Parts for `make test-all`: Triton's interpreter, four trainings, a compiler, more networks, 1080p files."""
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+def test_every_part_is_found(part: str) -> None:
+    """Red when: a part imports a name that is no longer there; `resume` and `tests` start programs."""
+    module = importlib.import_module(f"benchmarks.gpu_check.{PARTS[part].module}")
+    assert callable(module.measure)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("standin", marks=pytest.mark.slow)])

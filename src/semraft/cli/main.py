@@ -222,7 +222,13 @@ def main() -> None:
     """Runs the command that the arguments name."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # A log file needs no ten lines a second.
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # The reader, such as `head`, has had enough; Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -246,6 +252,8 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("semraft: stopped", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         code = _exit_code(error)
         if code is None or os.environ.get("SEMRAFT_TRACEBACK"):

@@ -256,7 +256,7 @@ COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import KernelInterface
-from semraft.models import correlation_triton as kernels
+from semraft.kernels.gpu import correlation_triton as kernels
 
 class NoGPU:
     def get_current_device(self): return 0
