@@ -225,7 +225,7 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # The reader, such as `head`, has had enough; Python flushes once more at its end.
+    except BrokenPipeError:  # A reader such as `head` has had enough; Python flushes once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
