@@ -1,15 +1,25 @@
 """Is a fault found, and a sound run left alone? Many short trainings with and without a planted fault.
 
     python -m benchmarks.faults --out FOLDER [--draws judging] [--jobs 2] [--sound 60] [--each 10]
+    python -m benchmarks.faults --out FOLDER --wide [--weights FILE] [--minutes 60] [--jobs 1]
 
 Sizes, batches, terms, rates and seeds are drawn, others for each of DRAWS: thresholds are set on the first
 two (`seen` was judged once, and thresholds then set again) and judged on the last two, `judged` with a line
-of health.jsonl every 30 steps and `judging` by the default. Runs that are there are not repeated. Prints the
-table of docs/diagnosis.md and writes FOLDER/faults.json.
+of health.jsonl every 30 steps and `judging` by the default.
+
+`--wide` draws more kinds of training instead (`benchmarks.fault_data`): KITTI's layout with truth at 1 to
+25 % of the pixels, VIPER's, standing cameras, sets of 20 pairs, batches of 1 to 6, crops of 96x192 to
+288x960, starts from given weights, bfloat16. Its first runs are a fair sample of all: it can be ended at any
+time, or by `--minutes`, and goes on where it was.
+
+Runs that are there are not repeated. Prints the table of docs/diagnosis.md and writes FOLDER/faults.json.
 """
 
 import json
+import math
 import multiprocessing
+import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from benchmarks.fault_data import Layout, data_root
 
 from semraft.config import ModelConfig, RunConfig, load_config, parse_term
 from semraft.config.recipes import RECIPES
@@ -48,8 +59,17 @@ class Options:
     out: Path
     draws: Literal["setting", "seen", "judged", "judging"] = "judging"
     jobs: int = 2
-    sound: int = 60
-    each: int = 10
+    sound: int | None = None
+    """Sound runs: 60, or 200 of the wide ones."""
+    each: int | None = None
+    """Runs of each fault: 10, or 15 of the wide ones."""
+    wide: bool = False
+    weights: str = ""
+    """Weights that half of the wide runs start from; without it a tiny network is trained for 200 steps."""
+    arch: Literal["tiny", "small", "large"] = "tiny"
+    """Their network."""
+    minutes: float = math.inf
+    """Begin no run later than this."""
 
 
 def drawn(number: int, draws: str, fault: Fault) -> RunConfig:
@@ -82,16 +102,118 @@ def drawn(number: int, draws: str, fault: Fault) -> RunConfig:
     )
 
 
-def one_run(task: tuple[int, str, Fault, Path]) -> None:
-    number, draws, fault, run = task
-    if (run / "done").exists():
+CROPS = ((96, 192), (128, 256), (192, 384), (288, 960))
+CROP_CHANCES = (0.55, 0.25, 0.15, 0.05)
+LAYOUTS: tuple[Layout, ...] = ("kitti", "viper", "standing", "world")
+SHOWN_IN: dict[str, tuple[Layout, ...]] = {
+    "v1-weight": ("viper", "world"),
+    "v1-constant": ("viper", "world"),
+    "label-resize": ("viper", "world"),
+    "flow-scale": ("kitti", "viper", "world"),
+    "swapped-flow": ("kitti", "viper", "world"),
+    "invalid-zeros": ("kitti", "world"),
+    "normalization": ("kitti", "viper", "world"),
+}
+"""Faults that not every layout can have: labels, moving pixels or pixels without truth are wanted."""
+EXACT = ("learning-rate", "batch-norm", "normalization", "half-overflow", "no-clipping", "optimizer-restart")
+"""Faults that contradict a number of the same step: runs of 30 steps are enough."""
+MOST_PIXELS = 1.5e7
+"""Steps x batch x pixels of a crop: longer runs of large batches are cut, to 40 steps at least."""
+
+
+def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) -> RunConfig:
+    """Run `number` of a kind of the wide draws, a pure function of its arguments; its data is made here."""
+    rng = np.random.default_rng([number, 99, ("none", *FAULTS).index(fault)])
+    layout: Layout = rng.choice(SHOWN_IN.get(fault, LAYOUTS))
+    large = fault == "batch-norm" or (fault == "none" and number % 20 == 19)
+    crop = CROPS[0] if large else CROPS[int(rng.choice(len(CROPS), p=CROP_CHANCES))]
+    batch = 1 if large else int(rng.integers(1, 7))
+    truth_frac = float(rng.choice([0.01, 0.03, 0.08, 0.25]))
+    fine_tuned = not large and rng.random() < 0.5
+    rate = float(np.exp(rng.uniform(np.log(1e-3), np.log(4e-3)))) * (0.1 if large or fine_tuned else 1)
+    steps = 24 if large else 30 if fault in EXACT else int(rng.integers(80, 180))
+    steps = max(min(steps, int(MOST_PIXELS / (batch * crop[0] * crop[1]))), min(steps, 40))
+    base = RECIPES["fault-learning-rate"].config
+    terms: tuple[str, ...] = () if large or layout in ("kitti", "standing") else TERMS[int(rng.integers(3))]
+    if fault in ("v1-weight", "v1-constant"):
+        terms = (*TERMS[0], "semantic-v1:0.1")
+    name = {"standing": "flying-chairs"}.get(layout, layout)
+    root = "" if layout == "world" else str(data_root(out, layout, crop, truth_frac))
+    few = rng.random() < 0.5
+    world = replace(
+        base.data.world,
+        size=(crop[0] + 24, crop[1] + 48),
+        seed=int(rng.integers(100, 10_000)),
+        scenes=20 if few else 60,
+    )
+    return replace(
+        base,
+        seed=int(rng.integers(1_000_000)),
+        data=replace(
+            base.data,
+            train=name,
+            validation=(name,),
+            root=root,
+            crop=crop,
+            truth="static"
+            if layout == "world" and (fault == "invalid-zeros" or rng.random() < 0.5)
+            else "all",
+            train_pairs=20 if few else None,
+            world=world,
+            validation_pairs=4,
+            workers=0,
+        ),
+        model=(
+            ModelConfig(arch="large", batch_norm="freeze")
+            if large
+            else replace(
+                base.model, arch=arch if fine_tuned else "tiny", weights=weights if fine_tuned else ""
+            )
+        ),
+        loss=replace(base.loss, terms=tuple(map(parse_term, terms))),
+        optim=replace(base.optim, steps=steps, batch=batch, learning_rate=rate),
+        num_updates=2 if large else int(rng.integers(2, 5)),
+        validation_updates=2 if large else int(rng.integers(3, 9)),
+        validate_every=max(steps // (2 if layout == "kitti" else 4), 1),  # KITTI is always validated whole.
+        checkpoint_every=steps,
+        precision="bfloat16" if rng.random() < 0.15 else "float32",
+        fault=SOUND if fault == "none" else FaultConfig(kind=fault, step=int(steps * rng.uniform(0.4, 0.7))),
+        saved_pairs=0,
+    )
+
+
+def made_weights(out: Path) -> str:
+    """The weights of a tiny network after 200 steps on the world."""
+    run = out / "start"
+    if not (run / "done").exists():
+        base = RECIPES["world-base"].config
+        world = replace(base.data.world, size=(120, 240), scenes=60)
+        config = replace(
+            base,
+            data=replace(base.data, world=world, crop=(96, 192), validation_pairs=4, workers=0),
+            optim=replace(base.optim, steps=200),
+            precision="float32",
+            saved_pairs=0,
+        )
+        shutil.rmtree(run, ignore_errors=True)
+        train(config, run)
+        (run / "done").touch()
+    return str(run / "checkpoints" / "last.pt")
+
+
+def one_run(task: tuple[int, Fault, Options, str, float]) -> None:
+    number, fault, options, weights, until_s = task
+    run = options.out / f"{fault}-{number:02d}"
+    if (run / "done").exists() or time.time() > until_s:
         return
     torch.set_num_threads(1)
-    if run.exists():
-        for file in sorted(run.rglob("*"), reverse=True):
-            file.rmdir() if file.is_dir() else file.unlink()
+    shutil.rmtree(run, ignore_errors=True)
+    if options.wide:
+        config = drawn_wide(number, fault, options.out, weights, options.arch)
+    else:
+        config = drawn(number, options.draws, fault)
     try:
-        train(drawn(number, draws, fault), run)
+        train(config, run)
     except TrainingStopped as error:
         print(error)
     for checkpoint in (run / "checkpoints").glob("*.pt"):
@@ -120,21 +242,29 @@ def judged(run: Path, fault: Fault) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    kinds: list[tuple[Fault, int]] = [("none", options.sound), *((fault, options.each) for fault in FAULTS)]
-    tasks = sorted(
-        (number, options.draws, fault, options.out / f"{fault}-{number:02d}")
-        for fault, count in kinds
-        for number in range(count)
-    )
+    sound = options.sound or (200 if options.wide else 60)
+    each = options.each or (15 if options.wide else 10)
+    kinds: list[tuple[Fault, int]] = [("none", sound), *((fault, each) for fault in FAULTS)]
     options.out.mkdir(parents=True, exist_ok=True)
+    weights = (options.weights or made_weights(options.out)) if options.wide else ""
+    until_s = time.time() + 60 * options.minutes
+    # The part of its kind that comes before a run orders all: whenever it ends, kinds are equally far.
+    order = sorted((number / count, fault, number) for fault, count in kinds for number in range(count))
+    tasks = [(number, fault, options, weights, until_s) for _, fault, number in order]
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=spawned) as pool:
         list(pool.map(one_run, tasks))
-    rows = [judged(run, fault) for _, _, fault, run in tasks]
+    runs = [(options.out / f"{fault}-{number:02d}", fault) for _, fault, number in order]
+    rows = [judged(run, fault) for run, fault in runs if (run / "done").exists()]
     (options.out / "faults.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print_table(rows, kinds)
+
+
+def print_table(rows: list[dict[str, Any]], kinds: list[tuple[Fault, int]]) -> None:
+    """The table of docs/diagnosis.md, of the runs that are done."""
     print("| fault | runs | found | named | step within 10 % | missed or misnamed |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for fault, _ in kinds:
+    for fault, count in kinds:
         of = [row for row in rows if row["fault"] == fault]
         counts = " | ".join(str(sum(row[what] for row in of)) for what in ("found", "named", "near"))
         odd = "; ".join(
@@ -142,7 +272,7 @@ def main(options: Options) -> None:
             for row in of
             if (row["found"] if fault == "none" else not (row["named"] and row["near"]))
         )
-        print(f"| {fault} | {len(of)} | {counts} | {odd} |")
+        print(f"| {fault} | {len(of)} of {count} | {counts} | {odd} |")
     watching = np.array([row["watching_pct"] for row in rows])
     low, middle, high = np.percentile(watching, (0, 50, 100))
     within = (watching <= 3).sum()
