@@ -233,7 +233,7 @@ def judged(run: Path, fault: Fault) -> dict[str, Any]:
         "state": verdict.state,
         "first_step": verdict.first_step,
         "causes": [entry.name for entry in verdict.causes],
-        "signs": [entry.name for entry in verdict.signs],
+        "symptoms": [entry.name for entry in verdict.symptoms],
         "found": verdict.state != "healthy",
         "named": cause == NAMED.get(fault, fault),
         "near": verdict.first_step is not None and abs(verdict.first_step - planted) <= NEAR_FRAC * planted,

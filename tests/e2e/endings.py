@@ -26,7 +26,7 @@ from semraft.config import (
     WorldConfig,
 )
 from semraft.data.loader import TrainingBatch, training_batches
-from semraft.diagnosis.symptoms import Sign
+from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict
 from semraft.losses.objective import Objective, objective
 from semraft.losses.term_weights import MEASURED_STEPS
@@ -91,9 +91,9 @@ def not_finite_scaled(patch: Patch) -> None:
 
 def gone_back(patch: Patch) -> None:
     """The same in a run that goes back to a sound checkpoint."""
-    sign = Sign(name="spike", first_step=3, confidence=0.9, evidence="it jumped")
-    fine = Verdict(state="fine", first_step=None, causes=(), signs=())
-    worse = Verdict(state="worse", first_step=3, causes=(sign,), signs=(sign,))
+    sign = Finding(name="spike", first_step=3, evidence="it jumped")
+    fine = Verdict(state="fine", first_step=None, causes=(), symptoms=())
+    worse = Verdict(state="worse", first_step=3, causes=(sign,), symptoms=(sign,))
     patch.setattr(monitor, "judge", lambda record, stopped=False: worse if stopped else fine)
     not_finite(patch)
 

@@ -10,10 +10,9 @@ from semraft.analysis.runs import Run
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cause:
-    """What a run suspects of itself; None: it did not say how sure it is."""
+    """A cause in a run's verdict, with its evidence."""
 
     name: str
-    confidence_pct: float | None
     evidence: str
 
 
@@ -28,14 +27,14 @@ class Health:
 
 
 def health_of(run: Run) -> Health:
-    """What verdict.json concludes; without one, whether losses were finite and the run came to its end."""
+    """The state in verdict.json; without one, whether losses were finite and the run came to its end."""
     if not run.verdict:
         first = min((step for _, step, _ in broken_losses(run)), default=None)
         state = (
             "diverged" if first is not None else "finished" if run.last_step >= run.steps else "unfinished"
         )
         causes = tuple(
-            Cause(name=f"{metric} not finite", confidence_pct=None, evidence=f"at {often} logged steps")
+            Cause(name=f"{metric} not finite", evidence=f"at {often} logged steps")
             for metric, _, often in broken_losses(run)
         )
         return Health(run=run.name, state=state, first_step=first, causes=causes)
@@ -46,7 +45,6 @@ def health_of(run: Run) -> Health:
         causes=tuple(
             Cause(
                 name=str(cause.get("name", "")).replace("-", " "),
-                confidence_pct=100 * cause["confidence"] if _is_number(cause.get("confidence")) else None,
                 evidence=str(cause.get("evidence", "")),
             )
             for cause in run.verdict.get("causes") or ()

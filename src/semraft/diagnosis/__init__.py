@@ -1,1 +1,1 @@
-"""What is wrong with a training, and why: from the run directory alone, while it goes on and afterwards."""
+"""Diagnosis of a training from its run directory alone, while it goes on and afterwards."""

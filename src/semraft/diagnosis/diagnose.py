@@ -1,4 +1,4 @@
-"""All that can be said of a run from its folder: `semraft diagnose`."""
+"""The diagnosis of a run from its folder: `semraft diagnose`."""
 
 import dataclasses
 import json
@@ -10,59 +10,59 @@ from typing import Any
 
 import numpy as np
 
-from semraft.diagnosis.ranking import Suspect, suspects
+from semraft.diagnosis.ranking import RankedCause, ranked_causes
 from semraft.diagnosis.record import Line, Record, Series, read_lines, read_record, series
 from semraft.diagnosis.rollback import read_rollbacks
 from semraft.diagnosis.run_diff import Comparison, compare_records
-from semraft.diagnosis.symptoms import Sign
-from semraft.diagnosis.verdict import Verdict, judge
+from semraft.diagnosis.symptoms import Finding
+from semraft.diagnosis.verdict import Verdict, judge, validation_notes
 from semraft.tracking import HEALTH, METRICS, PULSE, VERDICT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
-    """A run's verdict, who is suspected of it, and what a reader must know before all else."""
+    """A run's verdict, its ranked causes, and notes."""
 
     run: Path
     record: Record
     """As written; a run without pulse.jsonl has the errors of metrics.jsonl there."""
     verdict: Verdict
-    suspects: tuple[Suspect, ...]
+    causes: tuple[RankedCause, ...]
     against: Comparison | None
     other: Record | None
     notes: tuple[str, ...]
-    """What to know before all else, in sentences: where the run went back, what it did not write."""
+    """Sentences that belong before all else: rollbacks, pairs that are trained on, files that are missing."""
 
     @property
-    def first_sign(self) -> Sign | None:
-        """What could be seen first."""
-        return next(iter(self.verdict.signs), None)
+    def first_symptom(self) -> Finding | None:
+        """The earliest symptom."""
+        return next(iter(self.verdict.symptoms), None)
 
     @property
-    def suspected(self) -> tuple[Suspect, ...]:
-        """Those for whom something speaks."""
-        return tuple(suspect for suspect in self.suspects if suspect.evidence_for)
+    def likely(self) -> tuple[RankedCause, ...]:
+        """Causes with a fact for them."""
+        return tuple(cause for cause in self.causes if cause.evidence_for)
 
     @property
-    def cleared(self) -> tuple[Suspect, ...]:
-        """Those for whom nothing speaks, and something against."""
-        return tuple(s for s in self.suspects if s.evidence_against and not s.evidence_for)
+    def ruled_out(self) -> tuple[RankedCause, ...]:
+        """Causes with facts against them alone."""
+        return tuple(cause for cause in self.causes if cause.evidence_against and not cause.evidence_for)
 
     @property
-    def unknown(self) -> tuple[Suspect, ...]:
-        """Those of whom the run tells nothing."""
-        return tuple(s for s in self.suspects if not (s.evidence_for or s.evidence_against))
+    def not_judged(self) -> tuple[RankedCause, ...]:
+        """Causes that the run's files have no fact of."""
+        return tuple(cause for cause in self.causes if not (cause.evidence_for or cause.evidence_against))
 
     def to_json(self) -> dict[str, Any]:
-        """For programs."""
-        first = self.first_sign
+        """The diagnosis for programs."""
+        first = self.first_symptom
         found = {
             "run": str(self.run),
             "step": self.record.last_step,
             "steps": self.record.config.optim.steps,
             **self.verdict.to_json(),
-            "first_sign": first and dataclasses.asdict(first),
-            "suspects": [dataclasses.asdict(suspect) for suspect in self.suspects],
+            "first_symptom": first and dataclasses.asdict(first),
+            "ranked_causes": [dataclasses.asdict(cause) for cause in self.causes],
             "against": self.against and dataclasses.asdict(self.against),
             "notes": list(self.notes),
         }
@@ -70,10 +70,10 @@ class Diagnosis:
 
 
 def diagnose(run: Path, against: Path | None = None) -> Diagnosis:
-    """Judges a run anew from what it has written, finished or not.
+    """The diagnosis of a run from its files, finished or not.
 
     Args:
-        against: A run that went well, to be set beside it.
+        against: A run that went well, to compare with.
 
     Raises:
         ValueError: One of the folders is no run.
@@ -86,15 +86,15 @@ def diagnose(run: Path, against: Path | None = None) -> Diagnosis:
         run=run,
         record=record,
         verdict=verdict,
-        suspects=suspects(record, verdict, run, compared),
+        causes=ranked_causes(record, verdict, run, compared),
         against=compared,
         other=other,
-        notes=(*(rollback.text() for rollback in read_rollbacks(run)), *lacks),
+        notes=(*(rollback.text() for rollback in read_rollbacks(run)), *validation_notes(run), *lacks),
     )
 
 
 def _read(run: Path) -> tuple[Record, tuple[str, ...]]:
-    """A run, with the errors of metrics.jsonl where it has no pulse; and what it lacks."""
+    """The record of a run, with the errors of metrics.jsonl where it has no pulse; and what it lacks."""
     record = read_record(run)
     lacks = []
     if not len(record.pulse.steps):
@@ -117,11 +117,11 @@ TAKEN = {
     "total_loss": "total_loss",
     "gradient_norm": "gradient_norm",
 }
-"""What metrics.jsonl says of training -> the name it has in pulse.jsonl."""
+"""Name of a training metric in metrics.jsonl -> its name in pulse.jsonl."""
 
 
 def pulse_of_metrics(lines: Iterable[Line]) -> Series:
-    """Training lines of metrics.jsonl as those of pulse.jsonl; the motion of batches is not known, and 1."""
+    """Training lines of metrics.jsonl as lines of pulse.jsonl; the unknown motion of batches is 1."""
     unknown = {"true_length_px": 1.0, "length_px": 1.0}
     return series(
         {"step": line["step"], **unknown} | {new: line[old] for old, new in TAKEN.items() if old in line}
@@ -131,7 +131,7 @@ def pulse_of_metrics(lines: Iterable[Line]) -> Series:
 
 
 def _was_stopped(run: Path) -> bool:
-    """Whether the training gave up, which only it can tell."""
+    """Whether the training gave up, which stands in verdict.json alone."""
     try:
         said = json.loads((run / VERDICT).read_text())
     except (OSError, ValueError):
@@ -140,7 +140,7 @@ def _was_stopped(run: Path) -> bool:
 
 
 def _ready(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have, and plain numbers for NumPy's."""
+    """A value with None for numbers that JSON does not have, and plain numbers for NumPy's."""
     if isinstance(value, dict):
         return {name: _ready(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

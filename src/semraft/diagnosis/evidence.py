@@ -1,6 +1,6 @@
-"""What a record says for or against a suspicion: one sentence with its numbers each.
+"""Facts for or against a cause: one sentence with its numbers each.
 
-Nothing is concluded here; `suspects` weighs. A fact that the record can't tell is not there.
+`ranking` weighs them. A fact without numbers in the record is left out.
 """
 
 from collections.abc import Iterator
@@ -13,27 +13,27 @@ from semraft.diagnosis.record import Record, Series, with_truth
 from semraft.diagnosis.symptoms import SPIKE_LINES, relative_error
 
 MOVED_TIMES = 2.0
-"""Steps that go so many times as far as before are longer ones."""
+"""Least ratio of the lengths of steps that counts as longer."""
 GRADIENT_TIMES = 3.0
 BACK_TIMES = 1.3
-"""An error is back where it came from below this many times what it was."""
+"""Largest ratio to the earlier error that counts as back."""
 BACK_LINES = 5
 HARD_TIMES = 1.5
-"""Batches whose motion is so many times the usual are hard ones."""
+"""Least ratio of a batch's motion to the usual that counts as hard."""
 CHANGED_FRAC = 0.05
-"""A change of the training error by less says nothing."""
+"""Least change of the training error that counts."""
 NEAR_RANGE_FRAC = 0.25
 HEAVY_SHARE_PCT = 45.0
-"""A term with more of the gradient decides as much as the flow loss."""
+"""Share of the gradient above which a term decides as much as the flow loss."""
 EARLY_FRAC, LATE_FRAC = 0.5, 0.2
-"""Parts of the peak learning rate: above the first a rate may be too high, below the second hardly."""
+"""Fractions of the peak learning rate: above the first a rate may be too high, below the second hardly."""
 COSINE = 0.05
-"""Gradients are at right angles below it, for all one knows."""
+"""Least cosine that counts: below it gradients are about at right angles."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
-    """One sentence, and whether it speaks for the suspicion or against it."""
+    """One sentence, and whether it supports a cause or speaks against it."""
 
     text: str
     supports: bool
@@ -42,7 +42,7 @@ class Fact:
 def around(series: Series, name: str, onset: int | None) -> tuple[float, float] | None:
     """Medians of a quantity before a step and from it on; None where either is not known.
 
-    Step 1 is left out: it is taken at a small rate by weights that know nothing.
+    Step 1 is left out: its rate is small and its weights are untrained.
     """
     steps, values = series.known(name)
     if onset is None:
@@ -147,7 +147,7 @@ def training_since(record: Record, step: int) -> Iterator[Fact]:
 
 
 def numbers(record: Record) -> Iterator[Fact]:
-    """What the arithmetic of the network can hold, and what it holds."""
+    """The range of the network's arithmetic, and the numbers in it."""
     precision, largest = record.config.precision, record.pulse.known("correlation_abs_max")[1]
     half = precision in ("float16", "bfloat16")
     yield Fact(text=f"the network computes in {precision}", supports=half)
@@ -166,7 +166,7 @@ def numbers(record: Record) -> Iterator[Fact]:
 
 
 def share(record: Record, term: str) -> Iterator[Fact]:
-    """A term's part of the gradient."""
+    """A term's share of the gradient."""
     found = record.health.known(f"share_pct_{term}")[1]
     if len(found):
         yield Fact(
@@ -176,7 +176,7 @@ def share(record: Record, term: str) -> Iterator[Fact]:
 
 
 def floor(record: Record, term: str) -> Iterator[Fact]:
-    """Whether a term would rather have another flow than the true one."""
+    """Whether a term prefers another flow to the true one."""
     _, lowest, value = record.health.finite(f"floor_{term}", f"value_{term}")
     if len(lowest):
         above = bool(lowest[-1] > value[-1])

@@ -1,4 +1,4 @@
-"""Commands that would settle what a run suffers from, made of its own configuration and folder."""
+"""Follow-up commands that would settle the cause of a bad run, made of its own configuration and folder."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from semraft.config import DataConfig, RunConfig, TermConfig, term_text
 from semraft.config.data import parse_mixture, parse_roots
 
 LOWER = 3.0
-"""What a learning rate is divided by to see whether it was too high."""
+"""Divisor of a learning rate to see whether it was too high."""
 
 
 def repeat(run: Path, suffix: str, *options: str) -> str:
@@ -51,7 +51,7 @@ def score(run: Path, config: RunConfig, split: str) -> str:
 
 
 def more_data(run: Path, config: RunConfig) -> str:
-    """What tells whether a run learnt its pairs by heart: more pairs, or its score on those it saw."""
+    """A test for overfitting: more pairs, or the score on training pairs."""
     if config.data.train_pairs is not None:
         return repeat(run, "all-pairs", "--data.train-pairs", "None")
     if config.data.train == "world":

@@ -1,173 +1,192 @@
-"""Who may be guilty of a run's state: every suspect with what speaks for it and against it.
+"""The ranking of causes: every cause that was looked at, with the facts for it and against it.
 
-A contradiction (`diagnosis.contradictions`) brings the confidence it was found with. Anything else is weighed
-by counting facts, n of which support it and m refute it: n / (n + m + 1), which orders suspects and is no
-probability.
+A broken invariant comes first. Other causes are ordered by the number of facts for them less that of facts
+against them: an order, no probability.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from semraft.config.data import parse_mixture
 from semraft.diagnosis import evidence
-from semraft.diagnosis.causes import (
-    BATCHES,
-    CONTRADICTORY,
-    DEAD_TERM,
-    OVERFITTING,
-    PRECISION,
-    RATE,
-    TERM,
-    VALIDATION,
-    Kind,
-)
+from semraft.diagnosis.causes import CAUSES
 from semraft.diagnosis.evidence import Fact
-from semraft.diagnosis.passed_checks import cleared
 from semraft.diagnosis.record import Record
 from semraft.diagnosis.run_diff import Comparison
-from semraft.diagnosis.symptoms import MIN_LINES, Sign
+from semraft.diagnosis.symptoms import MIN_LINES, Finding
 from semraft.diagnosis.verdict import Verdict
 
 TERM_CAUSES = ("term-too-heavy", "term-biased")
 SHAKEN = ("spike", "worsening", "refinement-collapse", "non-finite")
-"""Signs of steps that go too far."""
+"""Symptoms of steps that go too far."""
+WORSE_VALIDATION = ("validation-worsening", "worse-than-start")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Suspect:
-    """Something that may be wrong. One without evidence for it is cleared, without any it can't be judged."""
+class RankedCause:
+    """A cause with its facts. One without facts for it is ruled out, one without any can't be judged."""
 
     name: str
     means: str
-    confidence: float
     evidence_for: tuple[str, ...]
     evidence_against: tuple[str, ...]
     experiment: str
     """A command to paste that would settle it."""
     settles: str
-    """What its outcome says."""
-    contradicts: bool = False
-    """The run contradicts itself there; its confidence is then a measured one."""
+    """The reading of its outcome."""
+    is_broken: bool = False
+    """The run breaks the invariant that finds this cause."""
     term: str = ""
     """The loss term it is about."""
 
     @property
     def title(self) -> str:
-        """What it is called in a sentence."""
+        """The name in a sentence."""
         return self.name.replace("-", " ") + (f" ({self.term})" if self.term else "")
 
     @property
     def weight(self) -> str:
-        """How sure it is, in words."""
-        if self.contradicts:
-            return f"{self.confidence:.0%} sure"
+        """The strength of the case, in words."""
+        if self.is_broken:
+            return "two numbers disagree"
         return f"{len(self.evidence_for)} for, {len(self.evidence_against)} against"
 
 
-def suspects(
+def ranked_causes(
     record: Record, verdict: Verdict, run: Path, against: Comparison | None = None
-) -> tuple[Suspect, ...]:
-    """Everyone who was looked at, the likeliest first, those that can't be judged last.
+) -> tuple[RankedCause, ...]:
+    """Every cause that was looked at, the likeliest first, those that can't be judged last.
 
     Args:
         run: The run's folder, for commands.
-        against: What it shows beside a run that went well.
+        against: The comparison with a run that went well.
     """
-    found = [*_contradictions(record, verdict, run, against), *_terms(record, verdict, run, against)]
-    found += [
-        _weighed(name, kind, told, record, run, against) for name, kind, told in _plain(record, verdict)
+
+    def ranked(name: str, facts: Iterable[Fact], term: str = "", is_broken: bool = False) -> RankedCause:
+        told, cause = list(facts), CAUSES[name]
+        if against and any(fact.supports for fact in told):
+            told += _beside(name, against, term)
+        return RankedCause(
+            name=name,
+            means=cause.means,
+            evidence_for=tuple(fact.text for fact in told if fact.supports),
+            evidence_against=tuple(fact.text for fact in told if not fact.supports),
+            experiment=cause.experiment(record, run, term),
+            settles=cause.settles,
+            is_broken=is_broken,
+            term=term,
+        )
+
+    found = [
+        ranked(name, facts, is_broken=is_broken) for name, facts, is_broken in _invariants(record, verdict)
     ]
-    return tuple(sorted(found, key=_guilt, reverse=True))
+    found += [
+        ranked(name, facts, term, is_broken) for name, facts, term, is_broken in _terms(record, verdict)
+    ]
+    found += [ranked(name, facts) for name, facts in _plain(record, verdict)]
+    return tuple(sorted(found, key=_likelihood, reverse=True))
 
 
-def _guilt(suspect: Suspect) -> tuple[float, bool]:
-    return suspect.confidence, bool(suspect.evidence_against)
+def _likelihood(cause: RankedCause) -> tuple[bool, bool, bool, int]:
+    pro, contra = len(cause.evidence_for), len(cause.evidence_against)
+    return cause.is_broken, pro > 0, contra > 0, pro - contra
 
 
-def _contradictions(
-    record: Record, verdict: Verdict, run: Path, against: Comparison | None
-) -> Iterator[Suspect]:
-    causes = {cause.name: cause for cause in verdict.causes}
-    for name, kind in CONTRADICTORY.items():
-        if cause := causes.get(name):
-            told = [Fact(text=cause.evidence, supports=True), *_in_time(record, cause, verdict)]
-            weighed = _weighed(name, kind, told, record, run, against)
-            yield replace(weighed, confidence=cause.confidence, contradicts=True)
+def _invariants(record: Record, verdict: Verdict) -> Iterator[tuple[str, list[Fact], bool]]:
+    broken = {found.name: found for found in verdict.causes}
+    for name, cause in CAUSES.items():
+        if cause.check is None:
+            continue
+        if found := broken.get(name):
+            yield name, [Fact(text=found.evidence, supports=True), *_in_time(record, found, verdict)], True
         else:
-            why = cleared(record, name)
-            told = [Fact(text=why, supports=False)] if why else []
-            yield _weighed(name, kind, told, record, run, None)
+            check = cause.check(record)
+            yield name, [Fact(text=check.text, supports=False)] if check else [], False
 
 
-def _in_time(record: Record, cause: Sign, verdict: Verdict) -> Iterator[Fact]:
-    """Whether what a run suffers from came with what is said to be its cause, or after it."""
-    if not verdict.signs:
+def _in_time(record: Record, cause: Finding, verdict: Verdict) -> Iterator[Fact]:
+    """Whether the first symptom came with a cause, or long before it."""
+    if not verdict.symptoms:
         yield Fact(text="no error shows it so far", supports=False)
         return
-    first = verdict.signs[0]
-    # Windows of a sign reach back: only what is clearly earlier speaks against a cause.
+    first = verdict.symptoms[0]
+    # Windows of a symptom reach back: only a much earlier one speaks against a cause.
     between = (record.pulse.steps >= first.first_step) & (record.pulse.steps < cause.first_step)
     early = int(between.sum()) > MIN_LINES
     yield Fact(
-        text=f"the first sign, {first.name.replace('-', ' ')}, is of step {first.first_step}: "
+        text=f"the first symptom, {first.name.replace('-', ' ')}, is of step {first.first_step}: "
         f"{'long before' if early else 'with'} it (step {cause.first_step})",
         supports=not early,
     )
 
 
-def _terms(record: Record, verdict: Verdict, run: Path, against: Comparison | None) -> Iterator[Suspect]:
-    """Each term: too heavy for what it wants, or without any effect."""
-    told_of = [sign for sign in (*verdict.causes, *verdict.signs) if sign.term]
-    names = dict.fromkeys([term.name for term in record.config.loss.terms] + [sign.term for sign in told_of])
+def _terms(record: Record, verdict: Verdict) -> Iterator[tuple[str, list[Fact], str, bool]]:
+    """Each term: too heavy, biased, or without effect."""
+    told_of = [found for found in (*verdict.causes, *verdict.symptoms) if found.term]
+    names = dict.fromkeys(
+        [term.name for term in record.config.loss.terms] + [found.term for found in told_of]
+    )
     for term in names:
-        about = {sign.name: sign for sign in told_of if sign.term == term}
+        about = {found.name: found for found in told_of if found.term == term}
         if "dead-term" in about:
-            dead = [Fact(text=about["dead-term"].evidence, supports=True)]
-            yield _weighed("dead-term", DEAD_TERM, dead, record, run, against, term)
+            yield "dead-term", [Fact(text=about["dead-term"].evidence, supports=True)], term, False
             continue
         cause = next((about[name] for name in TERM_CAUSES if name in about), None)
-        name = cause.name if cause else "term-too-heavy"
         if cause:  # Its evidence has share and floor.
-            told = [Fact(text=cause.evidence, supports=True), *_in_time(record, cause, verdict)]
-            told += [*evidence.agreement(record, term), *evidence.lengths(record, cause.first_step)]
-        else:
-            conflict, heavy = about.get("gradient-conflict"), list(evidence.share(record, term))
-            told = [Fact(text=conflict.evidence, supports=True)] if conflict else []
-            told += [*heavy, *evidence.floor(record, term), *evidence.agreement(record, term)]
-            rules = bool(verdict.signs) and any(fact.supports for fact in heavy)
-            told = _if(conflict is not None or rules, told)
-        weighed = _weighed(name, TERM, told, record, run, against, term)
-        yield replace(weighed, confidence=cause.confidence, contradicts=True) if cause else weighed
+            facts = [Fact(text=cause.evidence, supports=True), *_in_time(record, cause, verdict)]
+            facts += [*evidence.agreement(record, term), *evidence.lengths(record, cause.first_step)]
+            yield cause.name, facts, term, True
+            continue
+        conflict, heavy = about.get("gradient-conflict"), list(evidence.share(record, term))
+        facts = [Fact(text=conflict.evidence, supports=True)] if conflict else []
+        facts += [*heavy, *evidence.floor(record, term), *evidence.agreement(record, term)]
+        rules = bool(verdict.symptoms) and any(fact.supports for fact in heavy)
+        yield "term-too-heavy", _if(conflict is not None or rules, facts), term, False
 
 
-def _plain(record: Record, verdict: Verdict) -> Iterator[tuple[str, Kind, list[Fact]]]:
-    """Suspects that nothing contradicts: a name, its kind, and the facts. Without a sign nobody is guilty."""
+def _plain(record: Record, verdict: Verdict) -> Iterator[tuple[str, list[Fact]]]:
+    """Causes without an invariant. Without a symptom nothing speaks for any of them."""
     onset = verdict.first_step
-    shaken = [sign for sign in verdict.signs if sign.name in SHAKEN]
+    shaken = [found for found in verdict.symptoms if found.name in SHAKEN]
     calm = [Fact(text="no error jumps, rises and stays, or grows by refinement", supports=False)]
     steps = [
-        *([Fact(text=_said(sign), supports=True) for sign in shaken] or calm),
+        *([_fact_of(found) for found in shaken] or calm),
         *evidence.moves(record, onset),
         *evidence.gradients(record, onset),
         *evidence.refinements(record, onset),
         *evidence.schedule(record, onset),
     ]
-    yield "rate-too-high", RATE, _if(bool(shaken), steps)
-    batches = evidence.comes_back(record, shaken[0].first_step if shaken else None)
-    yield "hard-batches", BATCHES, list(batches)
-    yield "half-precision", PRECISION, _if(bool(shaken), evidence.numbers(record))
-    worse = [sign for sign in verdict.signs if sign.name == "validation-worsening"]
-    yield "overfitting", OVERFITTING, list(_overfitting(record, worse))
-    yield "validation-differs", VALIDATION, list(_differs(record, worse))
+    yield "rate-too-high", _if(bool(shaken), steps)
+    yield "hard-batches", list(evidence.comes_back(record, shaken[0].first_step if shaken else None))
+    yield "half-precision", _if(bool(shaken), evidence.numbers(record))
+    worse = [found for found in verdict.symptoms if found.name in WORSE_VALIDATION]
+    yield "overfitting", list(_overfitting(record, worse))
+    yield "validation-differs", list(_differs(record, worse))
+    undone = [found for found in verdict.symptoms if found.name == "refinements-undone"]
+    yield "too-few-refinements", list(_refinements(record, undone))
 
 
-def _overfitting(record: Record, worse: list[Sign]) -> Iterator[Fact]:
+def _refinements(record: Record, undone: list[Finding]) -> Iterator[Fact]:
+    trained, validated = record.config.num_updates, record.config.validation_updates
+    if undone:
+        yield from map(_fact_of, undone)
+        yield Fact(
+            text=f"training refines {trained} times, validation {validated} times",
+            supports=validated > trained,
+        )
+    elif record.validation:
+        yield Fact(text="no validation has an earlier refinement that is much better", supports=False)
+
+
+def _overfitting(record: Record, worse: list[Finding]) -> Iterator[Fact]:
     if not worse:
         if record.validation:
-            yield Fact(text="no validation left its best by more than validations differ", supports=False)
+            yield Fact(
+                text="no validation left its best, or its start, by more than they differ", supports=False
+            )
         return
-    yield Fact(text=worse[0].evidence, supports=True)
+    yield from map(_fact_of, worse)
     yield from evidence.training_since(record, worse[0].first_step)
     data, optim = record.config.data, record.config.optim
     pairs = data.train_pairs or (data.world.scenes if data.train == "world" else None)
@@ -177,14 +196,14 @@ def _overfitting(record: Record, worse: list[Sign]) -> Iterator[Fact]:
 
 
 OFTEN = 30.0
-"""Fewer passes over the training pairs than these teach none by heart."""
+"""Least number of passes over the training pairs that may teach them by heart."""
 
 
-def _differs(record: Record, worse: list[Sign]) -> Iterator[Fact]:
+def _differs(record: Record, worse: list[Finding]) -> Iterator[Fact]:
     if not worse:
         yield from _overfitting(record, worse)
         return
-    bad = {sign.evidence.partition(":")[0] for sign in worse}
+    bad = {found.evidence.partition(":")[0] for found in worse}
     well = [split for split in record.validation if split not in bad]
     trained = {name for name, _ in parse_mixture(record.config.data.train)}
     own = sorted(split for split in bad if split.removesuffix("-val") in trained)
@@ -197,50 +216,26 @@ def _differs(record: Record, worse: list[Sign]) -> Iterator[Fact]:
     yield from evidence.training_since(record, worse[0].first_step)
 
 
-def _if(suspected: bool, told: Iterable[Fact]) -> list[Fact]:
-    """All facts of somebody who is suspected; of others those that clear them."""
-    return [fact for fact in told if suspected or not fact.supports]
+def _if(suspected: bool, facts: Iterable[Fact]) -> list[Fact]:
+    """All facts of a cause that a symptom points to; of other causes those against it."""
+    return [fact for fact in facts if suspected or not fact.supports]
 
 
-def _said(sign: Sign) -> str:
-    return f"{sign.name.replace('-', ' ')} at step {sign.first_step}: {sign.evidence}"
+def _fact_of(found: Finding) -> Fact:
+    text = f"{found.name.replace('-', ' ')} since step {found.first_step}: {found.evidence}"
+    return Fact(text=text, supports=True)
 
 
-def _weighed(
-    name: str,
-    kind: Kind,
-    told: list[Fact],
-    record: Record,
-    run: Path,
-    against: Comparison | None,
-    term: str = "",
-) -> Suspect:
-    """A suspect of its facts, and of what a run that went well has otherwise."""
-    if against and any(fact.supports for fact in told):
-        told = [*told, *_beside(kind, against, term)]
-    supporting = tuple(fact.text for fact in told if fact.supports)
-    refuting = tuple(fact.text for fact in told if not fact.supports)
-    return Suspect(
-        name=name,
-        means=kind.means,
-        confidence=len(supporting) / (len(supporting) + len(refuting) + 1),
-        evidence_for=supporting,
-        evidence_against=refuting,
-        experiment=kind.experiment(record, run, term),
-        settles=kind.settles,
-        term=term,
-    )
-
-
-def _beside(kind: Kind, against: Comparison, term: str) -> Iterator[Fact]:
-    """What the comparison with a run that went well says of a suspect."""
+def _beside(name: str, against: Comparison, term: str) -> Iterator[Fact]:
+    """Facts of the comparison with a run that went well that bear on a cause."""
+    cause = CAUSES[name]
     for field, (own, other) in against.settings.items():
-        if field.startswith(kind.settings or ("-",)):
+        if field.startswith(cause.settings or ("-",)):
             yield Fact(text=f"{field} is {own}, and {other} in {against.name}", supports=True)
     found = [
         f"{earlier.quantity} (step {earlier.step})"
         for earlier in against.earlier
-        if earlier.quantity.startswith(kind.quantities or ("-",))
+        if earlier.quantity.startswith(cause.quantities or ("-",))
         and (not term or not earlier.of_a_term or term in earlier.quantity)
     ]
     if found:

@@ -1,4 +1,4 @@
-"""What a run has written of itself, as arrays over steps."""
+"""The record of a run: its .jsonl files as arrays over steps."""
 
 import json
 import math
@@ -20,7 +20,7 @@ Values = Float64[np.ndarray, " N"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """Lines of one file: a number a line for each name, NaN where a line does not have it."""
+    """Lines of one file as arrays: a number a line for each name, NaN where a line lacks it."""
 
     steps: Int64[np.ndarray, " N"]
     values: Mapping[str, Values]
@@ -36,7 +36,7 @@ class Series:
         return self.steps[there], *(values[there] for values in found)
 
     def finite(self, *names: str) -> tuple[np.ndarray, ...]:
-        """As `known`, without what broke."""
+        """As `known`, without NaN and infinity."""
         found = [self.get(name) for name in names]
         there = np.isfinite(found).all(axis=0)
         return self.steps[there], *(values[there] for values in found)
@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """A run as far as it has come."""
+    """The files of a run as far as it has come."""
 
     config: RunConfig
     pulse: Series
@@ -60,12 +60,12 @@ class Record:
         return max((int(part.steps[-1]) for part in (self.pulse, self.health) if len(part.steps)), default=0)
 
 
-LEAST_TRUTH_FRAC = 0.01
-"""A line of batches with less flow truth says nothing of errors."""
+LEAST_TRUTH_FRAC = 0.001
+"""Lines of batches with less flow truth are left out of series of errors."""
 
 
 def with_truth(pulse: Series, *names: str) -> tuple[np.ndarray, ...]:
-    """As `Series.finite`, of the lines that have flow truth; all lines where nobody counted it."""
+    """`Series.finite` of the lines that have flow truth; of all lines where it was not counted."""
     trusted = pulse.get("trusted_frac")
     enough = np.isnan(trusted) | (trusted >= LEAST_TRUTH_FRAC)
     kept = {name: np.where(enough, pulse.get(name), math.nan) for name in names}
@@ -74,7 +74,7 @@ def with_truth(pulse: Series, *names: str) -> tuple[np.ndarray, ...]:
 
 @dataclass(kw_only=True, slots=True)
 class Columns:
-    """Lines on their way to a `Series`, each with its `step`. What is no number (JSON null) is infinite."""
+    """Lines on their way to a `Series`, each with its `step`. JSON null becomes infinite."""
 
     steps: list[int] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class RecordReader:
         self._validation: dict[str, Columns] = {}
 
     def read(self) -> Record:
-        """All that is there; what is not there is empty."""
+        """The record so far; files that are not there are empty."""
         for line in self._new(PULSE):
             self._pulse.add(line)
         for line in self._new(HEALTH):
@@ -137,7 +137,7 @@ class RecordReader:
 
 
 def read_record(run: Path) -> Record:
-    """Reads a run directory; what is not there is empty.
+    """The record of a run directory; files that are not there are empty.
 
     Raises:
         ValueError: No run lies there, or its configuration can't be read.

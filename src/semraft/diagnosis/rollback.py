@@ -1,4 +1,4 @@
-"""What is done about a run that went wrong: back to a sound checkpoint, and on from there otherwise."""
+"""Rollback of a run that went wrong: back to a sound checkpoint, and on from there with a change."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from semraft.config import RunConfig
 from semraft.diagnosis.record import read_lines
+from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict
 from semraft.tracking import CHECKPOINTS, ROLLBACKS
 
@@ -13,7 +14,23 @@ GOES_BACK = ("lower-rate", "drop-term")
 """The values of `when_worse` that need checkpoints to go back to."""
 LOWER_RATE_FRAC = 0.5
 MAX_ROLLBACKS = 3
-"""A run that goes wrong more often is stopped: what is done about it does not help."""
+"""A run that goes wrong more often is stopped: rollbacks do not help it."""
+VALIDATED_STEPS = 180
+"""Length of the longest runs that symptoms were validated on (docs/diagnosis.md)."""
+OF_ANY_LENGTH = (
+    "non-finite",
+    "no-flow-truth",
+    "half-overflow",
+    "learning-rate",
+    "optimizer-restart",
+    "skipped-steps",
+    "no-clipping",
+    "batch-norm",
+    "normalization",
+)
+"""Causes that compare numbers of the same step: no chance grows with the length of a run."""
+NOT_VALIDATED = ("worse-than-start", "refinements-undone")
+"""Symptoms whose false alarms were not counted yet: nothing is done about them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +57,20 @@ class Rollback:
         )
 
 
-def plan(config: RunConfig, verdict: Verdict, seen_at: int, sound: Iterable[int]) -> Rollback | None:
-    """How to go back, given the steps there are checkpoints of; None if none is from before it went wrong."""
-    cause = verdict.causes[0]
+def is_acted_on(config: RunConfig, cause: Finding) -> bool:
+    """Whether `when_worse` acts on a cause: one validated over runs as long as this one."""
+    if cause.name in NOT_VALIDATED:
+        return False
+    return cause.name in OF_ANY_LENGTH or config.optim.steps <= VALIDATED_STEPS
+
+
+def acted_on(config: RunConfig, verdict: Verdict) -> Finding | None:
+    """The likeliest cause that `when_worse` acts on."""
+    return next((cause for cause in verdict.causes if is_acted_on(config, cause)), None)
+
+
+def plan(config: RunConfig, cause: Finding, seen_at: int, sound: Iterable[int]) -> Rollback | None:
+    """A rollback to one of the `sound` checkpoints' steps; None if none is from before the cause."""
     before = [step for step in sound if step < cause.first_step]
     if not before:
         return None

@@ -1,4 +1,4 @@
-"""What a run has otherwise than one that went well: settings, where errors part, what differed before."""
+"""The differences of a run from one that went well: settings, quantities, the step where errors part."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -14,20 +14,20 @@ from semraft.diagnosis.record import Record, Series
 from semraft.diagnosis.symptoms import FALSE_ALARM, MIN_LINES, relative_error
 
 NOT_COMPARED = ("recipe", "output", "fault.", "device", "tracker", "saved_pairs")
-"""Names, places and what was planted: a diagnosis goes by what is seen."""
+"""Names, places and planted faults: a diagnosis goes by symptoms."""
 SAME_BATCH = 1e-4
-"""Batches whose mean true motion differs by less, as a part, are the same: it does not depend on the run."""
+"""Largest relative difference of the mean true motion of equal batches: it does not depend on the run."""
 PARTED_FRAC = 0.05
-"""Errors that differ by less have not parted."""
+"""Least relative difference of errors that have parted."""
 APART_FRAC = 0.2
-"""A quantity that differs by more at a watched step is other; of single batches, so no less."""
+"""Least relative difference that counts at a watched step, which is of one batch."""
 OF_DATA = ("true_length_px", "trusted_frac", "between_classes_frac")
-"""What depends on batches alone: two runs that see the same ones have the same numbers."""
+"""Quantities of batches alone: equal in two runs that see the same batches."""
 FACTORS = ("rate_ratio", "optimizer_steps_missing", "clipped_ratio_max", "weight_")
-"""What is fixed by settings, so that any difference of it counts."""
+"""Quantities that settings fix: any difference counts."""
 
 OF_STEPS = ("share_pct_", "moved_", "shrinkage_", "gradient_norm_", "floor_")
-"""What of a watched step is set beside the other run's."""
+"""Quantities of watched steps that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class Comparison:
 
 
 def compare_records(record: Record, other: Record, name: str) -> Comparison:
-    """Sets a run beside another one, which is called `name`."""
+    """The comparison of a run with another one, which is called `name`."""
     same, other_batches = _batches(record, other)
     parted = parting(record, other, paired=other_batches is None)
     until = parted.step if parted else record.last_step

@@ -11,7 +11,16 @@ from tqdm import tqdm
 from semraft import tracking
 from semraft.config import RunConfig
 from semraft.diagnosis.record import RecordReader
-from semraft.diagnosis.rollback import GOES_BACK, MAX_ROLLBACKS, plan, read_rollbacks, sound_checkpoints
+from semraft.diagnosis.rollback import (
+    GOES_BACK,
+    MAX_ROLLBACKS,
+    VALIDATED_STEPS,
+    acted_on,
+    is_acted_on,
+    plan,
+    read_rollbacks,
+    sound_checkpoints,
+)
 from semraft.diagnosis.verdict import Verdict, judge, write_verdict
 from semraft.losses.reduction import largest_over_processes
 from semraft.monitor.step_stats import pulse_every
@@ -78,6 +87,10 @@ class Watcher:
                 self.said.add(cause.name)
                 what = f"{cause.name} since step {cause.first_step}: {cause.evidence}"
                 tqdm.write(f"! {what} (semraft diagnose {self.run})", sys.stderr)
+                asked = self.config.when_worse
+                if asked != "go-on" and not is_acted_on(self.config, cause):
+                    why = f"false alarms were counted in runs of up to {VALIDATED_STEPS} steps, or not yet"
+                    tqdm.write(f"! --when-worse {asked} does not act on {cause.name}: {why}", sys.stderr)
 
     def end(self) -> None:
         """Called after the last step and its validation."""
@@ -107,7 +120,11 @@ def act(watcher: Watcher | None, state: TrainingState) -> None:
         TrainingStopped: It is to stop, or can't go back.
         RolledBack: It has gone back.
     """
-    wrong = watcher is not None and watcher.verdict is not None and bool(watcher.verdict.causes)
+    wrong = (
+        watcher is not None
+        and watcher.verdict is not None
+        and acted_on(watcher.config, watcher.verdict) is not None
+    )
     device = next(state.model.parameters()).device
     if not largest_over_processes(torch.tensor(float(wrong), device=device)):
         return
@@ -123,13 +140,14 @@ def act(watcher: Watcher | None, state: TrainingState) -> None:
 def _consequence(watcher: Watcher, step: int) -> TrainingStopped | RolledBack:
     """What becomes of a run that has gone wrong, done as far as it is a matter of files."""
     assert watcher.verdict is not None
-    run, config, cause = watcher.run, watcher.config, watcher.verdict.causes[0]
+    run, config, cause = watcher.run, watcher.config, acted_on(watcher.config, watcher.verdict)
+    assert cause is not None
     what = f"{cause.name} since step {cause.first_step}: {cause.evidence}"
     if config.when_worse == "stop":
         watcher.judge(stopped=True)
         return TrainingStopped(f"stopped at step {step}, as --when-worse stop says: {what}")
     checkpoints, before = sound_checkpoints(run), read_rollbacks(run)
-    rollback = plan(config, watcher.verdict, step, checkpoints)
+    rollback = plan(config, cause, step, checkpoints)
     if rollback is None or len(before) == MAX_ROLLBACKS:
         watcher.judge(stopped=True)
         why = f"after {MAX_ROLLBACKS} rollbacks" if rollback else "and no checkpoint is from before that"

@@ -1,4 +1,4 @@
-"""A diagnosis for people: a page of the terminal, and one of HTML with the curves it goes by."""
+"""The pages of a diagnosis: one for the terminal, and one of HTML with curves."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from semraft.diagnosis.causes import CAUSES
 from semraft.diagnosis.diagnose import Diagnosis
-from semraft.diagnosis.passed_checks import CLEARED, SAMPLES
-from semraft.diagnosis.ranking import Suspect
+from semraft.diagnosis.ranking import RankedCause
 from semraft.diagnosis.record import Record, Series, Values
 from semraft.diagnosis.run_diff import Comparison
 from semraft.report.figures import Chart, Curve, make_chart
@@ -26,17 +26,17 @@ MOST_DIFFERENCES = 8
 
 
 def as_text(diagnosis: Diagnosis) -> str:
-    """The page of the terminal: what is wrong, the likeliest cause, what would settle it, everyone else."""
-    blocks = [_head(diagnosis), *(_suspect(suspect) for suspect in diagnosis.suspected)]
+    """The page of the terminal: state, likeliest cause, a command to settle it, and all other causes."""
+    blocks = [_head(diagnosis), *(_cause(cause) for cause in diagnosis.likely)]
     if diagnosis.against:
         title, *lines = beside(diagnosis.against)
         blocks.append("\n".join([title, *(_wrapped(line, "  ") for line in lines)]))
-    cleared = [f"{s.title}: {'; '.join(s.evidence_against)}" for s in diagnosis.cleared]
-    if cleared:
-        blocks.append("\n".join(["Cleared", *(_wrapped(line, "  ") for line in cleared)]))
-    if diagnosis.unknown:
-        names = ", ".join(suspect.title for suspect in diagnosis.unknown)
-        blocks.append(_wrapped(f"Can't be judged from what it wrote: {names}", ""))
+    passed = [f"{cause.title}: {'; '.join(cause.evidence_against)}" for cause in diagnosis.ruled_out]
+    if passed:
+        blocks.append("\n".join(["Ruled out", *(_wrapped(line, "  ") for line in passed)]))
+    if diagnosis.not_judged:
+        names = ", ".join(cause.title for cause in diagnosis.not_judged)
+        blocks.append(_wrapped(f"Not judged, as its files lack the numbers: {names}", ""))
     return "\n\n".join(blocks)
 
 
@@ -74,13 +74,13 @@ def beside(against: Comparison) -> Iterator[str]:
 def _head(diagnosis: Diagnosis) -> str:
     lines = [f"{diagnosis.run.resolve().name}: {state_of(diagnosis)}"]
     lines += [_wrapped(f"! {text}", "") for text in diagnosis.notes]
-    if sign := diagnosis.first_sign:
-        text = f"{sign.name.replace('-', ' ')} at step {sign.first_step}: {sign.evidence}"
-        lines.append(_wrapped(f"First sign    {text}", ""))
-    elif diagnosis.suspected:
-        lines.append("First sign    none so far: no error shows it")
-    if diagnosis.suspected:
-        likeliest = diagnosis.suspected[0]
+    if symptom := diagnosis.first_symptom:
+        text = f"{symptom.name.replace('-', ' ')} at step {symptom.first_step}: {symptom.evidence}"
+        lines.append(_wrapped(f"First symptom {text}", ""))
+    elif diagnosis.likely:
+        lines.append("First symptom none so far: no error shows it")
+    if diagnosis.likely:
+        likeliest = diagnosis.likely[0]
         text = f"{likeliest.title}, {likeliest.weight}: {likeliest.evidence_for[0]}"
         lines.append(_wrapped(f"Likely cause  {text}", ""))
         lines.append(f"To settle it  {likeliest.experiment}")
@@ -90,11 +90,11 @@ def _head(diagnosis: Diagnosis) -> str:
     return "\n".join(lines)
 
 
-def _suspect(suspect: Suspect) -> str:
-    lines = [f"{suspect.title} - {suspect.weight}", _wrapped(suspect.means, "  ")]
-    lines += [_wrapped(f"+ {text}", "  ") for text in suspect.evidence_for]
-    lines += [_wrapped(f"- {text}", "  ") for text in suspect.evidence_against]
-    return "\n".join([*lines, f"  $ {suspect.experiment}"])
+def _cause(cause: RankedCause) -> str:
+    lines = [f"{cause.title} - {cause.weight}", _wrapped(cause.means, "  ")]
+    lines += [_wrapped(f"+ {text}", "  ") for text in cause.evidence_for]
+    lines += [_wrapped(f"- {text}", "  ") for text in cause.evidence_against]
+    return "\n".join([*lines, f"  $ {cause.experiment}"])
 
 
 def _wrapped(text: str, indent: str) -> str:
@@ -119,14 +119,13 @@ def write_page(diagnosis: Diagnosis, out: Path) -> None:
 
 
 def charts(diagnosis: Diagnosis) -> Iterator[Chart]:
-    """The curves that the diagnosis goes by, with the first sign marked in each."""
+    """The curves that the diagnosis goes by, with the first symptom marked in each."""
     record, other = diagnosis.record, diagnosis.other
     names = [diagnosis.run.resolve().name, *([diagnosis.against.name] if diagnosis.against else [])]
     records = [record, *([other] if other else [])]
     series = [found.pulse for found in records]
-    likeliest = next(iter(diagnosis.suspected), None)
-    shown = {name: entry[0] for name, entry in (CLEARED | SAMPLES).items()}
-    quantity = shown.get(likeliest.name, "") if likeliest else ""
+    likeliest = next(iter(diagnosis.likely), None)
+    quantity = CAUSES[likeliest.name].quantities[0] if likeliest and likeliest.is_broken else ""
     modules = [part for part in record.health.values if part.startswith("moved_")]
     shares = [part for part in record.health.values if part.startswith("share_pct_")]
     wanted = [
@@ -148,9 +147,9 @@ def charts(diagnosis: Diagnosis) -> Iterator[Chart]:
 
 
 def _marks(diagnosis: Diagnosis) -> list[tuple[float, str, int]]:
-    """The first sign; of a cause that no sign shows, where it begins."""
-    if sign := diagnosis.first_sign:
-        return [(float(sign.first_step), f"first sign: {sign.name.replace('-', ' ')}", OWN)]
+    """The first symptom; of a cause without symptoms, its first step."""
+    if symptom := diagnosis.first_symptom:
+        return [(float(symptom.first_step), f"first symptom: {symptom.name.replace('-', ' ')}", OWN)]
     first = diagnosis.verdict.first_step
     return [] if first is None else [(float(first), diagnosis.verdict.causes[0].name, OWN)]
 

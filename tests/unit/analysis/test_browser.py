@@ -54,7 +54,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             np.savez(run / "pairs" / SPLIT / f"{pair_id.replace('/', '_')}.npz", **arrays)
     (study / "runs" / "v1-seed1" / "verdict.json").write_text(
         '{"state": "worse", "first_step": 300, "causes": '
-        '[{"name": "gradient-conflict", "confidence": 0.9, "evidence": "<cosine> -0.4"}]}'
+        '[{"name": "gradient-conflict", "evidence": "<cosine> -0.4"}]}'
     )
     return study
 

@@ -12,8 +12,7 @@ from semraft.cli import main
 from semraft.config import load_config
 from semraft.diagnosis.diagnose import diagnose
 from semraft.diagnosis.rollback import plan
-from semraft.diagnosis.symptoms import Sign
-from semraft.diagnosis.verdict import Verdict
+from semraft.diagnosis.symptoms import Finding
 from semraft.report.diagnosis_section import charts
 from semraft.tracking import append_line
 from tests.helpers import PATIENCE_S
@@ -31,14 +30,14 @@ def run(tmp_path: Path) -> Path:
     return write_run(folder, pulses=pulses, healths=health(moved=30), metrics=HEALTHY)
 
 
-def test_the_terminal_says_first_sign_cause_and_command(
+def test_the_terminal_says_first_symptom_cause_and_command(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["diagnose", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{run.name}: worse since step {ONSET} (step 120 of 120)"
-    assert lines[1].startswith(f"First sign    spike at step {ONSET}: ")
-    assert lines[2].startswith("Likely cause  learning rate, 99% sure: weights move at 30 times")
+    assert lines[1].startswith(f"First symptom spike at step {ONSET}: ")
+    assert lines[2].startswith("Likely cause  learning rate, two numbers disagree: weights move at 30 times")
     assert lines[3].startswith("To settle it  semraft train --from ")
     assert lines[-1] == f"page: {run / 'diagnosis.html'}"
 
@@ -54,14 +53,14 @@ def test_json_is_json_and_has_all_of_it(
     assert main.run(["diagnose", str(run), "--against", str(beside), "--json", "--out", str(out)]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=lambda text: pytest.fail(text))
     assert found["state"] == "worse"
-    assert found["suspects"][0]["name"] == "learning-rate"
+    assert found["ranked_causes"][0]["name"] == "learning-rate"
     assert found["against"]["parted"]["step"] == pytest.approx(ONSET, abs=2)
-    assert found["first_sign"]["name"] == "spike"
+    assert found["first_symptom"]["name"] == "spike"
     assert out.is_file()
     assert not (run / "diagnosis.html").exists()
 
 
-def test_the_page_escapes_names_and_marks_the_first_sign(run: Path) -> None:
+def test_the_page_escapes_names_and_marks_the_first_symptom(run: Path) -> None:
     """Red when: a folder's name becomes a tag, or a chart lacks its mark."""
     assert main.run(["diagnose", str(run)]) == 0
     text = (run / "diagnosis.html").read_text()
@@ -101,10 +100,12 @@ def test_a_run_without_pulse_is_judged_by_its_metrics(
         for step in range(1, 101)
     ]
     found = diagnose(write_run(tmp_path / "old", metrics=[*lines, *HEALTHY]))
-    assert {"spike": 60}.items() <= {sign.name: sign.first_step for sign in found.verdict.signs}.items()
+    assert {"spike": 60}.items() <= {
+        symptom.name: symptom.first_step for symptom in found.verdict.symptoms
+    }.items()
     assert abs(found.verdict.first_step - 60) <= 2
     assert "no pulse.jsonl" in found.notes[0]
-    assert "swapped-flow" in {suspect.name for suspect in found.unknown}
+    assert "swapped-flow" in {cause.name for cause in found.not_judged}
     assert main.run(["diagnose", str(tmp_path / "old")]) == 0
     assert "! no pulse.jsonl: it is judged by the 100 training lines" in capsys.readouterr().out
 
@@ -113,9 +114,8 @@ def test_a_run_that_went_back_says_so_first(tmp_path: Path, capsys: pytest.Captu
     """Red when: the page shows a healthy run and not that it was rescued."""
     run = write_run(tmp_path / "run", pulses=pulse(), healths=health())
     config = replace(load_config(run / "config.json"), when_worse="lower-rate")
-    cause = Sign(name="spike", first_step=25, confidence=0.9, evidence="it jumped")
-    verdict = Verdict(state="worse", first_step=25, causes=(cause,), signs=(cause,))
-    rollback = plan(config, verdict, 30, [0, 20])
+    cause = Finding(name="spike", first_step=25, evidence="it jumped")
+    rollback = plan(config, cause, 30, [0, 20])
     assert rollback is not None
     append_line(run / "rollbacks.jsonl", asdict(rollback))
     assert main.run(["diagnose", str(run)]) == 0

@@ -6,16 +6,35 @@ from typing import Literal
 import pytest
 
 from semraft.config import LossConfig, RunConfig, parse_term
-from semraft.diagnosis.rollback import plan, remedied
-from semraft.diagnosis.symptoms import Sign
+from semraft.diagnosis.rollback import acted_on, plan, remedied
+from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict
 
 CONFIG = RunConfig(loss=LossConfig(terms=(parse_term("matching:0.5"), parse_term("semantic-v1:20"))))
 
 
-def wrong(first_step: int, term: str = "") -> Verdict:
-    cause = Sign(name="term-too-heavy", first_step=first_step, confidence=0.9, evidence="heavy", term=term)
-    return Verdict(state="worse", first_step=first_step, causes=(cause,), signs=())
+def wrong(first_step: int, term: str = "", name: str = "term-too-heavy") -> Finding:
+    return Finding(name=name, first_step=first_step, evidence="heavy", term=term)
+
+
+@pytest.mark.parametrize(
+    ("names", "steps", "expected"),
+    [
+        (("spike",), 180, "spike"),
+        (("spike",), 181, None),
+        (("spike", "learning-rate"), 100_000, "learning-rate"),
+        (("worse-than-start",), 100, None),
+        (("refinements-undone", "spike"), 100, "spike"),
+        ((), 100, None),
+    ],
+)
+def test_only_validated_causes_are_acted_on(names: tuple[str, ...], steps: int, expected: str | None) -> None:
+    """Red when: a symptom stops a run longer than those that its false alarms were counted in, or one whose
+    false alarms nobody has counted."""
+    config = replace(CONFIG, optim=replace(CONFIG.optim, steps=steps))
+    causes = tuple(wrong(10, name=name) for name in names)
+    found = acted_on(config, Verdict(state="worse", first_step=10, causes=causes, symptoms=()))
+    assert (found and found.name) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,29 +3,28 @@
 import json
 from pathlib import Path
 
-from semraft.diagnosis.symptoms import Sign
+from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict, write_verdict
 
 
 def test_what_is_written(tmp_path: Path) -> None:
     """Red when: a field of the contract is renamed, or a cause does not say which term it is."""
-    spike = Sign(name="spike", first_step=31, confidence=0.99, evidence="4.2 times")
-    heavy = Sign(name="term-too-heavy", first_step=30, confidence=0.9, evidence="60 %", term="semantic-v1")
-    write_verdict(tmp_path, Verdict(state="worse", first_step=30, causes=(heavy,), signs=(spike,)))
+    spike = Finding(name="spike", first_step=31, evidence="4.2 times")
+    heavy = Finding(name="term-too-heavy", first_step=30, evidence="60 %", term="semantic-v1")
+    write_verdict(tmp_path, Verdict(state="worse", first_step=30, causes=(heavy,), symptoms=(spike,)))
     assert json.loads((tmp_path / "verdict.json").read_text()) == {
         "state": "worse",
         "first_step": 30,
         "causes": [
             {
                 "name": "term-too-heavy",
-                "confidence": 0.9,
                 "first_step": 30,
                 "evidence": "60 %",
                 "term": "semantic-v1",
             }
         ],
-        "signs": [{"name": "spike", "confidence": 0.99, "first_step": 31, "evidence": "4.2 times"}],
+        "symptoms": [{"name": "spike", "first_step": 31, "evidence": "4.2 times"}],
     }
-    write_verdict(tmp_path, Verdict(state="healthy", first_step=None, causes=(), signs=()), ["went back"])
+    write_verdict(tmp_path, Verdict(state="healthy", first_step=None, causes=(), symptoms=()), ["went back"])
     healthy = json.loads((tmp_path / "verdict.json").read_text())
     assert (healthy["state"], healthy["first_step"], healthy["rollbacks"]) == ("healthy", None, ["went back"])

@@ -13,7 +13,7 @@ import torch
 
 from semraft import tracking
 from semraft.config import ModelConfig, OptimConfig, RunConfig, to_json
-from semraft.diagnosis.symptoms import Sign
+from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict
 from semraft.monitor.gradient_stats import Watch
 from semraft.monitor.monitor import RolledBack, Watcher, act, is_judged, keep_sound, keep_start
@@ -43,9 +43,10 @@ def watcher_of(run: Path, wish: Wish = "go-on", first_step: int | None = None) -
     """Of a run that is wrong since a step."""
     config = replace(CONFIG, when_worse=wish)
     watcher = Watcher(run=run, config=config, tracker=Mock(spec=tracking.Tracker))
-    if first_step is not None:
-        cause = Sign(name="spike", first_step=first_step, confidence=0.9, evidence="it jumped")
-        watcher.verdict = Verdict(state="worse", first_step=first_step, causes=(cause,), signs=(cause,))
+    if first_step is not None:  # Symptoms are acted on in short runs alone.
+        watcher.config = replace(config, optim=replace(CONFIG.optim, steps=100))
+        cause = Finding(name="spike", first_step=first_step, evidence="it jumped")
+        watcher.verdict = Verdict(state="worse", first_step=first_step, causes=(cause,), symptoms=(cause,))
     return watcher
 
 
@@ -138,6 +139,23 @@ def test_a_sound_run_goes_on(run: Path, state: TrainingState) -> None:
     watcher.judge()
     act(watcher, state)
     assert kept(run) == []
+
+
+def test_a_symptom_that_was_not_validated_over_such_runs_is_only_said(
+    run: Path, state: TrainingState, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 2000 steps. Red when: it stops, or goes on without a word that --when-worse did not act."""
+    watcher = watcher_of(run, "stop")
+    for step in range(1, 61):
+        error_px = 1.0 if step < 31 else 9.0
+        line = {"step": 2 * step, "epe_px": error_px, "true_length_px": 3.0, "first_epe_px": 2 * error_px}
+        tracking.append_line(run / "pulse.jsonl", line)
+    watcher.judge()
+    act(watcher, state)
+    said = capsys.readouterr().err.splitlines()
+    (of_spike,) = [number for number, line in enumerate(said) if line.startswith("! spike since step 62")]
+    assert said[of_spike + 1].startswith("! --when-worse stop does not act on spike: ")
+    assert "runs of up to 180 steps" in said[of_spike + 1]
 
 
 def test_it_stops_where_that_was_asked_for(run: Path, state: TrainingState) -> None:

@@ -31,7 +31,7 @@ def test_a_study_names_runs_that_are_not_healthy(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"base": (0.0, 0.1), "v1": (0.2, 0.3)})
     (study / "runs" / "base-seed0" / "verdict.json").write_text('{"state": "healthy", "causes": []}')
     (study / "runs" / "v1-seed1" / "verdict.json").write_text(
-        '{"state": "worse", "first_step": 300, "causes": [{"name": "term-too-heavy", "confidence": 0.9}]}'
+        '{"state": "worse", "first_step": 300, "causes": [{"name": "term-too-heavy"}]}'
     )
     runs = [load_run(path) for path in finished_runs(study)]
     said = texts(runs, "warning")
