@@ -131,7 +131,7 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
     truth_frac = float(rng.choice([0.01, 0.03, 0.08, 0.25]))
     fine_tuned = not large and rng.random() < 0.5
     rate = float(np.exp(rng.uniform(np.log(1e-3), np.log(4e-3)))) * (0.1 if large or fine_tuned else 1)
-    steps = 24 if large else 30 if fault in EXACT else int(rng.integers(80, 180))
+    steps = 16 if large else 30 if fault in EXACT else int(rng.integers(80, 180))
     steps = max(min(steps, int(MOST_PIXELS / (batch * crop[0] * crop[1]))), min(steps, 40))
     base = RECIPES["fault-learning-rate"].config
     terms: tuple[str, ...] = () if large or layout in ("kitti", "standing") else TERMS[int(rng.integers(3))]
@@ -152,7 +152,7 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
         data=replace(
             base.data,
             train=name,
-            validation=(name,),
+            validation=("world",) if layout == "kitti" else (name,),  # KITTI is always validated whole.
             root=root,
             crop=crop,
             truth="static"
@@ -174,7 +174,7 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
         optim=replace(base.optim, steps=steps, batch=batch, learning_rate=rate),
         num_updates=2 if large else int(rng.integers(2, 5)),
         validation_updates=2 if large else int(rng.integers(3, 9)),
-        validate_every=max(steps // (2 if layout == "kitti" else 4), 1),  # KITTI is always validated whole.
+        validate_every=max(steps // 4, 1),
         checkpoint_every=steps,
         precision="bfloat16" if rng.random() < 0.15 else "float32",
         fault=SOUND if fault == "none" else FaultConfig(kind=fault, step=int(steps * rng.uniform(0.4, 0.7))),

@@ -146,9 +146,9 @@ def diagnose(
     from semraft.diagnosis import diagnose
     from semraft.report.diagnosis_section import as_text, write_page
 
+    found = diagnose.diagnose(run, against)
     page = out or run / "diagnosis.html"
     require_writable(page)
-    found = diagnose.diagnose(run, against)
     write_page(found, page)
     if json:
         print(dumps(found.to_json() | {"page": str(page)}, indent=2))
