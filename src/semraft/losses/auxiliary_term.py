@@ -86,7 +86,7 @@ class Term:
     scalar: str
     """The name of its value in metrics."""
     about: str
-    source: str
+    source: str = ""
     """The publication or notes that define it."""
     needs: tuple[str, ...] = ()
     """Optional fields of a batch; options add to them (`terms.needed_fields`)."""

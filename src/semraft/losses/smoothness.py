@@ -95,16 +95,14 @@ def _semantic_v1(
         mean: Divisor of the sum: the pixels that count, or all of them (`all`).
         masked_by: `broadcast` masks every sample by the mask of every sample of the batch.
     """
-    acting = inputs.acting if masked_by == "own" else inputs.acting[:, None]
-    counted = _inner(inputs.trusted & acting & (inputs.labels1 != IGNORE_LABEL), 1)
-    everything = torch.ones_like(counted)
-    roughness = _roughness(inputs.labels1, inputs.trusted, 1, "l1")
+    if masked_by == "own":
+        roughness = _roughness(inputs.labels1, inputs.trusted & inputs.acting, 1, "l1")
+    else:
+        roughness = _broadcast_roughness(inputs)
 
     def pixel_loss(flows: Float[Tensor, "t B 2 H W"]) -> PixelValues:
-        values, _ = roughness(flows)
-        if masked_by == "broadcast":
-            values = values[:, None].expand(-1, *counted.shape)
-        return (values, counted) if mean == "mask" else (torch.where(counted, values, 0), everything)
+        values, counted = roughness(flows)
+        return (values, counted) if mean == "mask" else (torch.where(counted, values, 0), counted | True)
 
     return refinement_means(pixel_loss, inputs.flows)
 
@@ -141,6 +139,13 @@ GRADIENT_MATCHING = Term(
 )
 
 
+def _broadcast_roughness(inputs: TermInputs) -> PixelLoss:
+    """a(p) of every sample under the mask of every sample, as in the original study's code."""
+    masks = inputs.acting[:, None] & inputs.trusted & (inputs.labels1 != IGNORE_LABEL)
+    counted, roughness = _inner(masks, 1), _roughness(inputs.labels1, inputs.trusted, 1, "l1")
+    return lambda flows: (roughness(flows)[0][:, None].expand(-1, *counted.shape), counted)
+
+
 def _difference_error(
     flow_gt: Float[Tensor, "B 2 H W"], segments1: Int64[Tensor, "B H W"], valid: Bool[Tensor, "B H W"]
 ) -> PixelLoss:
@@ -159,22 +164,19 @@ def _roughness(
     size: Callable[[Tensor], Tensor] = _charbonnier if penalty == "charbonnier" else torch.abs
 
     def pixel_loss(field: Float[Tensor, "t B 2 H W"]) -> PixelValues:
-        along_column, along_row = (
-            torch.where(together[axis], size(_difference(field, axis, order)).sum(dim=2), 0)
-            for axis in (0, 1)
-        )
-        return along_column + along_row, counted
+        here = _inner(field, order)
+        sizes = []
+        for axis in (0, 1):
+            before, after = _inner(field, order, axis, -1), _inner(field, order, axis, 1)
+            difference = here - before if order == 1 else before - 2 * here + after
+            sizes.append(torch.where(together[axis], size(difference).sum(dim=2), 0))
+        return sizes[0] + sizes[1], counted
 
     return pixel_loss
 
 
 def _charbonnier(difference: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return (difference.square() + CHARBONNIER_EPSILON**2).sqrt()
-
-
-def _difference(field: Float[Tensor, "*N H W"], axis: int, order: Order) -> Float[Tensor, "*N h w"]:
-    here, before = _inner(field, order), _inner(field, order, axis, -1)
-    return here - before if order == 1 else before - 2 * here + _inner(field, order, axis, 1)
 
 
 def _is_one_segment(segments: Int64[Tensor, "B H W"], axis: int, order: Order) -> Bool[Tensor, "B h w"]:

@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semraft.config import parse_term
+from semraft.losses.terms import term_values
+from semraft.sample import FlowBatch, Prediction
+
 BATCH, HEIGHT, WIDTH, UPDATES = 2, 13, 18, 3
 GAMMA = 0.7
 
@@ -76,3 +80,18 @@ def arrays(flows: list[Tensor]) -> list[np.ndarray]:
 def gradient_is_right(loss: Callable[..., Tensor], *inputs: Tensor) -> bool:
     """Whether finite differences in float64 agree, along a random direction."""
     return bool(torch.autograd.gradcheck(loss, inputs, fast_mode=True))
+
+
+def term_value(text: str, flow: Tensor, labels1: Tensor) -> float:
+    """The value of a term, as on the command line, for one flow and the classes of frame 1."""
+    images = torch.zeros(len(flow), 3, *flow.shape[2:])
+    batch = FlowBatch(
+        ids=tuple(map(str, range(len(flow)))),
+        image1=images,
+        image2=images,
+        flow=torch.zeros_like(flow),
+        valid=torch.ones_like(labels1, dtype=torch.bool),
+        labels1=labels1,
+    )
+    prediction = Prediction(flows=[flow], features1=flow, features2=flow)
+    return float(term_values(parse_term(text), prediction, batch, batch.valid))
