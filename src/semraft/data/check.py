@@ -5,19 +5,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
 
 from semraft.data import alignment
-from semraft.data.alignment import Alignment, Sums
+from semraft.data.alignment import NO_PAIRS, Alignment, Neighbours, PairErrors, Sums
 from semraft.data.datasets.pairs import WrongSize
 from semraft.data.label_tables import TABLE_NAMES, contradiction, count_ids, label_files
 from semraft.data.taxonomy import CLASSES, LABEL_TABLES, LabelTable, read_source_ids
-from semraft.sample import IGNORE_LABEL, DamagedFile, FlowDataset, Pair, Problem
+from semraft.sample import IGNORE_LABEL, DamagedFile, FlowDataset, FlowSample, Pair, Problem
 
 LABEL_FILES = 50
 """Label files, spread evenly, that tell label tables apart."""
@@ -64,7 +65,7 @@ class Report:
     def sound(self) -> bool:
         """Every file is usable, some flow is valid, and neither flow nor labels contradict the images."""
         test = self.alignment
-        contradicted = test is not None and "not aligned" in (test.verdict, test.labels_verdict)
+        contradicted = test is not None and bool(test.contradictions)
         return not (self.problems or self.doubtful_table or contradicted) and self.flow is not None
 
     @property
@@ -89,8 +90,7 @@ class _Totals:
     magnitude_max_px: float = 0.0
     labels: Int64[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
     source_ids: Int64[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
-    alignment_sums: Sums = field(default_factory=dict)
-    alignment_errors: Sums = field(default_factory=dict)
+    alignment: PairErrors = NO_PAIRS
 
     def add(self, other: "_Totals") -> None:
         self.sizes.update(other.sizes)
@@ -98,13 +98,9 @@ class _Totals:
         self.magnitude_max_px = max(self.magnitude_max_px, other.magnitude_max_px)
         self.labels += other.labels
         self.source_ids += other.source_ids
-        for mine, theirs in (
-            (self.sums, other.sums),
-            (self.alignment_sums, other.alignment_sums),
-            (self.alignment_errors, other.alignment_errors),
-        ):
-            for name, value in theirs.items():
-                mine[name] = mine.get(name, 0) + value
+        self.alignment += other.alignment
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0) + value
 
 
 def check_dataset(
@@ -144,7 +140,7 @@ def check_dataset(
         label_table=dataset.label_table,
         doubtful_table=contradiction(count_ids(label_files(dataset, LABEL_FILES)), dataset.label_table),
         flow=_flow_statistics(totals),
-        alignment=alignment.judge(totals.alignment_sums, totals.alignment_errors),
+        alignment=alignment.judge(totals.alignment),
     )
 
 
@@ -186,8 +182,21 @@ def _measure(dataset: FlowDataset, pair: Pair, test_alignment: bool) -> _Totals 
         totals.source_ids = np.bincount(ids.ravel(), minlength=256)
     if test_alignment:
         png_flow = "flow" in pair.files and ".png" in pair.files["flow"].suffixes
-        totals.alignment_sums, totals.alignment_errors = alignment.measure(sample, png_flow)
+        totals.alignment = alignment.measure(sample, png_flow, _neighbours(dataset, pair))
     return totals
+
+
+def _neighbours(dataset: FlowDataset, pair: Pair) -> Neighbours:
+    """The pairs before and after a pair in the data set, as far as they can be read."""
+    place = dataset.pairs.index(pair)
+    neighbours: dict[Literal["before", "after"], FlowSample] = {}
+    with suppress(DamagedFile, OSError):
+        if place > 0:
+            neighbours["before"] = dataset[place - 1]
+    with suppress(DamagedFile, OSError):
+        if place + 1 < len(dataset):
+            neighbours["after"] = dataset[place + 1]
+    return neighbours
 
 
 def _class_shares(labels: Int64[np.ndarray, " 256"]) -> dict[str, float] | None:
@@ -254,18 +263,22 @@ def _lines(report: Report, max_problems: int) -> Iterator[str]:
     if report.doubtful_table:
         yield f"WRONG LABEL TABLE: {report.doubtful_table}"
     yield from _class_lines(report)
-    if (test := report.alignment) is not None:
-        yield f"alignment: {test.verdict.upper()} ({test.pairs} pairs): {test.reason}"
-        yield f"  photometric error {test.photometric_flow:.2f}, with zero flow {test.photometric_zero:.2f}"
-        if test.label_agreement_flow_frac is not None and test.label_agreement_zero_frac is not None:
-            yield (
-                f"  labels {test.labels_verdict}: {test.label_agreement_flow_frac:.2%} of the pixels agree, "
-                f"with zero flow at {test.label_agreement_zero_frac:.2%}"
-            )
-        yield f"  error on the {test.moving_frac:.1%} of the pixels that move, by how the flow is read:"
-        by_error = sorted(test.readings.items(), key=lambda reading: reading[1])
-        yield from (f"    {error:7.2f}  {name}" for name, error in by_error)
-        yield f"  ({alignment.CRITERION})"
+    if report.alignment is not None:
+        yield from _alignment_lines(report.alignment)
+
+
+def _alignment_lines(test: Alignment) -> Iterator[str]:
+    yield from test.contradictions
+    yield f"alignment ({test.pairs} pairs): flow {test.verdict}: {test.reason}"
+    if test.labels_verdict is not None:
+        yield f"  labels {test.labels_verdict}: {test.labels_reason}"
+    if test.occlusion_verdict is not None:
+        yield f"  occlusion {test.occlusion_verdict}: {test.occlusion_reason}"
+    yield f"  photometric error {test.photometric_flow:.2f}, with zero flow {test.photometric_zero:.2f}"
+    yield f"  error on the {test.moving_frac:.1%} of the pixels that move, by how the flow is read:"
+    by_error = sorted(test.readings.items(), key=lambda reading: reading[1])
+    yield from (f"    {error:7.2f}  {name}" for name, error in by_error)
+    yield f"  ({alignment.CRITERION})"
 
 
 def _class_lines(report: Report) -> Iterator[str]:
