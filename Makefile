@@ -14,7 +14,7 @@ CARRY ?= pretrained-gpu.pt
 GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
 GPU_CHECK ?=
 
-.PHONY: setup demo weights weights-gpu test test-all test-processors benchmark gpu-check lint type fmt golden clean
+.PHONY: setup demo weights weights-gpu test test-all test-processors benchmark gpu-check docs lint type fmt golden clean
 
 setup: $(VENV)/.ready
 
@@ -71,6 +71,11 @@ benchmark: setup
 # Eight minutes where a GPU is at hand (docs/gpu.md).
 gpu-check:
 	PYTHONPATH=src $(GPU_PYTHON) -m benchmarks.gpu_check --out gpu-check $(GPU_CHECK)
+
+# The site, into site/; a dead link fails.
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/zensical build --clean --strict
 
 golden: setup
 	$(BIN)/python -m pytest tests/golden --update-golden
