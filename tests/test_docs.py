@@ -127,8 +127,10 @@ def test_how_to_add_a_study(tmp_path: Path) -> None:
 
 
 def test_commands_of_the_pages_exist() -> None:
-    """Red when: a page tells the reader to type a command that there is not."""
-    known = set(main.COMMANDS)
+    """Red when: a page has the reader type a command or a recipe that there is not."""
     for page in PAGES:
         for command in commands_of(page):
-            assert command[0] in known or " ".join(command[:2]) in known, (page.name, command)
+            assert command[0] in main.COMMANDS or " ".join(command[:2]) in main.COMMANDS, (page.name, command)
+            if command[0] == "train" and not command[1].startswith("-"):
+                assert command[1] in {*RECIPES, "world-boundary"}, (page.name, command)
+    assert len(commands_of(ROOT / "README.md")) > 6

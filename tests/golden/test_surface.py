@@ -217,12 +217,3 @@ def test_help_is_quick() -> None:
     imported = set(done.stdout.splitlines()[-1].split())
     assert "semraft.cli.main" in imported
     assert not imported & {"torch", "numpy", "numba", "cv2", "scipy"}
-
-
-def test_commands_in_the_readme_exist() -> None:
-    readme = (HERE.parents[1] / "README.md").read_text()
-    used = re.findall(r"`semraft ((?:data |study )?[a-z]+)", readme)
-    assert len(used) > 8
-    assert set(used) <= set(COMMANDS)
-    named = re.findall(r"semraft train ([a-z0-9+-]+)", readme)
-    assert set(named) - {"--resume", "--from"} <= set(RECIPES)
