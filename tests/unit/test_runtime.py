@@ -268,17 +268,18 @@ def test_the_record_says_what_it_ran_on() -> None:
 def test_freed_memory_is_kept() -> None:
     """Tensors freed and asked for again take no pages anew. Red when: mallopt is not called."""
     code = (
-        "import torch; from semraft import runtime; {call}\n"
-        "for _ in range(20):\n"
-        "    blocks = [torch.zeros(6_000_000) for _ in range(3)]; del blocks\n"
-        "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)"
+        "import resource, torch; from semraft import runtime; {call}\n"
+        "def pages(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def take(): blocks = [torch.zeros(6_000_000) for _ in range(3)]\n"
+        "take(); take(); take(); before = pages()\n"
+        "for _ in range(20): take()\n"
+        "print(pages() - before)"
     )
-    faults = [
+    given_back, kept = (
         int(subprocess.run([sys.executable, "-c", code.format(call=call)], capture_output=True).stdout)
         for call in ("pass", "runtime.keep_freed_memory()")
-    ]
-    pages = 4 * 6_000_000 // 4096
-    assert faults[0] - faults[1] > pages  # Seen: 3 to 20 times as many.
+    )
+    assert kept < 0.05 * given_back + 50  # Pages of 4 kB or of 2 MB: 350 000 of one or 720 of the other.
 
 
 def test_float32_is_float32_on_a_gpu(have: Have, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,9 @@ from semraft.tracking import CHECKPOINTS, CONFIG, METRICS, is_same_file
 
 STOPPED = -signal.SIGTERM
 """The exit code of a cell that was stopped because the study was."""
-GRACE_S = 20.0
-"""What a training gets to finish its step and save; a validation may take longer, and is repeated."""
+GRACE_S = 40.0
+"""Seconds that a training has to finish its step and save: more than the 30 after which torchrun kills its
+processes, or they would outlive it. A validation may take longer, and is repeated."""
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 """What tells a training that it is one of several processes: not true of a cell of its own."""
 
