@@ -62,8 +62,8 @@ class Picture(NamedTuple):
 def frame_pairs(inputs: Sequence[Path]) -> FramePairs:
     """The pairs of two pictures, of a folder, or of a video.
 
-    In a folder, the numbers in the file names say which pictures are one sequence and in which order they
-    were taken (`sequences_of`); a folder that holds folders of pictures is taken as one sequence or more for
+    In a folder, the numbers in the file names give the sequences and the order of their pictures
+    (`sequences_of`); a folder that holds folders of pictures is taken as one sequence or more for
     each of them. A video's pairs are its consecutive frames.
 
     Raises:
@@ -112,7 +112,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _is_output(path: Path, stems: set[Path]) -> bool:
-    """Whether `semraft predict` wrote this picture: it is named after a picture or a .flo file here."""
+    """True where `semraft predict` wrote this picture: it is named after a picture or a .flo file here."""
     for ending in OUTPUT_ENDINGS:
         if path.stem.endswith(ending):
             source = path.with_name(path.stem.removesuffix(ending))
@@ -142,7 +142,7 @@ def _pair_up(pictures: Sequence[Path], folder: Path) -> tuple[list[tuple[Path, P
 def _reason(path: Path) -> str:
     if re.search(r"\d", path.stem):
         return "no frame of its scene follows or precedes it"
-    return "its name has no number that says which frame it is"
+    return "its name has no frame number"
 
 
 def _groups(pictures: Sequence[Path]) -> list[list[Path]]:
@@ -158,7 +158,7 @@ def sequences_of(group: Sequence[Path]) -> list[list[Picture]]:
     """The sequences of pictures whose names differ in numbers alone, each in order.
 
     The frame is the last number that differs between the names, a camera's number excepted; all other
-    numbers tell sequences apart: `aachen_000000_000019`, `cam0_0007`, `000000_10`.
+    numbers are those of sequences: `aachen_000000_000019`, `cam0_0007`, `000000_10`.
     """
     numbers = [[int(digits) for digits in re.findall(r"\d+", path.stem)] for path in group]
     texts = re.split(r"\d+", group[0].stem)

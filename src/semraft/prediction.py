@@ -55,7 +55,7 @@ def predict_pairs(
 ) -> int:
     """Predicts every pair, writes its files, and returns the number of pairs that were written.
 
-    The first pair, and every pair with a contact sheet, is checked: a warning says when late refinements
+    The first pair, and every pair with a contact sheet, is checked: a warning names late refinements that
     undo earlier ones.
     """
     written = 0
@@ -125,7 +125,7 @@ def _as_tensor(flow: Float32[np.ndarray, "H W 2"]) -> torch.Tensor:
 def untrusted(
     flow: Float32[np.ndarray, "H W 2"], backward: Float32[np.ndarray, "H W 2"]
 ) -> Bool[np.ndarray, "H W"]:
-    """Where a flow can't be trusted: it leaves the frame, or the backward flow does not lead back."""
+    """True where a flow can't be trusted: it leaves the frame, or the backward flow does not lead back."""
     forward, back = _as_tensor(flow), _as_tensor(backward)
     mask: Bool[np.ndarray, "H W"] = (forward_backward(forward, back) | out_of_frame(forward))[0].numpy()
     return mask

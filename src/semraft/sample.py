@@ -76,13 +76,13 @@ Choose = Callable[[tuple[int, int]], Window]
 
 
 class FramePart(NamedTuple):
-    """What is to be read of every file of a pair."""
+    """Part of every file of a pair that is to be read."""
 
     window: Window
     frame: tuple[int, int]
     """Height and width that every file of the pair must have."""
     measured: str
-    """The file that says so."""
+    """Name of the file with this size."""
 
     def within(self, path: Path, size: tuple[int, int]) -> Window:
         """The window, for a file of this height and width.
@@ -103,7 +103,7 @@ class FramePart(NamedTuple):
 
 
 def require_size(path: Path, size: tuple[int, int], frame: tuple[int, int], measured: str) -> None:
-    """Checks that a file has a frame's height and width, which the file `measured` says.
+    """Checks that a file has a frame's height and width, which are those of the file `measured`.
 
     Raises:
         WrongSize: It has not.
@@ -120,7 +120,7 @@ class FlowSample:
     `occluded1` is True where the point seen in frame 1 is not visible in frame 2: covered, or out of frame
     (`occluded2`: the same from frame 2 to frame 1). `moving1` marks pixels of objects that move on their own.
     `valid_noc` is KITTI's: valid and with the match inside frame 2. `sparse` ground truth must never be
-    interpolated. None means that the data does not say.
+    interpolated. None: the data has none.
     """
 
     id: str
@@ -190,13 +190,13 @@ class FlowBatch:
 
 @dataclass(kw_only=True, slots=True)
 class Prediction:
-    """What a network says of a pair. `flows` holds one full-resolution flow per refinement asked for.
+    """Output of a network for a pair. `flows` holds one full-resolution flow per refinement asked for.
 
     `features1`, `features2` are the 1/8 features that the correlation volume compares (unpadded size rounded
     up to a multiple of 8), for the `matching` term. `occlusion` (logits, positive is occluded) and
     `segmentation1`, `segmentation2` (class logits) are None where the network has no such head.
     None unless a loss term asks for it: `backward_flow`, the last flow from frame 2 to frame 1, in pixels of
-    frame 2; `still`, what the network says of a frame and itself; `viewed`, what it says of a view.
+    frame 2; `still`, the output for a frame and itself; `viewed`, the output for a view.
     """
 
     flows: list[Float[torch.Tensor, "B 2 H W"]]
@@ -234,7 +234,7 @@ class Viewed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What a network says of one pair, as arrays: a `Prediction` decided. None: it has no such head."""
+    """Output of a network for one pair as arrays: a `Prediction` decided. None: it has no such head."""
 
     flows: Sequence[Float32[np.ndarray, "H W 2"]]
     """After each refinement asked for, the last one being the prediction."""
@@ -249,7 +249,7 @@ class Estimate:
 
 
 class Problem(NamedTuple):
-    """Why a pair that should be there can't be used: the pair, the file, what is wrong with it."""
+    """Reason why a pair can't be used: the pair, the file, and what is wrong with the file."""
 
     pair_id: str
     path: Path
@@ -275,7 +275,7 @@ class Pair:
 
 
 class Origin(NamedTuple):
-    """What identifies the files of a pair."""
+    """Identity of the files of a pair."""
 
     sizes: dict[str, int]
     """Role -> bytes of its file."""
@@ -296,9 +296,9 @@ class FlowDataset:
     sparse: bool = False
     problems: tuple[Problem, ...] = ()
     read_window: Callable[[Pair, Choose], tuple[FlowSample, tuple[int, int]]] | None = None
-    """What `read_part` does, where it can be done without reading the whole pair."""
+    """Implementation of `read_part` that does not read the whole pair, where there is one."""
     origin: Callable[[Pair], Origin] | None = None
-    """What the files of a copied data set were in the original; None: these are the originals."""
+    """Original files of a pair of a copied data set; None: these are the originals."""
     label_table: LabelTable | None = None
     """Name of the table (`taxonomy.LABEL_TABLES`) by which its label files are read; None: it has none."""
 

@@ -49,7 +49,7 @@ def check(
     json: Json = False,
     list_bad: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
 ) -> int:
-    """Say what data holds, what of it is missing or damaged, and whether its flow fits its images.
+    """Check data: missing and damaged files, statistics, and whether flow and labels fit the images.
 
     Args:
         root: The data set's folder.

@@ -95,12 +95,12 @@ def predict(
 ) -> int:
     """Flow for two images, a folder of frames, or a video.
 
-    A network with heads also writes what they say: NAME_labels.png, NAME_occlusion.png. Frames that form no
+    Heads have outputs of their own: NAME_labels.png, NAME_occlusion.png. Frames that form no
     pair are named; the exit code is 1 if a frame was damaged or nothing was written.
 
     Args:
-        inputs: Two images, one folder, or one video. In a folder the numbers in the file names say which
-            frames follow each other. A file of weights may stand first.
+        inputs: Two images, one folder, or one video. In a folder the numbers in the file names give the
+            order of the frames. A file of weights may stand first.
         out: The folder to write into.
         weights: A name that `semraft weights` lists, or a file: of semraft, public RAFT or torchvision.
         num_updates: Refinements; those the weights were validated with, or 24, without it.
@@ -129,7 +129,8 @@ def predict(
     written = prediction.predict_pairs(model, found, out, updates, chosen, asked)
     for line in shortened(found.left_out):
         print(f"! {line}", file=sys.stderr)
-    print(f"flow: {out} ({written} of {found.count} pairs, {found.frames} frames)")
+    left_out = f", {len(found.left_out)} left out" if found.left_out else ""
+    print(f"flow: {out} ({written} of {found.count} pairs, {found.frames} frames{left_out})")
     return 1 if found.damaged or not written else 0
 
 

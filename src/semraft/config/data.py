@@ -1,4 +1,4 @@
-"""What is trained on and validated on: the part of a run's configuration that is about data."""
+"""Data of a run: the part of its configuration about training and validation data."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ ID_TABLES: tuple[IdTable, ...] = get_args(IdTable)
 """Tables of the ids that label files can hold: Cityscapes labelIds and labelTrainIds, VIPER's ids."""
 
 CORES = "SEMRAFT_CORES"
-"""The variable by which a study tells a run how many cores are its own (`data.workers`)."""
+"""Environment variable with the number of cores that a study gives to a run (`data.workers`)."""
 
 
 def require(ok: bool, option: str, value: object, expected: str) -> None:
@@ -114,7 +114,7 @@ class ShapesConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """What is trained on and validated on."""
+    """Training and validation data."""
 
     train: str = "world"
     """Data sets, with weights when there are several: `viper:0.7,virtual-kitti:0.3`."""
@@ -136,7 +136,7 @@ class DataConfig:
     """The part of the training pairs of each set, drawn by `draw_seed`, that have flow truth; the others have
     pictures and labels alone."""
     validation: tuple[str, ...] = ("world",)
-    """Data sets to validate on; one without a root is left out, and the run says so."""
+    """Data sets to validate on; one without a root is left out with a warning."""
     validation_pairs: int = 200
     """Pairs in the validation draw of each set; KITTI is always taken whole."""
     draw_seed: int = 0
@@ -150,11 +150,11 @@ class DataConfig:
     small_frames: Literal["refuse", "enlarge"] = "refuse"
     """A frame smaller than the crop stops the run as a damaged pair does, or is enlarged."""
     draws: Literal["by-seed", "fixed"] = "by-seed"
-    """What sample order and augmentation are drawn by: the run's seed; or 0 whatever that is, as in the
+    """Seed of sample order and augmentation: the run's seed; or 0 whatever that is, as in the
     original study, so that runs from one checkpoint are one run."""
     workers: int | Literal["auto"] = "auto"
     """Loader processes; 0 loads in the training process. `auto` goes by the device and by the cores that the
-    process may use; a run's environment.json says how many that were. What is trained on is the same."""
+    process may use; a run's environment.json has their number. The samples are the same."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation."""
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -239,7 +239,7 @@ def by_name(text: str, names: Sequence[str], option: str) -> dict[str, str]:
 
 
 def is_by_name(text: str) -> bool:
-    """Whether an option's text has a value for each data set rather than one for all."""
+    """True where an option's text has a value for each data set rather than one for all."""
     return _NAME.match(text) is not None
 
 

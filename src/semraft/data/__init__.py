@@ -25,7 +25,7 @@ DATASETS: dict[str, Callable[..., FlowDataset]] = {
 }
 """Name -> its index function, of root and split (those in MADE: of their configuration and split).
 
-The first line of the function's docstring says what the data set is."""
+The first line of the function's docstring describes the data set."""
 
 
 WITH_IDS = ("viper", "kitti", "kitti-2012")
@@ -44,9 +44,8 @@ def open_dataset(
 ) -> FlowDataset:
     """The pairs of a data set's split (`train` or `val`): their files exist and are not empty.
 
-    `root` is the data set's folder; `world` and `shapes` need none and are made as their configurations say
-    (without one: as by default). `label_table` says what the ids in label files mean, if not what the data
-    set's own do.
+    `root` is the data set's folder; `world` and `shapes` need none and are made by their configurations, or
+    by default ones. `label_table` is the table of the ids in label files, if not the data set's own.
 
     Raises:
         ValueError: No such data set or split; nothing usable at the root, with what was looked for.
@@ -65,7 +64,7 @@ def index_dataset(
     shapes: ShapesConfig | None = None,
     label_table: IdTable | None = None,
 ) -> FlowDataset:
-    """As `open_dataset`, but it may turn out that no pair is usable: its `problems` say why.
+    """As `open_dataset`, but perhaps without a usable pair; `problems` has the reasons.
 
     Raises:
         ValueError: No such data set or split; no root, or none of the data set's folders there.

@@ -95,9 +95,9 @@ class Alignment:
     def contradictions(self) -> tuple[str, ...]:
         """A line for each of flow, labels and occlusion that does not fit the images."""
         found = {
-            f"FLOW NOT ALIGNED: {self.reason}": self.verdict,
-            f"LABELS NOT ALIGNED: {self.labels_reason}": self.labels_verdict,
-            f"OCCLUSION NOT ALIGNED: {self.occlusion_reason}": self.occlusion_verdict,
+            f"flow not aligned: {self.reason}": self.verdict,
+            f"labels not aligned: {self.labels_reason}": self.labels_verdict,
+            f"occlusion not aligned: {self.occlusion_reason}": self.occlusion_verdict,
         }
         return tuple(line for line, verdict in found.items() if verdict == "not aligned")
 

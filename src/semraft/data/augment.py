@@ -25,7 +25,7 @@ motion and beside the border of two: nearest neighbour 0.055 and 0.051; bilinear
 object has); this rule 0.002 and 0.009, and the same within a tenth for tolerances from 0.25 to 1."""
 
 GREY = np.array([0.299, 0.587, 0.114])
-"""What red, green and blue give to a pixel's grey (ITU-R BT.601, as in torchvision)."""
+"""Shares of red, green and blue in a pixel's grey (ITU-R BT.601, as in torchvision)."""
 
 _CLEAN = AugmentConfig()
 NOTHING_PX = {"as-zero": 0.0, "as-65504": 65504.0}
@@ -117,7 +117,7 @@ def cut(sample: FlowSample, window: Window, crop: tuple[int, int]) -> FlowSample
 def resize(sample: FlowSample, crop: tuple[int, int], config: AugmentConfig = _CLEAN) -> FlowSample:
     """Every array resized to `crop`, flow in pixels of the crop; nothing is judged anew.
 
-    Of `config` only what it says of resizing counts: `invalid_targets` and `labels`.
+    Of `config` only `invalid_targets` and `labels` count.
     """
     height, width = sample.valid.shape
     changes: dict[str, Any] = {
@@ -154,7 +154,7 @@ def resize(sample: FlowSample, crop: tuple[int, int], config: AugmentConfig = _C
 
 
 def erase(sample: FlowSample, erased: Bool[np.ndarray, "H W"]) -> FlowSample:
-    """Paints `erased` pixels of frame 2 with its mean colour, and says what that hides.
+    """Paints `erased` pixels of frame 2 with its mean colour, and marks as occluded the points behind them.
 
     There frame 2 has no label, no instance and no backward flow any more, and what of frame 1 has its match
     there (rounded to the nearest pixel) is occluded. Flow and labels of frame 1 stay true and stay.
@@ -295,7 +295,7 @@ _GREY_OF_LABEL, _LABEL_OF_GREY = _grey_tables()
 def _moved(
     valid: Bool[np.ndarray, "h w"], crop: tuple[int, int]
 ) -> tuple[tuple[Int64[np.ndarray, " N"], ...], tuple[Int64[np.ndarray, " N"], ...]]:
-    """Where the measured pixels of a window go: their rows and columns before and after.
+    """Rows and columns of the measured pixels of a window, before and after it is resized.
 
     Of several that meet in one pixel the nearest to its centre is kept, of equally near ones the first.
     """
@@ -339,7 +339,7 @@ def _resize(
 
 
 def _as_bytes(function: Callable[[np.ndarray], np.ndarray], array: np.ndarray) -> np.ndarray:
-    """Applies an OpenCV function, which knows no bool, to any array."""
+    """Applies an OpenCV function, which takes no bool, to any array."""
     if array.dtype == bool:
         return np.asarray(function(array.view(np.uint8))).view(bool)
     return np.asarray(function(array))

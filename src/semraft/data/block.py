@@ -22,7 +22,7 @@ ALIGNED_BYTES = 64
 
 
 class Place(NamedTuple):
-    """Where a field lies in a block."""
+    """The place of a field in a block."""
 
     first_byte: int
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class Block:
 
 
 def is_pinned_for(device: torch.device) -> bool:
-    """Whether batches wait in page-locked memory, which CUDA copies from while it computes."""
+    """True where batches wait in page-locked memory, which CUDA copies from while it computes."""
     return device.type == "cuda"
 
 

@@ -1,4 +1,4 @@
-"""Whether data is sound: what is there, what can't be read, what it holds, and whether the flow fits."""
+"""Check of a data set: usable and damaged files, statistics of flow and classes, and the alignment test."""
 
 import dataclasses
 import os
@@ -42,7 +42,7 @@ class FlowStatistics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What `check_dataset` found. None: no pair, or none with labels, could be read."""
+    """Result of `check_dataset`. None: no pair, or none with labels, could be read."""
 
     dataset: str
     split: str
@@ -64,9 +64,20 @@ class Report:
     @property
     def sound(self) -> bool:
         """Every file is usable, some flow is valid, and neither flow nor labels contradict the images."""
-        test = self.alignment
-        contradicted = test is not None and bool(test.contradictions)
-        return not (self.problems or self.doubtful_table or contradicted) and self.flow is not None
+        return not self.contradictions
+
+    @property
+    def contradictions(self) -> tuple[str, ...]:
+        """A line for each reason why the data is not sound; of several unusable files the first by name."""
+        found = [line for line in (self.doubtful_table,) if line]
+        if self.problems:
+            first = self.problems[0]
+            found.append(f"{len(self.problems)} unusable files, the first {first.path}: {first.detail}")
+        if not self.pairs:
+            found.append("nothing found: no pair with all its files")
+        elif self.flow is None:
+            found.append("no valid pixel: no pair that could be read has flow truth")
+        return (*found, *(self.alignment.contradictions if self.alignment is not None else ()))
 
     @property
     def bad_ids(self) -> tuple[str, ...]:
@@ -249,10 +260,6 @@ def _lines(report: Report, max_problems: int) -> Iterator[str]:
         yield f"  {problem.kind:8} {problem.pair_id}: {problem.path}: {problem.detail}"
     if len(report.problems) > max_problems:
         yield f"  and {len(report.problems) - max_problems} more"
-    if not report.pairs:
-        yield "NOTHING FOUND: no file here has a name of this data set"
-    elif report.flow is None:
-        yield "NO VALID PIXEL: no pair that could be read has flow truth"
     if (flow := report.flow) is not None:
         yield f"flow: valid {flow.valid_frac:.1%}, mean u {flow.u_mean_px:.2f} px, v {flow.v_mean_px:.2f} px"
         yield (
@@ -260,15 +267,13 @@ def _lines(report: Report, max_problems: int) -> Iterator[str]:
             f"90 % {flow.magnitude_90_px:.2f}, 99 % {flow.magnitude_99_px:.2f}, "
             f"max {flow.magnitude_max_px:.2f}"
         )
-    if report.doubtful_table:
-        yield f"WRONG LABEL TABLE: {report.doubtful_table}"
     yield from _class_lines(report)
     if report.alignment is not None:
         yield from _alignment_lines(report.alignment)
+    yield f"NOT SOUND: {'; '.join(report.contradictions)}" if report.contradictions else "sound"
 
 
 def _alignment_lines(test: Alignment) -> Iterator[str]:
-    yield from test.contradictions
     yield f"alignment ({test.pairs} pairs): flow {test.verdict}: {test.reason}"
     if test.labels_verdict is not None:
         yield f"  labels {test.labels_verdict}: {test.labels_reason}"

@@ -1,4 +1,4 @@
-"""Flow truth kept from the training, as if the data set had none there: what labels alone can teach."""
+"""Hidden flow truth: a data set as if it had none in places, for studies of learning from labels alone."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,17 +18,17 @@ def hide_truth(
 ) -> FlowDataset:
     """The data set without the flow truth of moving objects (`static`), and of all but a part of its pairs.
 
-    Pictures, labels and occlusion stay as they are. Nobody says what moves in frame 2: where anything is
-    hidden, backward flow is not given at all.
+    Pictures, labels and occlusion stay as they are. No data set marks what moves in
+    frame 2: where anything is hidden, backward flow is left out.
 
     Raises:
-        ValueError: `static`, and the data set does not say what moves.
+        ValueError: `static`, and the data set does not mark moving objects.
     """
     if truth == "all" and truth_frac == 1:
         return dataset
     if truth == "static" and "moving1" not in dataset.provides:
         raise ValueError(
-            f"--data.truth static: data set {dataset.name!r} does not say what moves: train on world or "
+            f"--data.truth static: data set {dataset.name!r} does not mark moving objects: train on world or "
             f"virtual-kitti, which do"
         )
     pairs = round(truth_frac * len(dataset))

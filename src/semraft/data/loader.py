@@ -1,4 +1,4 @@
-"""From a list of data sets to batches: loading samples, drawing pairs to validate on.
+"""Training batches from a list of data sets, and validation draws.
 
 Every training sample is a function of (seed, sample number): its pair, its crop, its colours. Step s of a run
 uses the numbers s * batch ... s * batch + batch - 1, so neither the workers, nor a resume, nor the number of

@@ -1,4 +1,4 @@
-"""Which sample is next: the shares of data sets in a mixture, and the order of their pairs.
+"""Order of training samples: the shares of data sets in a mixture, and the order of their pairs.
 
 Sample number n of a run is a function of its seed and n; nothing is drawn one after another.
 """

@@ -67,7 +67,7 @@ VIPER_CLASSES = (
 VIPER_VAN = 25
 VIPER_TRAIN = 29
 VIPER_VAN_COLOR_RVC = (0, 80, 60)
-"""Van in the Robust Vision Challenge's copy of the table, where it is told from train."""
+"""Van in the Robust Vision Challenge's copy of the table, where van and train have different colours."""
 
 VIRTUAL_KITTI_CLASSES = (
     SourceClass(0, "Terrain", (210, 0, 200), 2),

@@ -11,7 +11,7 @@ from semraft.evaluation.evaluate import Predict, readable
 from semraft.sample import FlowDataset, FlowSample
 
 BASELINES = ("zero", "constant", "farneback", "dis")
-"""What can be scored without a network."""
+"""Predictors without a network."""
 
 _CONSTANT_STEP = 97  # Every so many valid pixels; prime, so that no column of the image is preferred.
 
@@ -54,7 +54,7 @@ def opencv_flow(
     `dis`: dense inverse search (Kroeger et al., ECCV 2016), preset medium. `farneback`: polynomial expansion
     (Farneback, SCIA 2003), 5 levels of pyramid, windows of 15 px, the tutorial's values otherwise.
     """
-    no_start: Any = None  # OpenCV's annotations don't know that a flow to start from may be missing.
+    no_start: Any = None  # OpenCV's annotations lack that a flow to start from may be missing.
     grey1, grey2 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (image1, image2))
     if method == "dis":
         search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

@@ -52,12 +52,12 @@ BOUNDARY_PX = 5
 
 _CLASS_NAMES = tuple(entry.name for entry in CLASSES)
 MOST_THREADS = 8
-"""That read, and as many that score: a 1080p pair with all its maps is some 100 MB."""
+"""Threads that read, and that score: a 1080p pair with all its maps is some 100 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What came out of scoring a data set. Names are those of semraft.metrics; nothing in it needs torch."""
+    """Scores of a predictor on a data set. Names are those of semraft.metrics; nothing in it needs torch."""
 
     dataset: str
     split: str
@@ -68,11 +68,11 @@ class Evaluation:
     skipped: list[Problem]
     """Pairs that could not be read, and so are in no number."""
     precision: str | None = None
-    """Arithmetic of the network; None: it was none, or the caller knows."""
+    """Arithmetic of the network; None: the predictor was none, or its arithmetic was not given."""
     num_updates: int | None = None
     """Refinements of the network; None: as for `precision`."""
     unlike_validation: str = ""
-    """Why these are not the numbers that the checkpoint's own run would give: a line, or empty."""
+    """Difference from the way that the checkpoint's own run validates: a line, or empty."""
     derived: tuple[str, ...]
     """Strata that no data set gave: found by the forward-backward check of its two ground-truth flows."""
 
@@ -112,7 +112,7 @@ def write_per_sample(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
 
 
 class Scores(NamedTuple):
-    """What came of some pairs of a data set, in their order."""
+    """Scores of some pairs of a data set, in their order."""
 
     pairs: list["_Score"]
     skipped: list[Problem]
@@ -209,7 +209,7 @@ def _label(dataset: FlowDataset) -> str:
 
 
 def sample_masks(sample: FlowSample) -> dict[str, Bool[np.ndarray, "H W"]]:
-    """The strata that a sample's own fields tell, as masks named as in `semraft.metrics.STRATA`."""
+    """The strata of a sample's own fields, as masks named as in `semraft.metrics.STRATA`."""
     masks = place_masks(sample.labels1, sample.moving1)
     occluded = derive_occlusion(sample) if sample.occluded1 is None else sample.occluded1
     if occluded is not None:
@@ -233,7 +233,7 @@ def place_masks(
 
 
 def derive_occlusion(sample: FlowSample) -> Bool[np.ndarray, "H W"] | None:
-    """What leaves the frame, or fails the forward-backward check; None without backward ground truth.
+    """Points that leave the frame or fail the forward-backward check; None without backward ground truth.
 
     Where the backward flow is not valid, nothing can be checked, and the pixel counts as visible.
     """
@@ -259,7 +259,7 @@ class _Score(NamedTuple):
 def head_scores(
     sample: FlowSample, found: Estimate, masks: Mapping[str, Bool[np.ndarray, "H W"]]
 ) -> dict[str, Ratio]:
-    """Scores of what heads say, where the sample knows better; occlusion against the exact one alone."""
+    """Scores of the heads where the sample has truth for them; occlusion against exact truth alone."""
     scores: dict[str, Ratio] = {}
     for labels, predicted in ((sample.labels1, found.labels1), (sample.labels2, found.labels2)):
         if labels is not None and predicted is not None:

@@ -111,7 +111,7 @@ def data_record(
     validation: dict[str, tuple[FlowDataset, tuple[int, ...]]],
     left_out: list[str],
 ) -> dict[str, Any]:
-    """What a run was trained and validated on, for environment.json.
+    """Record of the training and validation data of a run, for environment.json.
 
     `trained_on` is the number of validation pairs that are training pairs too.
     """
@@ -162,15 +162,15 @@ def data_record(
 
 
 def _identity(dataset: FlowDataset, pair: Pair) -> str:
-    """What two pairs have in common that are one: the file of frame 1, or for made scenes set and id."""
+    """Identity of a pair: the file of frame 1, or for made scenes the set and the id."""
     return str(pair.files["image1"].resolve()) if pair.files else f"{dataset.name} {pair.id}"
 
 
 def fingerprint(dataset: FlowDataset) -> str:
     """A digest of a data set: ids and file sizes of all pairs, and the first frame's file.
 
-    Of a pack it is that of the files that were packed. A data set without files is told by its first frame
-    itself. Nothing is decoded that may be damaged.
+    Of a pack it is that of the files that were packed. Of a data set without files it includes the first
+    frame itself. Nothing is decoded that may be damaged.
     """
     digest = hashlib.sha256()
     for pair in dataset.pairs:

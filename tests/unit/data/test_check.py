@@ -270,7 +270,7 @@ def test_nothing_is_never_sound(tmp_path: Path) -> None:
     """Red when: no pair, or pairs without a valid pixel, end with exit code 0."""
     nothing = check_dataset(dataset_of())
     assert not nothing.sound
-    assert "NOTHING FOUND" in as_text(nothing)
+    assert "NOT SOUND: nothing found" in as_text(nothing)
     write_textured_kitti(tmp_path, "kitti")
     for path in tmp_path.rglob("flow_occ/*.png"):
         raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -279,7 +279,7 @@ def test_nothing_is_never_sound(tmp_path: Path) -> None:
     invalid = check_dataset(kitti.index(tmp_path, "val"))
     assert invalid.problems == ()
     assert not invalid.sound
-    assert "NO VALID PIXEL" in as_text(invalid)
+    assert "NOT SOUND: no valid pixel" in as_text(invalid)
 
 
 def test_sampling_is_spread_over_the_data_set() -> None:

@@ -294,7 +294,7 @@ PLANTED = {
     "second frame is the first": Planted(
         "viper", copied("img/*/*0.png", "img/*/*1.png"), "better: zero flow"
     ),
-    "flow of other scenes": Planted("flying-chairs", drives_exchanged, "FLOW NOT ALIGNED"),
+    "flow of other scenes": Planted("flying-chairs", drives_exchanged, "flow not aligned"),
     "backward flow for forward": Planted(
         "virtual-kitti", copied("backwardFlow/*/*.png", "forwardFlow/*/*.png"), "both signs flipped"
     ),
@@ -305,7 +305,7 @@ PLANTED = {
         True,
     ),
     "second frame of the right camera": Planted(
-        "kitti", each_image("image_2/*_11.png", shifted(20)), "FLOW NOT ALIGNED: better"
+        "kitti", each_image("image_2/*_11.png", shifted(20)), "flow not aligned: better"
     ),
     "frames mirrored": Planted(
         "flying-things",
@@ -321,11 +321,11 @@ PLANTED = {
         "kitti", relabelled("semantic/*.png", LABEL_IDS, VIPER_IDS), "hold VIPER ids"
     ),
     "labelIds for VIPER ids": Planted("viper", labels_of_label_ids, "hold Cityscapes labelIds"),
-    "labels of the frames exchanged": Planted("viper", palette_swapped, "LABELS NOT ALIGNED"),
+    "labels of the frames exchanged": Planted("viper", palette_swapped, "labels not aligned"),
     "labels off by one frame": Planted(
         "virtual-kitti",
         copied("classSegmentation/*/*.png", "classSegmentation/*/*.png", 1),
-        "LABELS NOT ALIGNED: better: .*labels of the pair before",
+        "labels not aligned: better: .*labels of the pair before",
     ),
     "label colours blue first": Planted(
         "virtual-kitti", each_raw("classSegmentation/*/*.png", lambda raw: raw[..., ::-1]), UNKNOWN_COLOURS
@@ -340,7 +340,7 @@ PLANTED = {
         "viper", each_raw("inst/*/*.png", lambda raw: raw[..., ::-1]), "damaged .*red channel"
     ),
     "occlusion inverted": Planted(
-        "sintel", each_raw("occlusions/*/*.png", lambda raw: 255 - raw), "OCCLUSION NOT ALIGNED: .*inverted"
+        "sintel", each_raw("occlusions/*/*.png", lambda raw: 255 - raw), "occlusion not aligned: .*inverted"
     ),
 }
 """Name of a wrong reading -> how it is planted, and its name in the report."""
@@ -369,5 +369,5 @@ def test_each_wrong_reading_is_named(kind: str, tmp_path: Path, drives: list[Seq
     plant(files)
     report = checked(dataset, root)
     assert not report.sound, as_text(report)
-    lines = as_text(report).splitlines()
-    assert any(re.search(named, line) for line in lines), "\n".join(lines)
+    problems = [f"{bad.kind} {bad.path} {bad.detail}" for bad in report.problems]
+    assert any(re.search(named, line) for line in (*problems, *report.contradictions)), as_text(report)

@@ -19,7 +19,7 @@ SPLIT_FILES = ("FlyingChairs_train_val.txt", "chairs_split.txt")
 def index(root: Path, split: str) -> FlowDataset:
     """FlyingChairs: 22 872 pairs of chairs before photographs.
 
-    The split file says what is in which split. Ids are `00001`, and each pair is a scene of its own. Root is
+    The split file has the split of each pair. Ids are `00001`, and each pair is a scene of its own. Root is
     FlyingChairs_release or the folder that holds it; the split file lies in either, or beside the pairs. Of a
     partial download, the pairs there are.
 
@@ -49,7 +49,7 @@ def _read_split(folders: tuple[Path, ...]) -> list[str]:
                 raise DamagedFile(path, f"must have 1 or 2 on each line, but has {strange[0]!r}")
             return parts
     raise ValueError(
-        f"flying-chairs: no {SPLIT_FILES[0]} in {folders[0]}. It says which pairs are for training and is "
+        f"flying-chairs: no {SPLIT_FILES[0]} in {folders[0]}. It lists the pairs for training and is "
         "offered beside the archive on the data set's page: put it there."
     )
 

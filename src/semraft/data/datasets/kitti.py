@@ -44,7 +44,7 @@ def index(root: Path, split: str, label_table: LabelTable = "label-ids") -> Flow
     `train` and `val` are both all training pairs: they are what KITTI results are given on. Root is the
     folder that holds training/, or training/ itself. Ids are `000010`; each pair is a scene. Flow is
     flow_occ, `valid_noc` where flow_noc is valid too. A pair must have a file in each folder that is there.
-    `label_table` says what the ids in `semantic` mean.
+    `label_table` is the table of the ids in `semantic`.
 
     Raises:
         ValueError: No flow_occ there.

@@ -1,7 +1,7 @@
-"""From folder listings to the usable pairs of a data set, and from a pair's arrays to its sample.
+"""Usable pairs of a data set from folder listings, and samples from the arrays of a pair.
 
-What every data set does the same way, once; what its folders and files are called is in its own module. An
-index opens no file: 13 000 pairs take seconds.
+Common to all data sets; the names of folders and files are in the module of each. An index opens no file:
+13 000 pairs take seconds.
 """
 
 import functools
@@ -33,7 +33,7 @@ Listing = Callable[[Path], dict[str, int]]
 
 @runtime_checkable
 class Read(Protocol):
-    """How a data set reads a pair: whole, or the window that `choose` takes of its first image's size."""
+    """Reader of a pair: whole, or the window that `choose` takes of its first image's size."""
 
     def __call__(self, pair: Pair, choose: Choose | None = None) -> FlowSample: ...
 
@@ -67,7 +67,7 @@ def find_folder(dataset: str, *candidates: Path) -> Path:
     """The first of these folders that exists.
 
     Raises:
-        ValueError: None of them does; says which were looked for.
+        ValueError: None of them does; one line with all of them.
     """
     for folder in candidates:
         if folder.is_dir():

@@ -64,7 +64,7 @@ def _candidates(folder: Path, rendering: str, listing: Listing) -> Iterator[Pair
 def read(pair: Pair, choose: Choose | None = None, dataset: str = "sintel") -> FlowSample:
     """Reads one pair, or the window of it that `choose` takes.
 
-    What leaves the frame is occluded as well, whether the mask says so or not.
+    Points that leave the frame are occluded as well, in the mask or not.
 
     Raises:
         DamagedFile: A file that does not hold what it should.

@@ -1,6 +1,6 @@
 """VIPER: rendered driving, riding and walking; 1920x1080; labels and instances of both frames.
 
-Flow npz files say which pairs there are: in the usual download they exist for every tenth frame only, in the
+The flow npz files are the list of pairs: in the usual download they exist for every tenth frame only, in the
 full one for every frame. The second frame of a pair is always frame + 1. There is neither backward flow nor
 an occlusion map.
 """
@@ -31,7 +31,7 @@ def index(root: Path, split: str, label_table: LabelTable = "viper-ids") -> Flow
     Root is the folder that holds train/ and val/, or the split's own folder. Ids are `train/001_00010`:
     sequence numbers repeat between the splits. Images are jpg or png, whichever is there. With a folder
     `cls`, labels of both frames are required, and so are instance maps once a pair has both of its own: a
-    missing file costs its pair. `label_table` says what the ids in `cls` mean.
+    missing file costs its pair. `label_table` is the table of the ids in `cls`.
 
     Raises:
         ValueError: No flow folder there, or root is the folder of another split.

@@ -80,9 +80,9 @@ def write_flow(
     Reading gives back .flo and .pfm exactly, in float32; KITTI png within 1/128 px; Virtual KITTI png within
     (W - 1) / 65535 px in u and (H - 1) / 65535 px in v; VIPER npz within half a float16 step, 1/8 px at most.
     A valid pixel that the encoding can't hold (KITTI beyond -512..511.984 px, Virtual KITTI beyond W - 1 or
-    H - 1, VIPER from 512 px) is written as invalid, since clipping would falsify it: the returned number says
-    so. Without `valid`, whatever is finite is valid. Invalid pixels get the format's own sign: 1e10 in .flo,
-    NaN in .pfm and .npz, third channel 0 in .png.
+    H - 1, VIPER from 512 px) is written as invalid, since clipping would falsify it; the returned number leaves
+    it out. Without `valid`, whatever is finite is valid. Invalid pixels get the format's own sign: 1e10 in
+    .flo, NaN in .pfm and .npz, third channel 0 in .png.
 
     Raises:
         ValueError: Wrong shape, a .png without encoding, an unknown suffix, NaN or Inf called valid.
@@ -208,7 +208,7 @@ def _encode_flow_png(
     scale, offset = _png_scale(encoding, height, width)
     raw = np.rint((flow - offset) / scale)
     valid = valid & ((raw >= 0) & (raw <= 65535)).all(-1)
-    raw = np.where(valid[..., None], raw, 32768)  # What real KITTI files hold where nothing is known.
+    raw = np.where(valid[..., None], raw, 32768)  # As in real KITTI files where nothing is known.
     flag = np.where(valid, 1 if encoding == "kitti" else 65535, 0)
     return np.dstack([flag, raw[..., 1], raw[..., 0]]).astype(np.uint16), valid
 

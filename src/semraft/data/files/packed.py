@@ -36,7 +36,7 @@ MANIFEST = "manifest.json"
 UNFINISHED = "packing.json"
 _FORMAT = 1
 _OF_A_FRAME = ("image", "labels", "instances")
-"""What one file holds of one frame: `labels` of a frame is `labels1` of one pair and `labels2` of another."""
+"""Fields of one frame, in one file: `labels` of a frame is `labels1` of one pair and `labels2` of another."""
 
 Images = Literal["pixels", "files"]
 
@@ -92,7 +92,7 @@ def pack(
 
 
 def is_pack(root: Path) -> bool:
-    """Whether a folder is a pack, finished or not."""
+    """True where a folder is a pack, finished or not."""
     return (root / MANIFEST).exists() or (root / UNFINISHED).exists()
 
 
@@ -252,7 +252,7 @@ def _pack_pair(dataset: FlowDataset, pair: Pair, root: Path, out: Path, images: 
 
 
 def _place(pair: Pair, role: str, root: Path) -> Path:
-    """Where in the pack a frame or what is the pair's own goes: the name of the source's file, extended."""
+    """Path in the pack of a frame, or of a pair's own fields: the name of the source's file, extended."""
     path = Path(os.path.relpath(pair.files[role], root))
     if role == "flow":
         return Path("pairs", path.with_name(f"{path.name}.pack"))
@@ -262,7 +262,7 @@ def _place(pair: Pair, role: str, root: Path) -> Path:
 
 
 def _digest(dataset: FlowDataset) -> str:
-    """Tells one source from another; quick, so from names and sizes of files only."""
+    """Digest of a source: of names and sizes of files only, as it must be quick."""
     digest = hashlib.sha256(dataset.name.encode())
     for pair in dataset.pairs:
         digest.update(repr((pair.id, pair.sizes())).encode())

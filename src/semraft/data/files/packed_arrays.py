@@ -1,8 +1,8 @@
 """One file of a pack: the arrays of a frame or of a pair, in bands of rows that are read one by one.
 
-A header (JSON) says what is where. Each band is deflated by itself and carries a checksum; numbers of
-several bytes, and the two components of flow, are stored as one plane for each byte, which deflates to a
-third. Not for which arrays there are (`packed`).
+A header (JSON) lists the arrays and their places. Each band is deflated by itself and carries a checksum.
+Numbers of several bytes, and the two components of flow, are stored as one plane for each byte, which
+deflates to a third. Not for the list of arrays (`packed`).
 """
 
 import json

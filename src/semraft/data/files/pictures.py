@@ -21,7 +21,7 @@ from semraft.sample import Choose, DamagedFile, FramePart, Window
 def read_image(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Reads a picture (jpg, png, ppm) as RGB 0..255, whole or a part; grey is repeated, alpha dropped.
 
-    The grid is the file's own: an EXIF orientation is not applied, as flow and labels know nothing of it.
+    The grid is the file's own: an EXIF orientation is not applied, as flow and labels have none.
 
     Raises:
         WrongSize: Not of the frame's size.
@@ -56,7 +56,7 @@ def decode_image(path: Path, data: bytes, window: Window) -> UInt8[np.ndarray, "
 
 
 def chosen(path: Path, part: FramePart | None) -> Choose:
-    """What is to be read of a file once its height and width are known: the part, or the whole."""
+    """The window of a file that is read once its height and width are known: the part, or the whole."""
     return (lambda size: Window(0, 0, *size)) if part is None else partial(part.within, path)
 
 
@@ -89,7 +89,7 @@ def write_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
 
 
 def holds_ids(path: Path | str) -> bool:
-    """Whether a png holds one number a pixel (grey or palette) rather than colours.
+    """True where a png holds one number a pixel (grey or palette) rather than colours.
 
     Raises:
         DamagedFile: Not a png.

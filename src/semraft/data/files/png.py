@@ -25,7 +25,7 @@ _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, RGBA: 4}
 _NONE, _SUB, _UP, _AVERAGE, _PAETH = range(5)
 """Filters, as the first byte of each row has them."""
 InflateError = cast("type[Exception]", isal_zlib.IsalError)
-"""What is raised for data that does not inflate; isal's own annotation has it for an instance."""
+"""Error of isal for data that does not inflate; isal's own annotation calls it an instance."""
 _HEADER = struct.Struct(">IIBBBBB")
 
 Chunks = list[tuple[bytes, bytes]]
@@ -33,7 +33,7 @@ Chunks = list[tuple[bytes, bytes]]
 
 
 class Header(NamedTuple):
-    """What an IHDR chunk says, in its order."""
+    """Values of an IHDR chunk, in its order."""
 
     width: int
     height: int
@@ -54,7 +54,7 @@ class Header(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What to call such a file in a message, as "an 8-bit grey png"."""
+        """Name of such a file for messages, as "an 8-bit grey png"."""
         names = {GREY: "grey", RGB: "RGB", PALETTE: "palette", RGBA: "RGBA"}
         return (
             f"{'an' if self.depth == 8 else 'a'} {self.depth}-bit {names.get(self.color_type, 'other')} png"
@@ -93,12 +93,12 @@ def join_png(chunks: Chunks) -> bytes:
 
 
 def header_of(chunks: Chunks) -> Header:
-    """What the first chunk says."""
+    """Header of a png, from its first chunk."""
     return Header(*_HEADER.unpack(chunks[0][1]))
 
 
 def is_plain(header: Header) -> bool:
-    """Whether `stored_pixels` can read it: some pixels, whole bytes a sample, rows one after another."""
+    """True where `stored_pixels` can read it: some pixels, whole bytes a sample, rows one after another."""
     ways = (header.compression, header.filter_method, header.interlace)
     known = header.depth in (8, 16) and header.color_type in _CHANNELS and ways == (0, 0, 0)
     return known and min(header.size) > 0
@@ -167,7 +167,7 @@ def _unfilter(rows, pixel_bytes, samples):
 @njit(cache=True, nogil=True)
 @no_type_check
 def _paeth(left, above, corner):
-    """Of the three neighbours the one that is nearest to left + above - corner, in this order."""
+    """Paeth predictor: the neighbour that is nearest to left + above - corner, the first of equal ones."""
     # In 16 bits and without branches, half of the time: which of them it is can't be foreseen.
     a, b, c = np.int16(left), np.int16(above), np.int16(corner)
     to_a, to_b = np.int16(b - c), np.int16(a - c)

@@ -84,7 +84,7 @@ def part_of(matrix: Matrix, share: float) -> Matrix:
 
 
 def apply(matrix: Matrix, x: float, y: float) -> tuple[float, float]:
-    """Where a point goes."""
+    """The image of a point under a homography."""
     (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
     depth = g * x + h * y + i
     return (a * x + b * y + c) / depth, (d * x + e * y + f) / depth

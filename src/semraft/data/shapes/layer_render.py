@@ -27,7 +27,7 @@ _FINEST = 1.3
 """Texels a pixel that a texture is read at, at most."""
 _ONE = np.uint64(1)
 _POINTS = (_TILE + 2) ** 2
-"""Of a tile with an edge of one pixel around it, whose distances give its own pixels' slopes."""
+"""Points of a tile with an edge of one pixel around it: their distances give the slopes at its own pixels."""
 _PI = math.pi
 
 
@@ -187,8 +187,8 @@ def _reach(ax, ay, bx, by, shears, shear_count, frame, k, radius_px):
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _find_texels(to_texel, k, level, start, a, b, count, indices, shares):
-    """Where the four texels around each place are: the first, and the ways to the right and down; and how far
-    between them the place lies."""
+    """The four texels around each place: index of the first, steps to the right and down, and the shares by
+    which the place lies between them."""
     side, shrink = np.int32(TEXTURE_SIDE >> level), 1.0 / (1 << level)
     last, one, start = side - np.int32(1), np.int32(1), np.int32(start)
     # The middle of a coarse texel is that of the fine ones that it is made of.

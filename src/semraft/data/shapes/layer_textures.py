@@ -22,7 +22,7 @@ SIDE = 512
 LEVELS = 6
 """Halvings that are kept: 512, 256, ... 16 texels."""
 LEVEL_STARTS = np.cumsum([0] + [(SIDE >> level) ** 2 for level in range(LEVELS)])
-"""Where a level starts in a texture's texels; the last entry is how many there are."""
+"""Index of the first texel of each level in a texture; the last entry is the number of texels."""
 
 Tile = Float32[np.ndarray, "512 512"]
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm")

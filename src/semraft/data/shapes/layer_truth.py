@@ -17,8 +17,8 @@ def flow_and_occlusion(
 ) -> tuple[Float32[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
     """Flow from a frame (0 or 1) to the other; where its end is hidden or out of frame; where it is in it.
 
-    A point is covered if any layer in front of its own is there; that is asked of the outlines, except where
-    the nearest pixel of the other frame is far from every border and says it.
+    A point is covered if any layer in front of its own is there. The outlines decide, except where the
+    nearest pixel of the other frame is far from every border and decides alone.
     """
     flow = np.empty((*seen.layer.shape, 2), np.float32)
     occluded, stays = np.empty(seen.layer.shape, bool), np.empty(seen.layer.shape, bool)

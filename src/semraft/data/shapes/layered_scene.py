@@ -1,4 +1,4 @@
-"""What a layered scene consists of: its layers, front to back, drawn from (split, seed, index) and the size.
+"""Layered scenes: their layers, front to back, drawn from (split, seed, index) and the size.
 
 Coordinates are pixels from the middle of the frame. A layer has a plane of its own: a homography from each
 frame to it, then shears. In frame 1 only those of its form act, in frame 2 first those of its motion are
@@ -43,7 +43,7 @@ class Layers(NamedTuple):
     to_texel: Float64[np.ndarray, "N 2 3"]
     palette: Float32[np.ndarray, "N 256 3"]
     own_motion: Bool[np.ndarray, " N"]
-    """It moves relative to the static part of the scene."""
+    """True for layers that move relative to the static part of the scene."""
 
 
 class Scene(NamedTuple):
@@ -70,7 +70,7 @@ class _View(NamedTuple):
     height: int
     width: int
     side: float
-    """Of the square of the same area, in pixels."""
+    """Side of the square of the same area, in pixels."""
     speed_px: float
     camera: layer_motion.Matrix
 
@@ -194,7 +194,7 @@ def _object_motion(
 
 
 def _sound(moves: layer_motion.Matrix, view: _View) -> bool:
-    """Whether no part of a frame, or of what lies twice as far out, is behind the camera in either frame."""
+    """True where no part of a frame, nor of its surroundings of twice the size, is behind a camera."""
     for matrix in (moves / moves[2, 2], layer_motion.inverse(moves)):
         lean = abs(matrix[2, 0]) * view.width + abs(matrix[2, 1]) * view.height
         (a, b, _), (c, d, _), _ = matrix.tolist()

@@ -13,13 +13,13 @@ _LEVELS = np.linspace(0, 1, 256)
 
 
 class Light(NamedTuple):
-    """What a scene's pictures have in common, and in what its frames differ."""
+    """Light and exposure of a scene: common to its frames, or one value for each frame."""
 
     brightness: float
     contrast: float
     tint: Color
     fog_frac: float
-    """How much of the background's light is fog's."""
+    """Share of fog in the light of the background."""
     fog_color: Color
     blur_px: tuple[float, float]
     """Deviation of each frame's blur."""

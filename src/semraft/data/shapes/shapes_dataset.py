@@ -17,7 +17,7 @@ from semraft.data.shapes.shadows import cast
 from semraft.sample import OPTIONAL_FIELDS, FlowDataset, FlowSample, Pair
 
 VALIDATION_SCENES = 1000
-"""How many held-out scenes there are to draw from."""
+"""Number of held-out scenes to draw from."""
 _SPLITS = ("train", "val")
 
 

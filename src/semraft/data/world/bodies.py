@@ -1,4 +1,4 @@
-"""What the driving world is built from: rigid bodies, made of flat textured patches.
+"""Rigid bodies of the driving world, made of flat textured patches.
 
 Metres; x right, y down, z forward along the street; the road surface is y = 0. A body is what moves rigidly;
 its patches are given in its own coordinates, with its origin on the ground and z along its heading.

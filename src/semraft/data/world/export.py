@@ -36,7 +36,7 @@ Labels = UInt8[np.ndarray, "H W"]
 Layout = Literal["viper", "virtual-kitti", "kitti"]
 
 ANSWERS = "known_answers.json"
-"""What a reader must find, beside the data."""
+"""File beside the data with the values that a reader must find."""
 
 _VIPER_IDS = (3, 4, 6, 9, 11, 10, 8, 2, 20, 23, 24, 27)
 _VIRTUAL_KITTI_IDS = (5, 0, 0, 4, 6, 9, 2, 1, 14, 14, 12, 11)

@@ -1,4 +1,4 @@
-"""Exact geometry of the driving world: what a pixel sees, where that goes, and whether it is still seen.
+"""Exact geometry of the driving world: visible points, their flow, and their occlusion.
 
 A scene is a set of flat patches (rectangles and ellipses), each moving rigidly between two frames. Under a
 pinhole camera the inverse depth of a plane and inverse depth times its surface coordinates are affine in the
@@ -38,7 +38,7 @@ PATCH = np.dtype(
 """One flat patch of the scene."""
 
 BORDER_TOLERANCE_PX = 1e-3
-"""How far outside the frame a match may lie and count as inside: rounding of a camera that stands still."""
+"""Distance outside the frame at which a match counts as inside: rounding of a camera that stands still."""
 NEAREST_M = 0.05
 _PIXELS_AT_ONCE = 1 << 16
 _TILE_PX = 8
@@ -56,7 +56,7 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """What a camera sees of the patches in one frame.
+    """The patches as a camera sees them in one frame.
 
     `surfaces[q] @ (x, y, 1)` is (1/depth, s/depth, t/depth) where the ray of the centred pixel (x, y) meets
     the plane of patch q, whose points are corner + s right + t down; `planes[q] @ (1, s, t)` is that point in
@@ -205,7 +205,7 @@ def _covered(
     pixels: Int[np.ndarray, " N"],
     ellipse: Bool[np.ndarray, " Q"],
 ) -> Bool[np.ndarray, " N"]:
-    """Whether another patch is in front of what the first view sees at flat pixel numbers, in float64."""
+    """True where another patch is in front of the point that the first view sees, by flat pixel numbers."""
     axis_x, axis_y = centred_axes(first.camera.size)
     row, column = np.divmod(pixels, len(axis_x))
     own = first.patch[row, column]

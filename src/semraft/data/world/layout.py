@@ -1,4 +1,4 @@
-"""Where things stand in the driving world, and how the camera moves through it.
+"""Layout of the driving world: places of all things, and the camera's motion.
 
 The camera of frame 1 is above the origin. Everything is drawn from the generator given.
 """
@@ -251,7 +251,7 @@ def _buildings(scene: Scene, verge: Number, side: int, *, dense: bool) -> None:
 def sunlight(
     patches: Shaped[np.ndarray, " Q"], toward_sun: Float64[np.ndarray, "3"], ambient: Number
 ) -> Float64[np.ndarray, " Q"]:
-    """How brightly each patch is lit in frame 1, 0..1: a matt surface under a sun and a bright sky."""
+    """Brightness of each patch in frame 1, 0..1: a matt surface under a sun and a bright sky."""
     outward = np.cross(patches["down"], patches["right"])
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
     yaw = patches["turn1"][:, 0]

@@ -57,7 +57,7 @@ def shade(
 def _level_position(
     texel: Float32[np.ndarray, "h w"], footprint: Float32[np.ndarray, "h w"]
 ) -> Float32[np.ndarray, "h w"]:
-    """Where in a cell a texel coordinate (any, wraps around) is read for a footprint in texels a pixel.
+    """Position in a cell of a texel coordinate (any, wraps around) for a footprint in texels a pixel.
 
     The level is the nearest power of two, from the exponent bits of the footprint.
     """

@@ -27,7 +27,7 @@ SIDE = 256
 LEVELS = 7
 """Halvings of each axis that are kept, independently of the other axis: 256, 128, ... 4 texels."""
 LEVEL_STARTS = np.cumsum([0] + [(SIDE >> level) + 1 for level in range(LEVELS - 1)]).astype(np.float32)
-"""Where a level starts in a cell: every level repeats its first texel at its end, to interpolate there."""
+"""First texel of each level in a cell: every level repeats it at its end, to interpolate there."""
 CELL = int(LEVEL_STARTS[-1]) + (SIDE >> (LEVELS - 1)) + 1
 
 _SEEDS: dict[Split, int] = {"train": 7_001, "val": 9_002}
@@ -43,7 +43,7 @@ class TextureBank:
     """One cell of grey high-pass noise around 128, for surfaces seen from closer than their texels."""
     origins: Float32[np.ndarray, "N 2"]
     kinds: dict[str, range]
-    """Which textures show what: `facade`, `road3` (a road of three lanes), ..."""
+    """Numbers of the textures of each kind: `facade`, `road3` (a road of three lanes), ..."""
 
 
 @lru_cache(maxsize=2)

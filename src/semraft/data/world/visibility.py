@@ -1,7 +1,7 @@
-"""Which of many flat patches every pixel of the driving world sees: a depth buffer over affine functions.
+"""Visibility in the driving world: a depth buffer over affine functions of many flat patches.
 
 A patch is five affine functions of the pixel (`world_geometry` derives them): the last is the inverse depth
-of its plane, the others say whether the pixel lies within. Most patches of a street cover a few hundred
+of its plane, the others are 0 or more inside the patch. Most patches of a street cover a few hundred
 pixels and cost more in calls than in arithmetic: those are evaluated together, in one list of pixels.
 """
 
@@ -32,12 +32,12 @@ class Candidates:
     across: Float32[np.ndarray, "N 5 W"]
     ellipse: Bool[np.ndarray, " N"]
     nearest_depth: Float64[np.ndarray, " N"]
-    """No point of the patch is nearer, in metres; 0 or less says nothing."""
+    """Lower bound of the depth of the patch in metres; 0 or less is no bound."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DepthBuffer:
-    """What every pixel sees. It is uncertain if a patch that would be in front ends next to it."""
+    """Visible patch of every pixel; uncertain if a patch that would be in front ends next to the pixel."""
 
     patch: Int[np.ndarray, "H W"]
     inverse_depth: Float32[np.ndarray, "H W"]

@@ -11,7 +11,7 @@ from semraft.data.world.textures import Split
 from semraft.sample import OPTIONAL_FIELDS, FlowDataset, FlowSample, Pair
 
 VALIDATION_SCENES = 1000
-"""How many held-out scenes there are to draw from: enough for several draws that share none."""
+"""Number of held-out scenes: enough for several draws that share none."""
 
 
 def index(world: WorldConfig, split: Split) -> FlowDataset:
