@@ -65,5 +65,7 @@ def test_nothing_hidden_is_the_data_set_itself(world: FlowDataset) -> None:
 
 def test_a_set_that_does_not_say_what_moves_is_refused(world: FlowDataset) -> None:
     silent = replace(world, provides=world.provides - {"moving1"})
-    with pytest.raises(ValueError, match=r"--data\.truth static: data set 'world' does not say what moves"):
+    with pytest.raises(
+        ValueError, match=r"--data\.truth static: data set 'world' does not mark moving objects"
+    ):
         hide_truth(silent, "static", 1.0, 0)

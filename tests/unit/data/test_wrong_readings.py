@@ -296,7 +296,7 @@ PLANTED = {
     ),
     "flow of other scenes": Planted("flying-chairs", drives_exchanged, "flow not aligned"),
     "backward flow for forward": Planted(
-        "virtual-kitti", copied("backwardFlow/*/*.png", "forwardFlow/*/*.png"), "both signs flipped"
+        "virtual-kitti", copied("backwardFlow/*/*.png", "forwardFlow/*/*.png"), "frames swapped"
     ),
     "wrong camera": Planted(
         "virtual-kitti",

@@ -80,9 +80,9 @@ def write_flow(
     Reading gives back .flo and .pfm exactly, in float32; KITTI png within 1/128 px; Virtual KITTI png within
     (W - 1) / 65535 px in u and (H - 1) / 65535 px in v; VIPER npz within half a float16 step, 1/8 px at most.
     A valid pixel that the encoding can't hold (KITTI beyond -512..511.984 px, Virtual KITTI beyond W - 1 or
-    H - 1, VIPER from 512 px) is written as invalid, since clipping would falsify it; the returned number leaves
-    it out. Without `valid`, whatever is finite is valid. Invalid pixels get the format's own sign: 1e10 in
-    .flo, NaN in .pfm and .npz, third channel 0 in .png.
+    H - 1, VIPER from 512 px) is written as invalid, since clipping would falsify it, and is not counted.
+    Without `valid`, whatever is finite is valid. Invalid pixels get the sign of the format: 1e10 in .flo,
+    NaN in .pfm and .npz, third channel 0 in .png.
 
     Raises:
         ValueError: Wrong shape, a .png without encoding, an unknown suffix, NaN or Inf called valid.
