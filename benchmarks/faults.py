@@ -30,14 +30,14 @@ import torch
 import tyro
 from benchmarks.fault_data import Layout, data_root
 
+from semraft.agreement import TrainingStopped
 from semraft.config import ModelConfig, RunConfig, load_config, parse_term
 from semraft.config.recipes import RECIPES
 from semraft.diagnosis.record import read_lines, read_record
 from semraft.diagnosis.verdict import judge
 from semraft.faults.fault_config import FAULTS, SOUND, Fault, FaultConfig
+from semraft.faults.faulty_training import train
 from semraft.tracking import HEALTH
-from semraft.training.agreement import TrainingStopped
-from semraft.training.loop import train
 
 NAMED = {"v1-weight": "term-too-heavy", "v1-constant": "term-biased"}
 """Faults whose cause has another name."""

@@ -26,13 +26,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torchvision_here import torchvision
 
-from semraft.config import LossConfig, ModelConfig, RunConfig, TermConfig, parse_term
+from semraft.config import LossConfig, ModelConfig, TermConfig, parse_term
 from semraft.kernels.cpu import correlation_numba
 from semraft.losses.objective import objective
 from semraft.losses.terms import TERMS
 from semraft.models.build import build_model
 from semraft.sample import FlowBatch, Prediction, View, Viewed
-from semraft.training.step import forward
 
 BATCH, HEIGHT, WIDTH, UPDATES, CLASSES = 2, 64, 64, 12, 12
 VARIANTS = (
@@ -98,7 +97,7 @@ def moved(whole: Whole) -> Whole:
         return tensor.to(stand_in.NAME).requires_grad_(tensor.is_floating_point() and learns)
 
     learns = isinstance(whole, Prediction)
-    parts = {field.name: getattr(whole, field.name) for field in fields(whole)}
+    parts = {field.name: getattr(whole, field.name) for field in fields(whole) if field.init}
     parts = {
         name: moved(part) if isinstance(part, Prediction) else tree_map_only(Tensor, there, part)
         for name, part in parts.items()
@@ -115,10 +114,13 @@ def of_losses(terms: tuple[TermConfig, ...], side_px: int = 16) -> int:
 
 def of_semraft(model: ModelConfig) -> int:
     """Operations of a step."""
-    config = RunConfig(precision="float32", model=model)
     batch, _ = batch_and_prediction()
-    network = build_model(config.model, config.seed).to(stand_in.NAME).train()
-    return operations(lambda: objective(forward(network, batch, config), batch, config.loss).total.backward())
+    network = build_model(model, seed=0).to(stand_in.NAME).train()
+
+    def step() -> None:
+        objective(network(batch.image1, batch.image2, UPDATES), batch, LossConfig()).total.backward()
+
+    return operations(step)
 
 
 def of_torchvision() -> int:

@@ -29,8 +29,8 @@ from semraft.data.world.export import synthesize
 from semraft.evaluation.evaluate import readers, score_pairs, scorers
 from semraft.evaluation.validate import network_predictor
 from semraft.sample import Estimate, FlowDataset
-from semraft.training.state import initial_state, settled_config
-from semraft.training.step import take_step
+from semraft.training.state import initial_state, resolve_config
+from semraft.training.step import training_step
 
 SIZES = {"viper": (1080, 1920), "kitti": (375, 1242)}
 PAIRS = 200
@@ -45,7 +45,7 @@ def parts(folder: Path, device: torch.device, precision: str, batch: int) -> dic
         data=replace(STUDY.data, train="viper"),
         optim=replace(STUDY.optim, batch=batch),
     )
-    config = settled_config(asked, device)
+    config = resolve_config(asked, device)
     assert config.precision != "auto"
     datasets = {name: made(folder / name, name) for name in SIZES}
     state = initial_state(config, device)
@@ -53,7 +53,7 @@ def parts(folder: Path, device: torch.device, precision: str, batch: int) -> dic
     data = replace(config.data, workers=0)
     loaded = next(training_batches([datasets["viper"]], [1.0], data, 0, config.optim, device=device)).batch
     predict = network_predictor(state.model, config.validation_updates, config.precision)
-    work: dict[str, Callable[[], object]] = {"step": lambda: take_step(state, loaded, config)}
+    work: dict[str, Callable[[], object]] = {"step": lambda: training_step(state, loaded, config)}
     for name, dataset in datasets.items():
         sample = dataset[0]
         guess = Estimate(flows=[sample.flow + 1], errors_px=[0.0] * (config.validation_updates - 1))

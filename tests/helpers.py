@@ -2,11 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from semraft.sample import FlowSample
+from semraft.agreement import Ending
+from semraft.losses.gradient_surgery import StepGradients
+from semraft.losses.objective import Objective
+from semraft.sample import FlowSample, Prediction
+from semraft.step_result import StepResult
 
 PATIENCE_S = 900
 """After so long a process hangs; none takes a tenth of it, on a machine as busy as it may be."""
@@ -47,4 +53,22 @@ def make_sample(rng: np.random.Generator, height: int = 37, width: int = 53) -> 
         occluded1=rng.random((height, width)) > 0.8,
         occluded2=rng.random((height, width)) > 0.8,
         moving1=rng.random((height, width)) > 0.7,
+    )
+
+
+def result_of(**fields: Any) -> StepResult:
+    """A step without losses on a pair of zeros, with some fields set."""
+    flow, features = torch.zeros(1, 2, 8, 16), torch.zeros(1, 3, 1, 2)
+    return StepResult(
+        **{
+            "step": 1,
+            "prediction": Prediction(flows=[flow], features1=features, features2=features),
+            "losses": Objective(total=torch.zeros(()), values={"flow_loss": torch.zeros(1)}),
+            "weights": {},
+            "log_variances": {},
+            "measured": {},
+            "gradients": StepGradients(norm=torch.ones(())),
+            "ending": Ending.NONE,
+            **fields,
+        }
     )

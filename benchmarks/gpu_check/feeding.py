@@ -13,7 +13,7 @@ from semraft.data.world.export import synthesize
 from semraft.sample import FlowBatch
 from semraft.training import run_data
 from semraft.training.state import initial_state
-from semraft.training.step import take_step
+from semraft.training.step import training_step
 
 PAIRS = 2
 """1080p pairs on disk, in VIPER's layout: made in seconds, and read again and again from the disk cache."""
@@ -54,8 +54,7 @@ def training(config: RunConfig, count: int, setting: Setting) -> Iterator[object
     state = initial_state(config, setting.device)
     state.model.train()
     for batch in batches_of(config, count, setting):
-        yield take_step(state, batch, config)
-        state.pulses.clear()
+        yield training_step(state, batch, config)
 
 
 def ahead(setting: Setting) -> int:

@@ -35,8 +35,8 @@ from semraft.data.loader import training_batches
 from semraft.losses import sequence_loss
 from semraft.sample import FlowBatch
 from semraft.training import run_data
-from semraft.training.state import initial_state, settled_config
-from semraft.training.step import take_step
+from semraft.training.state import initial_state, resolve_config
+from semraft.training.step import training_step
 
 TERMS = (
     *("motion-model:0.1", "census:0.1", "signed-distance:0.1", "label-warp:0.1", "gradient-matching:0.1"),
@@ -70,7 +70,7 @@ def measure(setting: Setting) -> Iterator[Row]:
 def configuration(setting: Setting) -> RunConfig:
     """The study's: large, 6 x 288x960, 12 refinements; on the procedural world, which has every label."""
     size, batch = ((64, 64), 1) if setting.small else ((288, 960), 6)
-    return settled_config(
+    return resolve_config(
         RunConfig(
             data=DataConfig(
                 train="world", crop=size, workers=setting.workers, world=WorldConfig(size=size, scenes=32)
@@ -100,10 +100,8 @@ def step_of(config: RunConfig, batch: FlowBatch, setting: Setting) -> Work:
     state.model.train()
 
     def step() -> None:
-        take_step(state, batch, config)
-        state.pulses.clear()
+        training_step(state, batch, config)
 
-    step()  # The first step of a run is always watched.
     return step
 
 

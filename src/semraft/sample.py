@@ -20,6 +20,8 @@ LabelTable = Literal["label-ids", "train-ids", "viper-ids", "virtual-kitti-colou
 
 IGNORE_LABEL = 255
 """The label that never counts, in arrays and tensors alike."""
+MAX_FLOW_PX = 400.0
+"""Ground truth at least so long is not trained on (RAFT's own limit)."""
 
 
 class DamagedFile(ValueError):
@@ -186,6 +188,23 @@ class FlowBatch:
     occluded1: Bool[torch.Tensor, "B H W"] | None = None
     occluded2: Bool[torch.Tensor, "B H W"] | None = None
     moving1: Bool[torch.Tensor, "B H W"] | None = None
+    _trusted: dict[float, Bool[torch.Tensor, "B H W"]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def trusted(self, max_flow_px: float = MAX_FLOW_PX) -> Bool[torch.Tensor, "B H W"]:
+        """`trusted_pixels` of the batch, computed once: losses, monitor and metrics share the mask."""
+        if max_flow_px not in self._trusted:
+            self._trusted[max_flow_px] = trusted_pixels(self.flow, self.valid, max_flow_px)
+        return self._trusted[max_flow_px]
+
+
+def trusted_pixels(
+    flow_gt: Float[torch.Tensor, "B 2 H W"], valid: Bool[torch.Tensor, "B H W"], max_flow_px: float
+) -> Bool[torch.Tensor, "B H W"]:
+    """The V of the definitions: valid in the file, finite, and shorter than `max_flow_px`."""
+    # A comparison with NaN or infinity is False, so this is also the test for finite.
+    return valid & (flow_gt.square().sum(dim=1) < max_flow_px**2)
 
 
 @dataclass(kw_only=True, slots=True)

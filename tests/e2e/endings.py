@@ -32,7 +32,8 @@ from semraft.losses.objective import Objective, objective
 from semraft.losses.term_weights import MEASURED_STEPS
 from semraft.monitor import monitor
 from semraft.sample import DamagedFile
-from semraft.training import agreement, loop, run_data, step
+from semraft.training import loop, run_data, step
+from semraft.training.state import TrainingState
 
 CONFIG = RunConfig(
     data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
@@ -107,7 +108,7 @@ def damaged(patch: Patch) -> None:
                 raise DamagedFile("/data/003.png", "is truncated")
             yield batch
 
-    patch.setattr(loop, "training_batches", batches)
+    patch.setitem(loop.train.__kwdefaults__, "open_batches", batches)
 
 
 def no_data(patch: Patch) -> None:
@@ -126,7 +127,7 @@ def disk_full(patch: Patch) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    patch.setattr("semraft.training.state.save_checkpoint", lambda *arguments, **options: full())
+    patch.setattr(TrainingState, "save", full)
 
 
 def no_gradient(patch: Patch) -> None:
@@ -180,7 +181,6 @@ def main() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(runtime, "join_processes", lambda device: processes)
             patch.setattr(runtime, "leave_processes", leave)
-            patch.setattr(agreement, "leave_processes", leave)
             case(patch)
             try:
                 run = folder / (asked if case is resumed else case).__name__

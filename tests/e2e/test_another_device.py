@@ -171,9 +171,15 @@ def test_a_step_waits_for_its_device_once() -> None:
         from semraft.config import parse_term
         from semraft.ops.fetch import fetched
         from semraft.config.recipes import RECIPES
-        from semraft.monitor.gradient_stats import watched_every
+        from semraft.monitor.gradient_stats import separates_terms
+        from semraft.monitor.monitor import Monitor
+        from semraft.training.window_metrics import add_step, window_means
+        from semraft.monitor.step_stats import line_of
+        from semraft import tracking
+        from pathlib import Path
+        from unittest.mock import Mock
         from semraft.training.state import initial_state
-        from semraft.training.step import take_step
+        from semraft.training.step import training_step
         import numpy as np
         from semraft.data.loader import collate
         from tests.helpers import make_sample
@@ -198,13 +204,19 @@ def test_a_step_waits_for_its_device_once() -> None:
             config = replace(base, loss=loss, num_updates=2, precision=precision, health_every=3)
             state = initial_state(config, device)
             state.model.train()
+            long = replace(config, optim=replace(config.optim, steps=9000))
+            monitor = Monitor(run=Path("run"), config=long,
+                model=state.model, optimizer=state.optimizer, scaler=state.scaler,
+                statistics=state.statistics, tracker=Mock(spec=tracking.Tracker))
             for step in range(1, 4):
                 with stand_in.tallied() as tally:
-                    take_step(state, batch, config)
+                    result = training_step(state, batch, config, separates_terms(config, step))
+                    monitor.observe(result, batch)
+                    add_step(state.window, result, config.loss)
                 found[f"{precision} {step}"] = tally.reads, tally.uploads
             with stand_in.tallied() as tally:
-                state.close_pulses()
-                state.close_window(0.8)
+                line_of(state.statistics)
+                window_means(state.window, 0.8)
             found[f"{precision} lines"] = tally.reads, tally.uploads
         print(json.dumps(found))
         """

@@ -24,7 +24,7 @@ from semraft.data.loader import training_batches
 from semraft.losses.objective import objective
 from semraft.models.build import build_model
 from semraft.sample import FlowDataset, FlowSample, Pair
-from semraft.training.optim import learning_rate, make_optimizer, set_learning_rate
+from semraft.training.optim import make_optimizer
 from semraft.training.run_data import training_data
 from tests.helpers import PATIENCE_S
 
@@ -164,7 +164,8 @@ def first_steps(dtype: torch.dtype, steps: int) -> list[dict[str, list[float]]]:
     batches = training_batches([dataset], [1.0], data, 7, optim)
     for step, (batch, _) in enumerate(islice(batches, steps)):
         images = (image.to(dtype) for image in (batch.image1, batch.image2))
-        set_learning_rate(optimizer, learning_rate(step, optim))
+        for group in optimizer.param_groups:
+            group["lr"] = optim.rate_at(step)
         losses = objective(model(*images, 3), batch, config.loss)
         optimizer.zero_grad()
         losses.total.backward()

@@ -64,9 +64,14 @@ def train(arguments: Sequence[str]) -> None:
     if profiled:
         _profile(config, as_json)
         return
-    from semraft.training.loop import train as train_run
+    if config.fault.kind != "none":
+        from semraft.faults import faulty_training
 
-    train_run(config, run, resume, max_minutes)
+        faulty_training.train(config, run, resume, max_minutes)
+    else:
+        from semraft.training import loop
+
+        loop.train(config, run, resume, max_minutes)
     if os.environ.get("RANK", "0") == "0":
         print(f"run: {run}")
 

@@ -31,6 +31,9 @@ Head = Literal["occlusion", "decoder", "decoder-down"]
 """What a network can have beside flow: occlusion, and classes decoded at 1/8 or from two stages below."""
 HEADS: tuple[Head, ...] = typing.get_args(Head)
 
+EXTRA_STEPS = 100
+"""The learning rate's schedule is this much longer than the training: its last rate is not 0 (RAFT's own)."""
+
 Conditioning = Literal["none", "truth", "decoder"]
 """Whose classes of both frames enter a network's context: nobody's, the data's, its own decoder's."""
 
@@ -86,6 +89,11 @@ class LossConfig:
     share_cap: float = 0.0
     """Largest norm of a term's gradient, at any step, in parts of the flow loss's; 0: no limit."""
 
+    @property
+    def has_surgery(self) -> bool:
+        """Whether terms' gradients are limited: one backward pass of the total does not give the gradient."""
+        return self.combine != "sum" or self.share_cap > 0
+
     def __post_init__(self) -> None:
         require(0 < self.gamma <= 1, "loss.gamma", self.gamma, "above 0, at most 1")
         require(self.share_cap >= 0, "loss.share-cap", self.share_cap, "0 or more")
@@ -119,6 +127,18 @@ class OptimConfig:
         require(self.learning_rate > 0, "optim.learning-rate", self.learning_rate, "above 0")
         require(self.clip_norm >= 0, "optim.clip-norm", self.clip_norm, "0 or more")
         require(0 <= self.ema < 1, "optim.ema", self.ema, "0 or more, below 1")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of optimiser step `step` (from 0): linear one-cycle, as torch's OneCycleLR.
+
+        Rises from peak / 25 over `warm_up_frac` of the schedule, then falls to peak / 250 000.
+        """
+        total = self.steps + EXTRA_STEPS
+        top = self.warm_up_frac * total - 1
+        first, last = self.learning_rate / 25, self.learning_rate / 25e4
+        if step <= top:
+            return first + (self.learning_rate - first) * step / top
+        return self.learning_rate + (last - self.learning_rate) * (step - top) / (total - 1 - top)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

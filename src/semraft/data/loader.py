@@ -21,11 +21,11 @@ from semraft.config import DataConfig, OptimConfig
 from semraft.data.augment import Resize, augment_part, draw_window, resize
 from semraft.data.block import Block, block_of, is_pinned_for
 from semraft.data.mixture import REPLACEMENT, block_shares, sample_address
-from semraft.faults.fault_config import SOUND, FaultConfig
-from semraft.faults.samples import spoiled, spoiled_resize
 from semraft.sample import DamagedFile, FlowBatch, FlowDataset, FlowSample, Pair, Window, WrongSize
 
 CPU = torch.device("cpu")
+WORLD_MEMORY_MB = 4000.0
+"""Scenes of the procedural world are made once and kept, up to this size."""
 ATTEMPTS = 20
 """Pairs tried for one sample before damaged files are taken for the rule rather than the exception."""
 
@@ -143,8 +143,8 @@ def training_batches(
     first_step: int = 0,
     rank: int = 0,
     processes: int = 1,
-    fault: FaultConfig = SOUND,
     device: torch.device = CPU,
+    resized: Resize = resize,
 ) -> Generator[TrainingBatch, None, None]:
     """The batches of steps `first_step` ... `optim.steps` - 1, loaded ahead by `config.workers` processes.
 
@@ -152,8 +152,8 @@ def training_batches(
         config: With a number of workers, not `auto`.
         first_step: 0, or the number of steps that a resumed run has done.
         rank: This process of `processes`, which gets its contiguous part of every batch of `optim.batch`.
-        fault: Planted on purpose.
         device: Where the batches' tensors are.
+        resized: Resizes a sample to the crop.
 
     Raises:
         ValueError: A batch that the processes can't share evenly, an empty data set, or a weight too small.
@@ -170,7 +170,7 @@ def training_batches(
             raise ValueError(f"{dataset.name}: no usable pair in split {dataset.split!r}; check --data.root")
     block_shares(tuple(weights))
     loader = DataLoader(
-        _Steps(datasets, weights, config, seed, optim.batch, rank, processes, fault),
+        _Steps(datasets, weights, config, seed, optim.batch, rank, processes, resized),
         batch_size=None,
         sampler=range(first_step, optim.steps),
         num_workers=config.workers,
@@ -201,25 +201,20 @@ class _Steps(Dataset[_Loaded | DamagedFile]):
         batch: int,
         rank: int,
         processes: int,
-        fault: FaultConfig,
+        resized: Resize,
     ) -> None:
-        self.sources, self.fault = (seed, datasets, weights, config), fault
+        self.sources = seed, datasets, weights, config, resized
         self.batch, self.rank, self.part = batch, rank, batch // processes
 
     def __getitem__(self, step: int) -> _Loaded | DamagedFile:
         first = step * self.batch + self.rank * self.part
-        numbers, resized = range(first, first + self.part), spoiled_resize(self.fault, step + 1)
         try:
-            loaded = [training_sample(number, *self.sources, resized) for number in numbers]
+            loaded = [training_sample(first + i, *self.sources) for i in range(self.part)]
         except DamagedFile as error:
             # As a value: DataLoader would raise another exception, with a traceback for a message.
             return error
         skipped = [entry for _, skipped in loaded for entry in skipped]
-        samples = [
-            spoiled(sample, self.fault, step + 1, number, self.batch)
-            for number, (sample, _) in zip(numbers, loaded, strict=True)
-        ]
-        return _Loaded(block_of(samples), tuple(skipped))
+        return _Loaded(block_of([sample for sample, _ in loaded]), tuple(skipped))
 
 
 def _on_their_way(

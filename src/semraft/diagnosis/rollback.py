@@ -87,7 +87,7 @@ def plan(config: RunConfig, cause: Finding, seen_at: int, sound: Iterable[int]) 
     )
 
 
-def remedied(config: RunConfig, rollbacks: Sequence[Rollback]) -> RunConfig:
+def apply_rollbacks(config: RunConfig, rollbacks: Sequence[Rollback]) -> RunConfig:
     """The configuration that a run goes on with after its rollbacks."""
     loss, optim = config.loss, config.optim
     for rollback in rollbacks:

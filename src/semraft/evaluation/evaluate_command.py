@@ -11,7 +11,7 @@ from semraft.config import DataConfig, ShapesConfig, WorldConfig
 from semraft.config.data import IdTable
 from semraft.data import open_dataset
 from semraft.data.held_out import part_of_split
-from semraft.data.loader import keep_in_memory, validation_draw
+from semraft.data.loader import WORLD_MEMORY_MB, keep_in_memory, validation_draw
 from semraft.data.requirements import refuse_doubtful_table, refuse_problems, require_labels
 from semraft.evaluation.baselines import BASELINES, baseline
 from semraft.evaluation.evaluate import Evaluation, evaluate
@@ -20,7 +20,6 @@ from semraft.inference import validated_precision
 from semraft.metrics import METRICS, OF_HEADS
 from semraft.models.raft import RAFT
 from semraft.models.weights import load_model
-from semraft.training.run_data import WORLD_MEMORY_MB
 
 SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
 """The columns of the printed table; the rest is in the files."""

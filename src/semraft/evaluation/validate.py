@@ -1,4 +1,4 @@
-"""Scores a network under way: on the batch it just saw, and on the validation draws of its run."""
+"""Validation of a network during its training, on the validation draws of its run."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,25 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed
-from jaxtyping import Float32
 from torch import nn
 
 from semraft import tracking
-from semraft.config import LossConfig, Precision, RunConfig
+from semraft.agreement import by_all
+from semraft.config import Precision, RunConfig
 from semraft.evaluation.evaluate import Evaluation, Scores, pooled, score_pairs, write_per_sample
 from semraft.inference import decided, on_device
-from semraft.losses.auxiliary_term import option_values, term_inputs
-from semraft.losses.motion import motion_model_by_class
 from semraft.losses.reduction import gathered, process_count
-from semraft.losses.sequence import trusted_pixels
-from semraft.losses.terms import TERMS
-from semraft.metrics import measure, metric_name, pool
 from semraft.models.raft import RAFT
-from semraft.ops.classes import CLASSES
 from semraft.ops.endpoint import endpoint_error_sums
 from semraft.runtime import Processes
-from semraft.sample import Estimate, FlowBatch, FlowDataset, FlowSample, Prediction
-from semraft.training.agreement import by_all
+from semraft.sample import Estimate, FlowDataset, FlowSample
 
 PADDED_BELOW = ("kitti", "kitti-2012")
 """Data sets whose published figures were made with all padding below the image."""
@@ -181,39 +174,3 @@ def keep_pair(folder: Path, sample: FlowSample, found: Estimate) -> None:
             flow=found.flows[-1].astype(np.float16),
             **optional,
         )
-
-
-def training_metrics(prediction: Prediction, batch: FlowBatch) -> dict[str, float]:
-    """The metrics of the batch just trained on, pooled over all processes; `epe_iter_000` per refinement."""
-    *before, last = prediction.flows
-    arrays = _to_numpy(last), _to_numpy(batch.flow), batch.valid.cpu().numpy()
-    records = [measure(*pair) for pair in zip(*arrays, strict=True)]
-    parts = gathered((records, endpoint_error_sums(before, batch.flow, batch.valid)))
-    pooled = pool([record for records, _ in parts for record in records])
-    valid_pixels = pooled["valid"] or math.nan
-    sums_px = zip(*(errors_px for _, errors_px in parts), strict=True)
-    epes = [math.fsum(refinement) / valid_pixels for refinement in sums_px]
-    metrics = {name: pooled[name] for name in ("epe", "1px", "3px", "5px", "fl")}
-    return metrics | {f"epe_iter_{t:03d}": epe for t, epe in enumerate((*epes, pooled["epe"]))}
-
-
-def motion_by_class(prediction: Prediction, batch: FlowBatch, config: LossConfig) -> dict[str, float]:
-    """`motion_model_loss_road`, ...: what its segments' motion leaves of the last flow, in pixels, where that
-    term is on; over all processes."""
-    values: dict[str, float] = {}
-    for chosen in config.terms:
-        if chosen.name == "motion-model":
-            flow = prediction.flow.detach()
-            trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
-            term = TERMS[chosen.name]
-            inputs = term_inputs(term, chosen, prediction, batch, trusted)
-            model = option_values(term, chosen)["plane_model"]
-            found = motion_model_by_class(flow, inputs.segments1, inputs.acting, model)
-            values |= {
-                metric_name(term.scalar, CLASSES[number].name): value for number, value in found.items()
-            }
-    return values
-
-
-def _to_numpy(flow: torch.Tensor) -> Float32[np.ndarray, "B H W 2"]:
-    return np.asarray(flow.detach().float().permute(0, 2, 3, 1).cpu().numpy())

@@ -1,15 +1,15 @@
-"""How the gradients of the flow loss and of terms are put together, so that a term can't undo the flow loss.
+"""Gradient surgery: gradients of auxiliary terms, limited so that none undoes that of the flow loss.
 
 A term acts on parameters that the flow loss reaches too (shared: encoders, update block, upsampler), and
-perhaps on some that it alone reaches (its head, a decoder). Only on the shared ones can it hurt: there its
-gradient is cut, by one number for all of them. What it alone reaches always learns in full. The gradient of
-the flow loss never changes, and that of one term does not depend on another's.
+perhaps on some that it alone reaches (its head, a decoder). Only on the shared ones can it do harm: there its
+gradient is cut, by one number for all of them. Parameters that it alone reaches always learn in full. The
+gradient of the flow loss never changes, and that of one term does not depend on another's.
 
-`--loss.combine sum` without `--loss.share-cap` needs none of this: one backward pass of the total.
+`--loss.combine sum` without `--loss.share-cap` needs no surgery: one backward pass of the total.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -24,23 +24,28 @@ from semraft.losses.terms import TERMS
 Gradients = Sequence[Tensor | None]
 """The gradient of a loss in each parameter, None where it does not reach."""
 TINY = torch.finfo(torch.float32).tiny
-"""Instead of a norm of 0 below a fraction line."""
-TOLD_APART = 1e-4
+"""The smallest denominator: a norm of 0 divides nothing."""
+SEPARABLE = 1e-4
 """A difference of gradients is off by up to 8e-6 of the minuend's length in float32 (1.4e-2 in bfloat16)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Combined:
-    """What the network learns from, and its parts."""
+class StepGradients:
+    """The parts of a step's gradient; those of losses are times the loss scale."""
 
-    gradients: list[Tensor | None]
-    """In each parameter, of flow loss and terms together; no tensor is there twice."""
-    flow: Gradients
-    terms: Mapping[str, Gradients]
-    """Term name -> what it asks for, before anything is cut."""
-    kept: dict[str, Float[Tensor, ""]]
-    """Term name -> the norm that is left of its gradient on shared parameters, as a fraction; 0 if it is not
-    finite. Nothing of a term that is not held."""
+    flow: Gradients = ()
+    """Of the flow loss, in each trained parameter; empty where losses were not separated."""
+    terms: Mapping[str, Gradients] = field(default_factory=dict)
+    """Term name -> its weighted gradient before surgery, of each that weighs something."""
+    kept_frac: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Term name -> the norm left by surgery of its gradient on shared parameters, as a fraction; 0 if it is
+    not finite. Empty without surgery."""
+    loss_scale: Float[Tensor, ""] | None = None
+    """The gradient scaler's factor; None where losses were not separated."""
+    separation_s: float = 0.0
+    """Seconds that separating the losses took beside the step's own backward pass."""
+    norm: Float[Tensor, ""]
+    """Of the whole gradient before clipping, without the loss scale."""
 
 
 def gated(flow: Float[Tensor, " N"], term: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -49,7 +54,7 @@ def gated(flow: Float[Tensor, " N"], term: Float[Tensor, " N"]) -> Float[Tensor,
     Source: Du et al., Adapting Auxiliary Losses Using Gradient Similarity, arXiv 1812.02224, 2018, the
     unweighted version. Differs from it at a cosine of 0, where all counts instead of half.
     """
-    # A product, not a choice: what is not finite stays so, and stops the run or lowers the loss scale.
+    # Multiply instead of `where`: NaN propagates, and stops the run or lowers the loss scale.
     return term * (torch.dot(flow, term) >= 0)
 
 
@@ -71,8 +76,10 @@ def capped(flow: Float[Tensor, " N"], term: Float[Tensor, " N"], cap: float) -> 
     return term * (cap * _norm(flow) / _norm(term).clamp(min=TINY)).clamp(max=1)
 
 
-def harmless(flow: Float[Tensor, " N"], term: Float[Tensor, " N"], config: LossConfig) -> Float[Tensor, " N"]:
-    """What the configuration lets a term's gradient do, on shared parameters."""
+def constrain(
+    flow: Float[Tensor, " N"], term: Float[Tensor, " N"], config: LossConfig
+) -> Float[Tensor, " N"]:
+    """A term's gradient on shared parameters after gate, projection and norm cap, as configured."""
     if config.combine == "gate":
         term = gated(flow, term)
     if config.combine == "project":
@@ -80,23 +87,23 @@ def harmless(flow: Float[Tensor, " N"], term: Float[Tensor, " N"], config: LossC
     return capped(flow, term, config.share_cap) if config.share_cap > 0 else term
 
 
-def is_plain_sum(config: LossConfig) -> bool:
-    """Whether the gradient is that of the total, which one backward pass gives."""
-    return config.combine == "sum" and config.share_cap == 0
+def combine(
+    flow: Gradients, terms: Mapping[str, Gradients], config: LossConfig
+) -> tuple[list[Tensor | None], dict[str, Float[Tensor, ""]]]:
+    """The sum of the flow loss's gradient and of each term's after surgery; and `StepGradients.kept_frac`.
 
-
-def combine(flow: Gradients, terms: Mapping[str, Gradients], config: LossConfig) -> Combined:
-    """The gradient of the flow loss and what counts of each term's."""
+    No tensor is twice in the sum, nor one of the arguments.
+    """
     total = [None if gradient is None else gradient.clone() for gradient in flow]
-    kept = {}
+    kept_frac = {}
     for name, term in terms.items():
         both = zip(flow, term, strict=True)
         shared = [number for number, (f, t) in enumerate(both) if f is not None and t is not None]
         counting = list(term)
         if shared:
             of_flow, of_term = _vector(flow, shared), _vector(term, shared)
-            left = harmless(of_flow, of_term, config)
-            kept[name] = (_norm(left) / _norm(of_term).clamp(min=TINY)).nan_to_num(0)
+            left = constrain(of_flow, of_term, config)
+            kept_frac[name] = (_norm(left) / _norm(of_term).clamp(min=TINY)).nan_to_num(0)
             sizes = [_at(term, number).numel() for number in shared]
             for number, part in zip(shared, torch.split(left, sizes), strict=True):
                 counting[number] = part.view_as(_at(term, number))
@@ -104,41 +111,22 @@ def combine(flow: Gradients, terms: Mapping[str, Gradients], config: LossConfig)
             if gradient is not None:
                 so_far = total[number]
                 total[number] = gradient.clone() if so_far is None else so_far + gradient
-    return Combined(gradients=total, flow=flow, terms=terms, kept=kept)
+    return total, kept_frac
 
 
-def parted(total: Gradients, terms: Mapping[str, Gradients]) -> Combined:
-    """The parts of a plain sum's gradient: that of the flow loss is what the terms' leave of it.
+def flow_gradient(total: Gradients, terms: Mapping[str, Gradients]) -> Gradients:
+    """The gradient of the flow loss in a plain sum: the total minus the terms', copied.
 
-    Below TOLD_APART of the sum nothing is left of it: a batch without flow truth has no flow gradient.
+    Below SEPARABLE of the total it is 0: a batch without flow truth has no flow gradient.
     """
-    flow = list(total)
+    flow = [None if gradient is None else gradient.clone() for gradient in total]
     for term in terms.values():
         both = zip(flow, term, strict=True)
         flow = [rest if rest is None or part is None else rest - part for rest, part in both]
     if terms:
-        is_rounding = _length(flow) < TOLD_APART * _length(total)  # Not read here: that waits for the device.
+        is_rounding = _length(flow) < SEPARABLE * _length(total)  # Not read here: that waits for the device.
         flow = [None if rest is None else torch.where(is_rounding, 0, rest) for rest in flow]
-    return Combined(gradients=list(total), flow=flow, terms=terms, kept={})
-
-
-def combined_gradients(
-    losses: Objective,
-    weights: Mapping[str, float],
-    parameters: Sequence[nn.Parameter],
-    config: LossConfig,
-    scale: Callable[[Tensor], Tensor],
-) -> Combined:
-    """The gradients of a step, of the whole batch whatever processes share it; the graph stays.
-
-    A backward pass for the flow loss and for each term that weighs something.
-
-    Args:
-        scale: What a gradient scaler does to a loss; gradients come out multiplied likewise.
-    """
-    flow_loss = refinement_sum(losses.values["flow_loss"], config.gamma)
-    flow = batch_gradients(scale(flow_loss), parameters)
-    return combine(flow, term_gradients(losses, weights, parameters, config, scale), config)
+    return flow
 
 
 def term_gradients(
@@ -148,7 +136,11 @@ def term_gradients(
     config: LossConfig,
     scale: Callable[[Tensor], Tensor],
 ) -> dict[str, Gradients]:
-    """Term name -> its weighted gradient, of each that weighs something; as `combined_gradients`."""
+    """Term name -> its weighted gradient, of each that weighs something, of the whole batch; the graph stays.
+
+    Args:
+        scale: The gradient scaler's multiplication of a loss; gradients come out multiplied likewise.
+    """
 
     def loss(chosen: TermConfig) -> Tensor:
         values = losses.values[TERMS[chosen.name].scalar]

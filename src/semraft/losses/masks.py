@@ -1,4 +1,4 @@
-"""Where a term acts: a region that labels or the truth choose, without what is called occluded."""
+"""Masks of the pixels that a term acts on: a region by class or truth, without occluded pixels."""
 
 import torch
 from jaxtyping import Bool, Int64
@@ -12,7 +12,7 @@ from semraft.sample import IGNORE_LABEL, FlowBatch, Prediction
 def region(
     where: str, labels1: Int64[Tensor, "B H W"] | None, trusted: Bool[Tensor, "B H W"]
 ) -> Bool[Tensor, "B H W"]:
-    """All pixels, those without trusted flow truth, or those of some classes of frame 1.
+    """The mask of all pixels, of those without trusted flow truth, or of some classes of frame 1.
 
     Raises:
         ValueError: A class that does not exist.
@@ -31,7 +31,7 @@ def region(
 
 
 def occluded_pixels(mask: str, prediction: Prediction, batch: FlowBatch) -> Bool[Tensor, "B H W"] | None:
-    """What is not visible in frame 2, covered or out of frame, by one of the names of TermConfig.mask."""
+    """The pixels not visible in frame 2, covered or out of frame, by a method that TermConfig.mask names."""
     if mask == "exact":
         assert batch.occluded1 is not None
         return batch.occluded1

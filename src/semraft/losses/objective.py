@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.profiler import record_function
 
 from semraft.config import LossConfig
 from semraft.losses.auxiliary_term import PASSES, check_options
 from semraft.losses.reduction import quickest, refinement_sum
-from semraft.losses.sequence import sequence_values, trusted_pixels
+from semraft.losses.sequence import sequence_values
 from semraft.losses.terms import TERMS, needed_fields, needed_heads, term_values
 from semraft.sample import FlowBatch, Prediction
 
@@ -23,13 +24,19 @@ class Objective:
     values: dict[str, Float[Tensor, " T"]]
     """Scalar name (`flow_loss`, `semantic_loss`, ...) -> values; one value for a term that acts once."""
 
+    def detached(self) -> "Objective":
+        """The same numbers without the graph behind them."""
+        values = {name: value.detach() for name, value in self.values.items()}
+        return Objective(total=self.total.detach(), values=values)
 
-def taught_pixels(batch: FlowBatch, config: LossConfig) -> Bool[Tensor, "B H W"]:
-    """The valid pixels that the flow loss reads: all, or those visible in frame 2 (`occluded`)."""
+
+def supervised_pixels(batch: FlowBatch, config: LossConfig) -> Bool[Tensor, "B H W"]:
+    """The trusted pixels that the flow loss reads: all, or those visible in frame 2 (`occluded`)."""
+    trusted = batch.trusted(config.max_flow_px)
     if config.occluded == "keep":
-        return batch.valid
-    assert batch.occluded1 is not None  # `check_terms` has seen to it.
-    return batch.valid & ~batch.occluded1
+        return trusted
+    assert batch.occluded1 is not None  # `check_terms` refuses other data before the first step.
+    return trusted & ~batch.occluded1
 
 
 def objective(
@@ -43,22 +50,24 @@ def objective(
     A term of weight 0 is computed and reported, and changes nothing.
 
     Args:
-        weights: Each term's weight at this step (`losses.weights`); without, those of the configuration.
+        weights: Term name -> its weight at this step (`TermWeights.at`); without, that of the configuration.
     """
-    trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
-    taught = taught_pixels(batch, config)
+    trusted = batch.trusted(config.max_flow_px)
     flows = quickest(prediction.flows)
-    flow_values = sequence_values(flows, batch.flow, taught, config.normalize, config.max_flow_px)
-    total = refinement_sum(flow_values, config.gamma)
+    with record_function("flow loss"):
+        supervised = supervised_pixels(batch, config)
+        flow_values = sequence_values(flows, batch.flow, supervised, config.normalize)
+        total = refinement_sum(flow_values, config.gamma)
     values = {"flow_loss": flow_values}
     for chosen in config.terms:
         term = TERMS[chosen.name]
         weight = chosen.weight if weights is None else weights[chosen.name]
         # A share is measured by the term's gradient, which it must have before it has a weight.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (weight != 0 or chosen.share is not None)):
+        has_gradient = torch.is_grad_enabled() and (weight != 0 or chosen.share is not None)
+        with record_function(chosen.name), torch.set_grad_enabled(has_gradient):
             values[term.scalar] = term_values(chosen, prediction, batch, trusted, flows)
-        if weight != 0:
-            total = total + weight * refinement_sum(values[term.scalar], config.gamma)
+            if weight != 0:
+                total = total + weight * refinement_sum(values[term.scalar], config.gamma)
     return Objective(total=total, values=values)
 
 

@@ -8,18 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from semraft.losses.reduction import Flows, PixelValues, at_least_float32, refinement_means, refinement_sum
+from semraft.sample import MAX_FLOW_PX, trusted_pixels
 
 Normalize = Literal["valid", "all", "valid-broadcast"]
-MAX_FLOW_PX = 400.0
-"""Ground truth at least so long is not trained on (RAFT's own limit)."""
-
-
-def trusted_pixels(
-    flow_gt: Float[Tensor, "B 2 H W"], valid: Bool[Tensor, "B H W"], max_flow_px: float = MAX_FLOW_PX
-) -> Bool[Tensor, "B H W"]:
-    """The V of the definitions: valid in the file, finite, and shorter than `max_flow_px`."""
-    # A comparison with NaN or infinity is False, so this is also the test for finite.
-    return valid & (flow_gt.square().sum(dim=1) < max_flow_px**2)
 
 
 def sequence_loss(
@@ -37,18 +28,17 @@ def sequence_loss(
     by the number of valid pixels the sum over every sample under every sample's mask, about B times as much:
     a pixel that is not valid in its own sample but in another has the target 0.
     """
-    return refinement_sum(sequence_values(flows, flow_gt, valid, normalize, max_flow_px), gamma)
+    trusted = trusted_pixels(flow_gt, valid, max_flow_px)
+    return refinement_sum(sequence_values(flows, flow_gt, trusted, normalize), gamma)
 
 
 def sequence_values(
     flows: Flows,
     flow_gt: Float[Tensor, "B 2 H W"],
-    valid: Bool[Tensor, "B H W"],
+    trusted: Bool[Tensor, "B H W"],
     normalize: Normalize = "valid",
-    max_flow_px: float = MAX_FLOW_PX,
 ) -> Float[Tensor, " T"]:
-    """The sequence loss at each refinement, before the weights."""
-    trusted = trusted_pixels(flow_gt, valid, max_flow_px)
+    """The sequence loss at each refinement, before the weights; `trusted` is V (`trusted_pixels`)."""
     distance = distance_from(flow_gt, trusted)
 
     def pixel_loss(flows: Float[Tensor, "t B 2 H W"]) -> PixelValues:

@@ -1,35 +1,142 @@
-"""What each term weighs at a step: schedules, and weights that are measured as shares of the flow gradient.
+"""Weights of the auxiliary terms at each step: schedules, measured shares and learnt log variances.
 
-A schedule is a pure function of the step, and one of them of the flow loss so far. A measured weight is one
-too once it is known. What is measured so far is in tensors that a checkpoint keeps.
+A schedule is a pure function of the step, except one that follows the flow loss. A share is measured as a
+part of the flow loss's gradient norm over a window of batches, then fixed. A log variance is learnt.
+
+Source of the log variances: Kendall, Gal, Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses,
+CVPR 2018, with s = log sigma^2: a loss L counts as exp(-s) L + s/2, which s minimises at exp(-s) = 1 / (2 L).
+Differs from it: only auxiliary terms have an s, so that the flow loss can't be weighted down. With the weight
+w of a term: w (exp(-s) L + s/2), so that w = 0 leaves s unchanged and a term ends near w / (2 L). A loss of
+nearly 0 gets a large weight in time: `--loss.share-cap` limits its effect.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semraft.config import LossConfig, TermConfig
+from semraft.config import LossConfig, RunConfig, TermConfig
 from semraft.losses.objective import Objective
 from semraft.losses.reduction import mean_over_processes, refinement_sum
 from semraft.losses.terms import TERMS
 
 MEASURED_STEPS = 8
-"""Batches that a share is measured over, and the flow loss at the start."""
+"""Batches of the window that a share is measured over, and of the mean of the flow loss at the start."""
 FOLLOWED_STEPS = 50
-"""Batches over which the flow loss is followed: the time constant of its running mean."""
-
-Measured = Mapping[str, Float[Tensor, "4"]]
-"""Term name -> sums of the flow's and the term's gradient norms and number of batches in the running window,
-and the weight that the last whole window gave (0: none yet)."""
-
-FlowLevel = Float[Tensor, "3"]
-"""The flow loss's mean over the first batches and its running mean since, and the number of those batches."""
+"""Time constant of the flow loss's running mean, in batches."""
 
 
 class NoGradient(ValueError):
-    """A share can't be measured, because the term has no gradient; the message says what to do."""
+    """A share can't be measured because the term has no gradient; the message gives the way out."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TermWeights:
+    """Weights of the terms of a run, and the state that they depend on; all tensors are on the CPU."""
+
+    shares: dict[str, Float[Tensor, "4"]] = field(default_factory=dict)
+    """Term name -> sums of the flow's and of the term's gradient norms, number of batches in the running
+    window, and the weight of the last whole window (0: none yet)."""
+    flow_level: Float[Tensor, "3"] = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    """The flow loss's mean over the first batches, its running mean since, number of first batches."""
+    log_variances: dict[str, nn.Parameter] = field(default_factory=dict)
+    """Term name -> s, of the terms with `modulation=uncertainty`."""
+
+    @classmethod
+    def initial(cls, config: LossConfig) -> "TermWeights":
+        """Weights before the first step; every s is 0, so that a learnt weight starts at the given one."""
+        learnt = [chosen.name for chosen in config.terms if chosen.modulation == "uncertainty"]
+        return cls(log_variances={name: nn.Parameter(torch.zeros(())) for name in learnt})
+
+    def at(self, step: int, config: RunConfig) -> dict[str, float]:
+        """Term name -> its weight at optimiser step `step` (from 1); 0 for a share that is not known yet."""
+        optim = config.optim
+        rate_frac = optim.rate_at(step - 1) / optim.learning_rate
+        start, now, _ = self.flow_level.tolist()
+        flow_loss_frac = min(now / start, 1.0) if start > 0 else 1.0
+        weights = {}
+        for chosen in config.loss.terms:
+            full = chosen.weight
+            if chosen.share is not None:
+                full = float(self.shares[chosen.name][3]) if chosen.name in self.shares else 0.0
+            weight = full * scheduled_frac(chosen, step, optim.steps, rate_frac, flow_loss_frac)
+            if chosen.name in self.log_variances:
+                weight *= math.exp(-self.log_variances[chosen.name].item())
+            weights[chosen.name] = weight
+        return weights
+
+    def known_log_variances(self) -> dict[str, float]:
+        """Term name -> s now."""
+        return {name: value.item() for name, value in self.log_variances.items()}
+
+    def measure_shares(
+        self,
+        losses: Objective,
+        parameters: Sequence[nn.Parameter],
+        config: LossConfig,
+        step: int,
+        loss_scale: float,
+    ) -> dict[str, float]:
+        """Measures the shares that are due at `step`; no gradient is kept, and the graph stays.
+
+        The weight is share x sum |flow gradient| / sum |term gradient| over MEASURED_STEPS batches, norms
+        over the parameters that both act on, of the gradients of the whole batch of all processes.
+
+        Args:
+            loss_scale: The gradient scaler's factor: half-precision gradients of a term do not vanish. It
+                cancels out.
+
+        Returns:
+            Term name -> weight, of the terms whose window is complete with this step.
+
+        Raises:
+            NoGradient: After a whole window no finite gradient of the term was seen.
+        """
+        known_now = {}
+        for chosen in config.terms:
+            if not is_measured(chosen, step):
+                continue
+            name, known = chosen.name, self.shares.get(chosen.name, torch.zeros(4, dtype=torch.float64))
+            flow_loss, term_loss = (
+                loss_scale * refinement_sum(losses.values[scalar], config.gamma)
+                for scalar in ("flow_loss", TERMS[name].scalar)
+            )
+            norms = _gradient_norms(flow_loss, term_loss, parameters).cpu().double()
+            if norms.isfinite().all():
+                known = known + torch.cat([norms, torch.tensor([1.0, 0.0], dtype=torch.float64)])
+            if not is_measured(chosen, step + 1):
+                known = _completed(chosen, step, known)
+                known_now[name] = float(known[3])
+            self.shares[name] = known
+        return known_now
+
+    def learn(self, losses: Objective, weights: Mapping[str, float], config: LossConfig) -> None:
+        """Gives each s its gradient w (1/2 - exp(-s) L), and follows the flow loss where a schedule does.
+
+        L and the flow loss are of the whole batch of all processes. Over the first MEASURED_STEPS batches
+        both numbers of the flow loss are the mean so far; later the first stands, and the second goes on with
+        1 / FOLLOWED_STEPS of each batch.
+
+        Args:
+            weights: The weights of this step, w exp(-s).
+        """
+        for name, log_variance in self.log_variances.items():
+            if weights[name] != 0:
+                loss = mean_over_processes(refinement_sum(losses.values[TERMS[name].scalar], config.gamma))
+                slope = weights[name] * (math.exp(log_variance.item()) / 2 - float(loss))
+                log_variance.grad = torch.full_like(log_variance, slope)
+        if any(chosen.schedule == "flow-loss" for chosen in config.terms):
+            value = float(mean_over_processes(refinement_sum(losses.values["flow_loss"], config.gamma)))
+            start, now, batches = self.flow_level.tolist()
+            if batches < MEASURED_STEPS:
+                batches += 1
+                start = now = start + (value - start) / batches
+            else:
+                now += (value - now) / FOLLOWED_STEPS
+            self.flow_level = torch.tensor([start, now, batches], dtype=torch.float64)
 
 
 def scheduled_frac(
@@ -52,28 +159,8 @@ def scheduled_frac(
     return ramp
 
 
-def step_weights(
-    config: LossConfig,
-    step: int,
-    steps: int,
-    learning_rate_frac: float,
-    measured: Measured,
-    flow_level: FlowLevel,
-) -> dict[str, float]:
-    """Each term's weight at a step; 0 for a share that is not known yet."""
-    weights = {}
-    start, now, _ = flow_level.tolist()
-    flow_loss_frac = min(now / start, 1.0) if start > 0 else 1.0
-    for chosen in config.terms:
-        full = chosen.weight
-        if chosen.share is not None:
-            full = float(measured[chosen.name][3]) if chosen.name in measured else 0.0
-        weights[chosen.name] = full * scheduled_frac(chosen, step, steps, learning_rate_frac, flow_loss_frac)
-    return weights
-
-
 def changing_weights(config: LossConfig, weights: Mapping[str, float]) -> dict[str, float]:
-    """The weights worth a line in the metrics, under the name of the term's value: those that move."""
+    """The weights for the metrics, under the name of the term's value: only those that can change."""
     return {
         f"{TERMS[chosen.name].scalar}_weight": weights[chosen.name]
         for chosen in config.terms
@@ -84,24 +171,6 @@ def changing_weights(config: LossConfig, weights: Mapping[str, float]) -> dict[s
     }
 
 
-def next_flow_level(losses: Objective, config: LossConfig, level: FlowLevel) -> FlowLevel:
-    """The flow loss as known after this step, of the whole batch whatever processes share it.
-
-    Over the first MEASURED_STEPS batches both numbers are the plain mean so far; then the first stands, and
-    the second goes on with 1 / FOLLOWED_STEPS of each batch. Unchanged if no term goes by it.
-    """
-    if not any(chosen.schedule == "flow-loss" for chosen in config.terms):
-        return level
-    value = float(mean_over_processes(refinement_sum(losses.values["flow_loss"], config.gamma)))
-    start, now, batches = level.tolist()
-    if batches < MEASURED_STEPS:
-        batches += 1
-        start = now = start + (value - start) / batches
-    else:
-        now += (value - now) / FOLLOWED_STEPS
-    return torch.tensor([start, now, batches], dtype=torch.float64)
-
-
 def is_measured(chosen: TermConfig, step: int) -> bool:
     """Whether a term's share is measured at this step."""
     again = chosen.measure_again or chosen.measure_after
@@ -109,54 +178,8 @@ def is_measured(chosen: TermConfig, step: int) -> bool:
     return chosen.share is not None and any(start < step <= start + MEASURED_STEPS for start in starts)
 
 
-def measure_shares(
-    losses: Objective,
-    parameters: Sequence[nn.Parameter],
-    config: LossConfig,
-    step: int,
-    measured: Measured,
-    loss_scale: float = 1.0,
-) -> dict[str, Float[Tensor, "4"]]:
-    """What is measured after this step: gradients are taken, none is kept, and the graph stays.
-
-    The weight is share x sum |flow gradient| / sum |term gradient| over MEASURED_STEPS batches, norms over
-    the parameters that both act on, of the gradients of the whole batch whatever processes share it.
-
-    Args:
-        loss_scale: What a gradient scaler multiplies losses with, so that half-precision gradients of a term
-            do not vanish; it cancels out.
-
-    Raises:
-        NoGradient: After a whole window no finite gradient of the term was seen.
-    """
-    after = dict(measured)
-    for chosen in config.terms:
-        if not is_measured(chosen, step):
-            continue
-        known = after.get(chosen.name, torch.zeros(4, dtype=torch.float64))
-        norms = _gradient_norms(
-            loss_scale * refinement_sum(losses.values["flow_loss"], config.gamma),
-            loss_scale * refinement_sum(losses.values[TERMS[chosen.name].scalar], config.gamma),
-            parameters,
-        )
-        norms = norms.cpu().double()
-        if norms.isfinite().all():
-            known = known + torch.cat([norms, torch.tensor([1.0, 0.0], dtype=torch.float64)])
-        if not is_measured(chosen, step + 1):
-            known = _weight_of(chosen, step, known)
-        after[chosen.name] = known
-    return after
-
-
-def settled(before: Measured, after: Measured) -> dict[str, float]:
-    """The weights that became known between two states."""
-    old = {name: float(state[3]) for name, state in before.items()}
-    new = {name: float(state[3]) for name, state in after.items()}
-    return {name: weight for name, weight in new.items() if weight and weight != old.get(name)}
-
-
-def _weight_of(chosen: TermConfig, step: int, known: Float[Tensor, "4"]) -> Float[Tensor, "4"]:
-    """The state after a whole window: an empty one, and the weight."""
+def _completed(chosen: TermConfig, step: int, known: Float[Tensor, "4"]) -> Float[Tensor, "4"]:
+    """The state after a whole window: an empty window, and the weight."""
     flow_norm, term_norm, batches, _ = known.tolist()
     if not batches or not flow_norm or not term_norm:
         raise NoGradient(

@@ -1,28 +1,25 @@
-"""What a training watches of itself, every so many steps: gradients, flow, activations, moves; health.jsonl.
+"""Gradient statistics of a training step, every so many steps: gradients, flow, activations, updates.
 
-Every number is a fact of one batch: of gradients of the whole one whatever processes share it, of all else
-the part of the process that writes. What to conclude is not said here. A watched step costs a backward pass
-for each term (the flow loss's gradient is what they leave of the step's own), so that the distance between
-two of them grows with the number of terms: below 3 per cent of the time in all (docs/performance.md).
+Each is a number of one batch, a line of health.jsonl: gradients are of the whole batch of all processes, all
+else of the part of the process that writes. They cost a backward pass for each term (the flow loss's gradient
+is the step's own minus theirs), so that the distance between two such steps grows with the number of terms:
+below 3 per cent of the time in all (docs/performance.md).
 """
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from semraft import runtime
 from semraft.config import LossConfig, RunConfig, TermConfig
 from semraft.evaluation.evaluate import place_masks
-from semraft.losses.gradient_surgery import Combined, Gradients
+from semraft.losses.gradient_surgery import Gradients, StepGradients
 from semraft.losses.reduction import mean_over_processes
-from semraft.losses.sequence import trusted_pixels
 from semraft.losses.terms import TERMS, term_values
 from semraft.metrics import SPEED_EDGES_PX, SPEEDS, Record, measure, metric_name, pool
 from semraft.models.raft import RAFT
@@ -31,170 +28,148 @@ from semraft.ops.fetch import fetched
 from semraft.sample import FlowBatch, Prediction
 
 STEPS_PER_TERM = 60
-"""Steps between two watched ones, for each term whose gradient is taken: a backward pass is 0.6 of a step."""
+"""Steps between two with statistics, for each term: its backward pass takes 0.6 of a step."""
 MODULES = {
     "feature_encoder": "encoder",
     "context_encoder": "context",
     "update_block": "update",
     "mask_head": "upsampler",
 }
-"""First part of a parameter's name -> the module it is reported under; heads are not shared, and left out."""
+"""First part of a parameter's name -> its module in the statistics; heads are not shared, and left out."""
 SMALLEST = 1e-20
-"""Below this a norm is none: a quotient by it would say nothing."""
+"""The least norm that is divided by."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Watch:
-    """What is seen of one step while it is taken; `values`, once it is read, is a line of health.jsonl."""
-
-    device: torch.device
-    values: dict[str, float] = field(default_factory=dict)
-    numbers: dict[str, Tensor] = field(default_factory=dict)
-    """Values that are still on the device; NaN where there is nothing to tell."""
-    maps: dict[str, Tensor] = field(default_factory=dict)
-    """What metrics are made of, on the CPU: flow, its truth and V, labels and what moves where known."""
-    before: dict[str, Tensor] = field(default_factory=dict)
-    """The weights before the step moves them."""
-    spent_s: float = 0.0
-    """Seconds that watching took."""
-
-
-def watched_every(config: RunConfig) -> int:
-    """Steps between two watched ones."""
+def statistics_every(config: RunConfig) -> int:
+    """Number of steps between two with gradient statistics."""
     return config.health_every or STEPS_PER_TERM * max(1, len(config.loss.terms))
 
 
-def is_watched(config: RunConfig, step: int) -> bool:
-    """Whether a step is watched: the first, and every so many."""
-    return step == 1 or sees_gradients(config, step)
+def has_statistics(config: RunConfig, step: int) -> bool:
+    """Whether a step has a line of health.jsonl: the first, and every so many."""
+    return step == 1 or separates_terms(config, step)
 
 
-def sees_gradients(config: RunConfig, step: int) -> bool:
-    """Whether a watched step tells of its gradients too: the first, of which they say little, does not."""
-    return step % watched_every(config) == 0
+def separates_terms(config: RunConfig, step: int) -> bool:
+    """Whether the terms' gradients of a step are separated; not of the first, where they mean little."""
+    return step % statistics_every(config) == 0
 
 
-@dataclass(kw_only=True, slots=True)
-class Ranges:
-    """The largest hidden state and correlation of all refinements, on their device."""
+class ActivationRanges:
+    """Largest correlation and hidden state of a model in training since they were last taken.
 
-    largest: dict[str, Tensor] = field(default_factory=dict)
-    spent_s: float = 0.0
-    """Seconds that looking took."""
+    A forward hook for each, attached to the model until `close`.
+    """
 
-    def see(self, name: str, value: Tensor) -> None:
-        """Looks at one refinement."""
+    def __init__(self, model: RAFT) -> None:
+        self.sees_hidden = False
+        """Whether the hidden state is looked at, which its gates keep between -1 and 1."""
+        self.spent_s = 0.0
+        self._largest: dict[str, Tensor] = {}
+        self._hooks = [
+            model.update_block.motion_encoder.register_forward_pre_hook(
+                lambda module, inputs: self._see(module, "correlation_abs_max", inputs[0])
+            ),
+            model.update_block.register_forward_hook(
+                lambda module, inputs, outputs: (
+                    self._see(module, "hidden_abs_max", outputs[0]) if self.sees_hidden else None
+                )
+            ),
+        ]
+
+    def take(self) -> dict[str, Tensor]:
+        """The ranges so far, on their device; none from here on."""
+        found, self._largest = self._largest, {}
+        return found
+
+    def close(self) -> None:
+        """Removes the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _see(self, module: nn.Module, name: str, value: Tensor) -> None:
+        if not module.training:  # A validation, or the backward flow.
+            return
         started = time.perf_counter()
         top = value.detach().abs().amax().float()  # An order of magnitude faster than a norm.
-        self.largest[name] = torch.maximum(self.largest[name], top) if name in self.largest else top
+        self._largest[name] = torch.maximum(self._largest[name], top) if name in self._largest else top
         self.spent_s += time.perf_counter() - started
 
 
-@contextmanager
-def ranges_of(model: RAFT, hidden: bool) -> Iterator[Ranges]:
-    """Inside, ranges are seen; with `hidden` that of the state too, which its gates keep between -1 and 1."""
-    ranges = Ranges()
-    motion_encoder = model.update_block.motion_encoder
-    hooks = [
-        motion_encoder.register_forward_pre_hook(
-            lambda module, inputs: ranges.see("correlation_abs_max", inputs[0])
-        )
-    ]
-    if hidden:
-        hooks.append(
-            model.update_block.register_forward_hook(
-                lambda module, inputs, outputs: ranges.see("hidden_abs_max", outputs[0])
-            )
-        )
-    try:
-        yield ranges
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def counted(watch: Watch) -> Iterator[None]:
-    """Inside, time is spent on watching."""
-    started = _now(watch.device)
-    yield
-    watch.spent_s += _now(watch.device) - started
-
-
 @torch.no_grad()
-def watch_gradients(
-    watch: Watch, combined: Combined, names: Sequence[str], loss_scale: Float[Tensor, ""]
-) -> None:
-    """Gradient norm of the flow loss and of each weighted term on the shared parameters, how they agree by
-    module (cosine), and the part of all norms that is a term's, as far as it is let act (share_pct).
+def gradient_statistics(gradients: StepGradients, names: Sequence[str]) -> dict[str, Float[Tensor, ""]]:
+    """Gradient norms on shared parameters, cosines by module, and shares, of losses that were separated.
+
+    `share_pct_TERM` is the term's part of the summed gradient norms, after gate, projection and cap. The loss
+    scale is divided out.
 
     Args:
-        names: Of the parameters that the gradients are of.
-        loss_scale: The number that a gradient scaler multiplied losses with; it cancels out.
+        gradients: Those of a step taken with `separate_terms`.
+        names: Names of the trained parameters, in the order of the gradients.
     """
-    modules = [MODULES.get(name.split(".")[0]) for name in names]
+    assert gradients.loss_scale is not None
+    modules, device = [MODULES.get(name.split(".")[0]) for name in names], gradients.norm.device
 
     def by_module(gradients: Gradients) -> dict[str, Gradients]:
         pairs = list(zip(modules, gradients, strict=True))
         return {module: [found for own, found in pairs if own == module] for module in MODULES.values()}
 
-    flow = by_module(combined.flow)
-    terms = {name: by_module(found) for name, found in combined.terms.items()}
+    flow = by_module(gradients.flow)
+    terms = {name: by_module(found) for name, found in gradients.terms.items()}
     norms = {
-        name: _norm([g for module in found.values() for g in module if g is not None], watch.device)
-        / loss_scale
+        name: _norm([g for module in found.values() for g in module if g is not None], device)
+        / gradients.loss_scale
         for name, found in {"flow": flow, **terms}.items()
     }
-    watch.numbers |= {f"gradient_norm_{name}": norm for name, norm in norms.items()}
-    acting = {name: norm * combined.kept.get(name, 1.0) for name, norm in norms.items()}
+    values = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
+    acting = {name: norm * gradients.kept_frac.get(name, 1.0) for name, norm in norms.items()}
     total = torch.stack(list(acting.values())).sum()
     for name, found in terms.items():
         share_pct = 100 * acting[name] / total
-        watch.numbers[f"share_pct_{name}"] = torch.where(total > SMALLEST, share_pct, 0.0)
+        values[f"share_pct_{name}"] = torch.where(total > SMALLEST, share_pct, 0.0)
         for module in MODULES.values():
             both = zip(flow[module], found[module], strict=True)
             pairs = [(one, two) for one, two in both if one is not None and two is not None]
             if pairs:
-                watch.numbers[f"cosine_{name}_{module}"] = _cosine(pairs, watch.device)
+                values[f"cosine_{name}_{module}"] = _cosine(pairs, device)
+    return values
 
 
 @torch.no_grad()
-def watch_flow(
-    watch: Watch, prediction: Prediction, batch: FlowBatch, config: LossConfig, by_class: bool
-) -> None:
-    """How long the flow is against the truth, where it errs, what refinements make of each other; `floors`.
+def refinement_statistics(
+    prediction: Prediction, batch: FlowBatch, config: LossConfig
+) -> dict[str, Float[Tensor, ""]]:
+    """Length of the flow against that of the truth by speed, and error gained and undone by refinements.
 
-    `shrinkage_SPEED` is mean |predicted| / mean |true|. `gained_px` is the error after the first refinement
-    minus that after the last, `undone_px` the mean over pixels of the last error minus the best of all.
+    `shrinkage_SPEED` is mean |predicted| / mean |true|, NaN without such pixels. `gained_px` is the error
+    after the first refinement minus that after the last, `undone_px` the mean over pixels of the last error
+    minus the least of all.
     """
-    trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
+    trusted = batch.trusted(config.max_flow_px)
     true_px, found_px = (_length_px(flow) for flow in (batch.flow, prediction.flow))
     speed = torch.stack([true_px >= edge for edge in SPEED_EDGES_PX]).sum(dim=0)
+    values = {}
     for number, name in enumerate(SPEEDS):
         among = trusted & (speed == number)
         length = _mean(true_px, among).clamp(min=SMALLEST)
-        watch.numbers[f"shrinkage_{name}"] = _mean(found_px, among) / length
+        values[f"shrinkage_{name}"] = _mean(found_px, among) / length
     errors = torch.stack([_length_px(flow - batch.flow) for flow in prediction.flows])
-    watch.numbers["gained_px"] = _mean(errors[0] - errors[-1], trusted)
-    watch.numbers["undone_px"] = _mean(errors[-1] - errors.amin(dim=0), trusted)
-    watch.maps = {"flow": prediction.flow.float(), "truth": batch.flow, "trusted": trusted}
-    for name, known in (("labels", batch.labels1), ("moving", batch.moving1)):
-        if known is not None:
-            watch.maps[name] = known
-    watch.numbers |= floors(prediction, batch, config, by_class)
+    values["gained_px"] = _mean(errors[0] - errors[-1], trusted)
+    values["undone_px"] = _mean(errors[-1] - errors.amin(dim=0), trusted)
+    return values
 
 
 @torch.no_grad()
 def floors(
     prediction: Prediction, batch: FlowBatch, config: LossConfig, by_class: bool = False
 ) -> dict[str, Float[Tensor, ""]]:
-    """The value of every term that judges the flow on the true one: what is left with nothing to learn.
+    """Each flow term evaluated on the true flow: its lower bound.
 
     Where the truth is not known the prediction's last refinement stands in for it. `floor_TERM` stands beside
     `value_TERM`, the term on the last refinement's flow; a floor above the value pulls away from the truth.
-    With `by_class`, `floor_TERM_CLASS` too, of the terms that can tell.
+    With `by_class`, `floor_TERM_CLASS` too, of the terms with a region option.
     """
-    trusted = trusted_pixels(batch.flow, batch.valid, config.max_flow_px)
+    trusted = batch.trusted(config.max_flow_px)
     truth = torch.where(trusted[:, None], batch.flow, prediction.flow.float())
     both = replace(prediction, flows=[truth, prediction.flow])
     values: dict[str, Tensor] = {}
@@ -213,9 +188,9 @@ def floors(
     return values
 
 
-def watch_weights(watch: Watch, model: nn.Module) -> None:
-    """Keeps a copy of what the step is about to move."""
-    watch.before = {
+def shared_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the trained weights of MODULES."""
+    return {
         name: parameter.detach().clone()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and name.split(".")[0] in MODULES
@@ -223,22 +198,46 @@ def watch_weights(watch: Watch, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def watch_move(watch: Watch, model: nn.Module) -> None:
-    """How far the step moved each module: |change| / |weights|."""
-    now = dict(model.named_parameters())
+def update_sizes(before: Mapping[str, Tensor], model: nn.Module) -> dict[str, Float[Tensor, ""]]:
+    """The update of each module since its weights were `before`: |change| / |weights|."""
+    now, values = dict(model.named_parameters()), {}
     for module in MODULES.values():
-        names = [name for name in watch.before if MODULES[name.split(".")[0]] == module]
+        names = [name for name in before if MODULES[name.split(".")[0]] == module]
         if names:
-            moved = _norm([now[name] - watch.before[name] for name in names], watch.device)
-            length = _norm([watch.before[name] for name in names], watch.device)
-            watch.numbers[f"moved_{module}"] = moved / length.clamp(min=SMALLEST)
-    watch.before.clear()
+            device = before[names[0]].device
+            moved = _norm([now[name] - before[name] for name in names], device)
+            length = _norm([before[name] for name in names], device)
+            values[f"moved_{module}"] = moved / length.clamp(min=SMALLEST)
+    return values
+
+
+@torch.no_grad()
+def read_statistics(
+    numbers: Mapping[str, Float[Tensor, ""]], prediction: Prediction, batch: FlowBatch, config: LossConfig
+) -> dict[str, float]:
+    """Statistics on the CPU, with one wait for the device: `numbers` that are not NaN, and EPE by stratum."""
+    maps = {
+        "flow": prediction.flow.float(),
+        "truth": batch.flow,
+        "trusted": batch.trusted(config.max_flow_px),
+    }
+    for name, known in (("labels", batch.labels1), ("moving", batch.moving1)):
+        if known is not None:
+            maps[name] = known
+    stacked, *fetched_maps = fetched([torch.stack([n.float() for n in numbers.values()]), *maps.values()])
+    read = zip(numbers, stacked.tolist(), strict=True)
+    values = {name: value for name, value in read if not math.isnan(value)}
+    pairs = zip(*(of_batch.numpy() for of_batch in fetched_maps), strict=True)
+    pooled = pool([_measured(dict(zip(maps, pair, strict=True))) for pair in pairs])
+    wanted = ("boundary", "interior", "static", "moving", *(entry.name for entry in CLASSES))
+    named = {metric_name("epe", stratum) for stratum in wanted}
+    return values | {name: value for name, value in pooled.items() if name in named}
 
 
 def _present(
     batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
 ) -> list[tuple[CommonClass, Bool[Tensor, "B H W"]]]:
-    """The classes that any process has trusted pixels of, and where: each asks the others for every value."""
+    """The classes with trusted pixels in any process, and their masks: `floors` exchanges every value."""
     if batch.labels1 is None:
         return []
     places = [batch.labels1 == entry.id for entry in CLASSES]
@@ -251,23 +250,6 @@ def _values(
     chosen: TermConfig, prediction: Prediction, batch: FlowBatch, trusted: Bool[Tensor, "B H W"]
 ) -> Float[Tensor, " T"]:
     return term_values(chosen, prediction, batch, trusted)
-
-
-@torch.no_grad()
-def read_watch(watch: Watch) -> None:
-    """Brings what was seen to the CPU, with one wait for the device, and makes `values` of it."""
-    numbers, *maps = fetched(
-        [torch.stack([number.float() for number in watch.numbers.values()]), *watch.maps.values()]
-    )
-    found = zip(watch.numbers, numbers.tolist(), strict=True)
-    watch.values |= {name: value for name, value in found if not math.isnan(value)}
-    if not maps:
-        return
-    pairs = zip(*(of_batch.numpy() for of_batch in maps), strict=True)
-    pooled = pool([_measured(dict(zip(watch.maps, pair, strict=True))) for pair in pairs])
-    wanted = ("boundary", "interior", "static", "moving", *(entry.name for entry in CLASSES))
-    named = {metric_name("epe", stratum) for stratum in wanted}
-    watch.values |= {name: value for name, value in pooled.items() if name in named}
 
 
 def _measured(maps: Mapping[str, np.ndarray]) -> Record:
@@ -288,7 +270,7 @@ def _length_px(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B H W"]:
 
 
 def _mean(values: Float[Tensor, "B H W"], among: Bool[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """The mean over some pixels, NaN where there are none. The number of them need not be known here."""
+    """The mean over some pixels, NaN where there are none, without a wait for their number."""
     return torch.where(among, values, 0).sum() / among.sum()
 
 
@@ -302,9 +284,3 @@ def _cosine(pairs: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Flo
     product = torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum()
     norms = _norm([one for one, _ in pairs], device) * _norm([two for _, two in pairs], device)
     return torch.where(norms > SMALLEST, product / norms, 0.0)
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was told."""
-    runtime.synchronize(device)
-    return time.perf_counter()

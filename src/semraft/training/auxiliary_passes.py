@@ -1,33 +1,45 @@
-"""What loss terms ask the network beside the flow of the pair: further passes, kept small."""
+"""Auxiliary forward passes that self-supervised terms need: backward flow, a still pair, a small crop."""
 
 import numpy as np
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor
+from torch.profiler import record_function
 
 from semraft import runtime
 from semraft.config import RunConfig
 from semraft.losses.objective import needed_passes
+from semraft.models.raft import RAFT
 from semraft.models.recompute import StatisticsAsTheyAre
 from semraft.ops.crops import draw_view, view_image, view_labels
 from semraft.sample import FlowBatch, Prediction, Viewed
 
 UPDATES = 4
-"""Refinements at most: on a third of the sides a pass is then 8.5 % of a step of 12 (docs/experiments.md)."""
-_VIEWS = 4  # Tells these random numbers from those of the loader.
+"""Most refinements of a pass: on a third of the sides a pass is then 8.5 % of a step of 12 refinements
+(docs/experiments.md)."""
+_VIEWS = 4  # Separates these random numbers from those of the loader.
 
 
-def add_passes(
-    prediction: Prediction, model: nn.Module, batch: FlowBatch, config: RunConfig, step: int
-) -> None:
-    """Gives a prediction the `still` and `viewed` that terms read, each by a pass whose gradient counts.
+def add_passes(prediction: Prediction, model: RAFT, batch: FlowBatch, config: RunConfig, step: int) -> None:
+    """Gives a prediction the `backward_flow`, `still` and `viewed` that the terms of the configuration read.
 
-    Both are of one view, drawn from (seed, step) alone: of every sample, and in every process, the same one.
-    Call it with the model itself, not with what averages its gradients over processes: that awaits one
-    pass a step. Batch norm goes by the batch as in training, and its running statistics learn nothing.
+    `still` and `viewed` are of one crop, drawn from (seed, step) alone: the same for every sample and in
+    every process. Their gradients count; that of the backward flow is not taken. Call it with the model
+    itself, not with DistributedDataParallel, which expects one forward pass a step. The running statistics of
+    batch norm do not change.
     """
+    needed = needed_passes(config.loss)
+    if "backward_flow" in needed:
+        with record_function("backward flow"):
+            prediction.backward_flow = backward_flow(model, batch, prediction, config)
+    if needed & {"still", "viewed"}:
+        with record_function("auxiliary passes"):
+            _add_crops(prediction, model, batch, config, step)
+
+
+def _add_crops(prediction: Prediction, model: RAFT, batch: FlowBatch, config: RunConfig, step: int) -> None:
+    """Gives a prediction `still` and `viewed`."""
     assert config.precision != "auto"
     needed = needed_passes(config.loss)
-    if not needed & {"still", "viewed"}:
-        return
     height, width = batch.image1.shape[-2:]
     view = draw_view((height, width), np.random.default_rng([config.seed, step, 0, _VIEWS]))
     image1, image2 = view_image(batch.image1, view), view_image(batch.image2, view)
@@ -41,3 +53,17 @@ def add_passes(
         if "viewed" in needed:
             seen: Prediction = model(image1, image2, updates, labels1=labels1, labels2=labels2)
             prediction.viewed = Viewed(view, seen.flows)
+
+
+def backward_flow(
+    model: RAFT, batch: FlowBatch, prediction: Prediction, config: RunConfig
+) -> Float[Tensor, "B 2 H W"]:
+    """The flow from frame 2 to frame 1 without gradient; batch norm uses its running statistics."""
+    assert config.precision != "auto"
+    model.eval()
+    with runtime.autocast(batch.image1.device, config.precision):
+        flow = model.backward_flow(
+            batch.image2, prediction, config.num_updates, labels1=batch.labels1, labels2=batch.labels2
+        )
+    model.train()
+    return flow

@@ -1,47 +1,42 @@
-"""What a step of training costs and where: `semraft train RECIPE --profile`. Nothing of it is kept.
+"""Profile of a training step by part: `semraft train RECIPE --profile`. It writes no run.
 
-A few steps are taken in pieces. Every loss is timed alone, forward and backward, down to copies of what the
-network said; the sum of what they learnt goes on into the network in one backward pass, as in a real step.
+The step names its parts by `record_function` ranges; torch's profiler measures a few steps. The backward pass
+of an operation counts for the range that recorded it, which both events' sequence numbers tell.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, record_function
 
 from semraft import runtime
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
-from semraft.losses.gradient_surgery import is_plain_sum
-from semraft.losses.objective import needed_passes, taught_pixels
-from semraft.losses.reduction import refinement_sum
-from semraft.losses.sequence import sequence_values, trusted_pixels
-from semraft.losses.term_weights import gradients_of
-from semraft.losses.terms import term_values
 from semraft.models.raft import RAFT
-from semraft.sample import FlowBatch, Prediction
 from semraft.training import run_data
-from semraft.training.auxiliary_passes import add_passes
-from semraft.training.optim import learning_rate, set_learning_rate
-from semraft.training.state import TrainingState, initial_state, settled_config
-from semraft.training.step import backward_flow, clip, forward
+from semraft.training.state import initial_state, resolve_config
+from semraft.training.step import training_step
 
 WARM_UP_STEPS = 2
-"""Steps that are not counted: kernels are compiled and memory is asked for in them."""
+"""Steps before those that count: kernels are compiled and memory is reserved in them."""
 STEPS = 5
 
 BASE = ("network forward", "flow loss", "network backward", "optimiser")
 """The parts of a step without terms, and without what they read."""
-READ = ("backward flow", "further passes", "heads")
+READ = ("backward flow", "auxiliary passes", "heads")
 """What terms read: other passes of the network, and heads, forward and backward."""
+APART = "terms apart"
+"""The backward passes that give each term's own gradient (`--loss.combine`, `--loss.share-cap`)."""
+BACKWARD_OP = "autograd::engine::evaluate_function"
 
 Seconds = dict[str, float]
-"""Part of a step, or name of a loss term -> how long it takes."""
+"""Part of a step, or name of a loss term -> its time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,22 +44,22 @@ class Profile:
     """Medians over the counted steps."""
 
     clock: str
-    """What was measured: the CPU time of all threads, or time on a device that was waited for."""
+    """The kind of time: wall time of the CPU, or time of the device's kernels."""
     parts: Seconds
 
     @property
     def step_s(self) -> float:
-        """A whole step without loading, validation or records."""
+        """Seconds of a whole step without loading, validation or records."""
         return sum(self.parts.values())
 
     @property
     def base_s(self) -> float:
-        """The part of it that a run without terms and heads has too."""
+        """Seconds of the parts that a run without terms and heads has too."""
         return sum(self.parts[part] for part in BASE)
 
     @property
     def terms_s(self) -> float:
-        """All terms alone, without what they read."""
+        """Seconds of the terms alone, without the passes and heads that they read."""
         return sum(seconds for part, seconds in self.parts.items() if part not in (*BASE, *READ))
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +78,7 @@ class Profile:
         }
 
     def table(self) -> str:
-        """A line each part, then what terms and what they read add to the base step."""
+        """A line for each part, then the cost of the terms beside the base step."""
         width = max(map(len, self.parts))
         rows = [
             f"{part:{width}}  {1000 * seconds:10.1f} ms  {100 * seconds / self.step_s:5.1f} %"
@@ -93,29 +88,14 @@ class Profile:
         head = f"{self.clock} of a step, medians of {STEPS} after {WARM_UP_STEPS} to warm up"
         base = (
             f"base step ({', '.join(BASE)}): {1000 * self.base_s:.1f} ms; terms add "
-            f"{values['terms_of_base_pct']:.1f} % to it, with what they read "
+            f"{values['terms_of_base_pct']:.1f} % to it, with passes and heads "
             f"{values['added_of_base_pct']:.1f} %"
         )
         return "\n".join([head, *rows, base])
 
 
-class Stopwatch:
-    """Adds up the seconds that the parts of one step take."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
-        self.seconds: Seconds = {}
-
-    @contextmanager
-    def timing(self, part: str) -> Iterator[None]:
-        """Adds what is inside to a part."""
-        started = self.clock()
-        yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + self.clock() - started
-
-
 def profile(config: RunConfig) -> Profile:
-    """Takes WARM_UP_STEPS + STEPS steps of a run and says what they cost; writes nothing.
+    """The profile of STEPS steps of a run, after WARM_UP_STEPS.
 
     Raises:
         ValueError: The configuration and data do not fit together.
@@ -123,158 +103,80 @@ def profile(config: RunConfig) -> Profile:
     """
     device = runtime.choose_device(config.device)
     runtime.keep_freed_memory()
-    config = replace(settled_config(config, device), optim=replace(config.optim, steps=WARM_UP_STEPS + STEPS))
+    config = replace(resolve_config(config, device), optim=replace(config.optim, steps=WARM_UP_STEPS + STEPS))
     training, weights = run_data.checked_training_data(config)
     state = initial_state(config, device)
     state.model.train()
-    taken = []
+    on_cpu = device.type == "cpu"
+    activities = [ProfilerActivity.CPU] if on_cpu else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
     data = replace(config.data, workers=runtime.loader_workers(config.data.workers, device))
-    for batch, _ in training_batches(training, weights, data, config.seed, config.optim, device=device):
-        watch = Stopwatch(_clock(device))
-        take_apart(state, batch, config, watch)
-        taken.append(watch.seconds)
-    counted = taken[WARM_UP_STEPS:]
+    steps: list[Seconds] = []
+    with heads_named(state.model):
+        for batch, _ in training_batches(training, weights, data, config.seed, config.optim, device=device):
+            with torch.profiler.profile(activities=activities) as profiler:
+                training_step(state, batch, config)
+                runtime.synchronize(device)
+            names = {*BASE, *READ, APART, *(chosen.name for chosen in config.loss.terms)}
+            steps.append(parts_of(profiler.events(), names, on_cpu))
+    counted = steps[WARM_UP_STEPS:]
     return Profile(
-        clock="CPU time" if device.type == "cpu" else f"time on {device}",
+        clock="wall time on the CPU" if on_cpu else f"time on {device}",
         parts={part: median(seconds[part] for seconds in counted) for part in counted[0]},
     )
 
 
-def take_apart(state: TrainingState, batch: FlowBatch, config: RunConfig, watch: Stopwatch) -> None:
-    """The step that `take_step` takes, in pieces. Terms have their full weight; a share counts as 1."""
-    step = state.step + 1
-    set_learning_rate(state.optimizer, learning_rate(step - 1, config.optim))
-    needed = needed_passes(config.loss)
-    with _reading(state.model) as read, watch.timing("network forward"):
-        prediction = forward(state.network, batch, config)
-    if "backward_flow" in needed:
-        with watch.timing("backward flow"):
-            prediction.backward_flow = backward_flow(state.model, batch, prediction, config)
-    if needed & {"still", "viewed"}:
-        with watch.timing("further passes"):
-            add_passes(prediction, state.model, batch, config, step)
-    of_network: list[tuple[Tensor, Tensor]] = []
-    of_passes: list[tuple[Tensor, Tensor]] = []
-    copies = _copies(replace(prediction, still=None, viewed=None), of_network)
-    copies.still, copies.viewed = (_copies(made, of_passes) for made in (prediction.still, prediction.viewed))
-    time_losses(state, copies, batch, config, watch)
-    if not is_plain_sum(config.loss):
-        time_apart(state, prediction, batch, config, watch)
-    state.optimizer.zero_grad(set_to_none=True)
-    if of_passes:
-        with watch.timing("further passes"):
-            _hand_on(of_passes)
-    with watch.timing("network backward"):
-        _hand_on(of_network)
-    time_heads(read, config, watch)
-    with watch.timing("optimiser"):
-        state.scaler.unscale_(state.optimizer)
-        clip(state.model, config.optim.clip_norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.move_average(step, config.optim)
-    state.step = step
+def parts_of(events: list[FunctionEvent], names: set[str], on_cpu: bool = True) -> Seconds:
+    """The time of each range of these names, without ranges inside it, and of the backward of its operations.
 
-
-def time_losses(
-    state: TrainingState, copies: Prediction, batch: FlowBatch, config: RunConfig, watch: Stopwatch
-) -> None:
-    """Each loss forward and backward; the copies get the gradients."""
-    loss = config.loss
-    with watch.timing("flow loss"):
-        taught = taught_pixels(batch, loss)
-        values = sequence_values(copies.flows, batch.flow, taught, loss.normalize, loss.max_flow_px)
-        torch.autograd.backward(state.scaler.scale(refinement_sum(values, loss.gamma)))
-    for chosen in loss.terms:
-        with watch.timing(chosen.name):
-            trusted = trusted_pixels(batch.flow, batch.valid, loss.max_flow_px)
-            values = term_values(chosen, copies, batch, trusted)
-            total = chosen.weight * refinement_sum(values, loss.gamma)
-            if total.requires_grad:
-                torch.autograd.backward(state.scaler.scale(total))
-
-
-def time_apart(
-    state: TrainingState, prediction: Prediction, batch: FlowBatch, config: RunConfig, watch: Stopwatch
-) -> None:
-    """What it costs to know each term's gradient: a backward pass of its own, through the network.
-
-    The sum is learnt from all the same; what is decided by the gradients costs next to nothing.
+    The backward of the network's own operations, and whatever belongs to no range, is "network backward".
     """
-    trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    trusted = trusted_pixels(batch.flow, batch.valid, config.loss.max_flow_px)
-    for chosen in config.loss.terms:
-        values = term_values(chosen, prediction, batch, trusted)
-        loss = state.scaler.scale(refinement_sum(values, config.loss.gamma))
-        with watch.timing("terms apart"):
-            gradients_of(loss, trained)
+    ranges: dict[int, str] = {}
+    for event in events:
+        if event.sequence_nr >= 0 and not event.name.startswith(BACKWARD_OP):
+            ranges.setdefault(event.sequence_nr, _range(event, names))
+    seconds = dict.fromkeys((name for name in (*BASE, *sorted(names - {*BASE})) if name), 0.0)
+    for event in events:
+        inside, own_s = _range(event.cpu_parent, names), _seconds(event, on_cpu)
+        if event.name in names:
+            seconds[event.name] += own_s
+            if inside:
+                seconds[inside] -= own_s
+        elif event.name.startswith(BACKWARD_OP) and inside == "network backward":
+            part = ranges.get(event.sequence_nr, "")
+            if part not in ("", "network forward", inside):
+                seconds[part] += own_s
+                seconds[inside] -= own_s
+    return {name: value for name, value in seconds.items() if value or name in BASE}
 
 
-def time_heads(read: Mapping[nn.Module, Tensor], config: RunConfig, watch: Stopwatch) -> None:
-    """Heads once more, alone, on what they read; their time is taken from that of the network."""
-    for head, source in read.items():
-        assert config.precision != "auto"
-        parts = {"network forward": 0.0, "network backward": 0.0}
-        source = source.detach().requires_grad_()
-        started = watch.clock()
-        with runtime.autocast(source.device, config.precision):
-            logits = head(source)
-        parts["network forward"] = watch.clock() - started
-        learning = [parameter for parameter in head.parameters() if parameter.requires_grad]
-        if learning:
-            started = watch.clock()
-            torch.autograd.grad(logits, [source, *learning], torch.ones_like(logits))
-            parts["network backward"] = watch.clock() - started
-        for part, seconds in parts.items():
-            watch.seconds[part] -= seconds
-        watch.seconds["heads"] = watch.seconds.get("heads", 0.0) + sum(parts.values())
+def _range(event: FunctionEvent | None, names: set[str]) -> str:
+    """The name of the innermost range that an event is in, or is; empty outside of all."""
+    while event is not None and event.name not in names:
+        event = event.cpu_parent
+    return "" if event is None else event.name
+
+
+def _seconds(event: FunctionEvent, on_cpu: bool) -> float:
+    return float(event.cpu_time_total if on_cpu else event.device_time_total) / 1e6
 
 
 @contextmanager
-def _reading(model: RAFT) -> Iterator[dict[nn.Module, Tensor]]:
-    """Inside, what each head reads is kept."""
-    read: dict[nn.Module, Tensor] = {}
+def heads_named(model: RAFT) -> Iterator[None]:
+    """Inside, the forward pass of each head is a range."""
+    entered: dict[nn.Module, ExitStack] = {}
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        entered[module] = ExitStack()
+        entered[module].enter_context(record_function("heads"))
+
+    def leave(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        entered.pop(module).close()
+
     heads = [head for head in (model.occlusion_head, model.decoder) if head is not None]
-    hooks = [
-        head.register_forward_pre_hook(lambda module, inputs: read.update({module: inputs[0]}))
-        for head in heads
-    ]
+    hooks = [head.register_forward_pre_hook(enter) for head in heads]
+    hooks += [head.register_forward_hook(leave) for head in heads]
     try:
-        yield read
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _copies(made: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
-    """The same with a copy of every tensor that has a gradient, cut off; `pairs` gets tensor and copy."""
-    if isinstance(made, Tensor):
-        if not made.requires_grad:
-            return made
-        pairs.append((made, made.detach().requires_grad_()))
-        return pairs[-1][1]
-    if isinstance(made, Prediction):
-        return Prediction(**{field.name: _copies(getattr(made, field.name), pairs) for field in fields(made)})
-    if isinstance(made, list):
-        return [_copies(part, pairs) for part in made]
-    if isinstance(made, tuple):
-        return type(made)(*(_copies(part, pairs) for part in made))
-    return made
-
-
-def _hand_on(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """The backward pass from the tensors, with what their copies have learnt."""
-    learnt = [(made, copy.grad) for made, copy in pairs if copy.grad is not None]
-    torch.autograd.backward([made for made, _ in learnt], [gradient for _, gradient in learnt])
-
-
-def _clock(device: torch.device) -> Callable[[], float]:
-    """CPU seconds of this process; of a GPU the time at which it is done with all it was given."""
-    if device.type == "cpu":
-        return time.process_time
-
-    def after_all() -> float:
-        runtime.synchronize(device)
-        return time.perf_counter()
-
-    return after_all

@@ -9,7 +9,7 @@ from semraft.config.data import by_name, is_by_name, parse_mixture, parse_roots
 from semraft.data import MADE, open_dataset
 from semraft.data.held_out import part_of_split
 from semraft.data.hidden_truth import hide_truth
-from semraft.data.loader import keep_in_memory, limit_pairs, validation_draw
+from semraft.data.loader import WORLD_MEMORY_MB, keep_in_memory, limit_pairs, validation_draw
 from semraft.data.requirements import (
     doubtful_table,
     refuse_doubtful_table,
@@ -17,14 +17,13 @@ from semraft.data.requirements import (
     require_labels,
 )
 from semraft.data.taxonomy import CLASSES
+from semraft.evaluation.validate import Validation
 from semraft.losses.objective import check_terms
 from semraft.models.heads import given_by
 from semraft.sample import FlowDataset, Pair
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
 """Validation sets that are scored on every pair."""
-WORLD_MEMORY_MB = 4000.0
-"""Scenes of the procedural world are made once and kept, up to this size."""
 
 
 def training_data(config: DataConfig) -> tuple[list[FlowDataset], list[float]]:
@@ -79,7 +78,7 @@ def checked_training_data(config: RunConfig) -> tuple[list[FlowDataset], list[fl
     return training, weights
 
 
-def validation_data(config: DataConfig) -> tuple[dict[str, tuple[FlowDataset, tuple[int, ...]]], list[str]]:
+def validation_data(config: DataConfig) -> tuple[Validation, list[str]]:
     """The validation sets by split name (`viper-val`, `kitti`), each with its draw; and those left out.
 
     A set without a root of its own is left out and said so: the study validated on KITTI, but not everybody
@@ -106,9 +105,20 @@ def validation_data(config: DataConfig) -> tuple[dict[str, tuple[FlowDataset, tu
     return drawn, left_out
 
 
+def checked_validation_data(config: RunConfig) -> tuple[Validation, list[str]]:
+    """As `validation_data`, of sets that have the labels that the network is conditioned on.
+
+    Raises:
+        ValueError: As there; or a set lacks labels.
+    """
+    validation, left_out = validation_data(config.data)
+    require_labels(config.model.conditioning, (dataset for dataset, _ in validation.values()))
+    return validation, left_out
+
+
 def data_record(
     training: list[FlowDataset],
-    validation: dict[str, tuple[FlowDataset, tuple[int, ...]]],
+    validation: Validation,
     left_out: list[str],
 ) -> dict[str, Any]:
     """Record of the training and validation data of a run, for environment.json.

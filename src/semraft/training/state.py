@@ -1,30 +1,31 @@
-"""What of a run changes from step to step: what a checkpoint keeps, and a resumed run takes up again."""
+"""Mutable state of a training, saved in and restored from checkpoints."""
 
 import copy
-from collections.abc import Mapping
+import os
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from semraft import runtime, tracking
-from semraft.config import OptimConfig, RunConfig
-from semraft.losses.objective import Objective
-from semraft.losses.reduction import mean_over_processes, process_count, refinement_sum
-from semraft.losses.term_weights import FlowLevel, Measured
+from semraft.config import RunConfig
+from semraft.losses.reduction import mean_over_processes, process_count
+from semraft.losses.term_weights import TermWeights
 from semraft.losses.terms import taught_heads
-from semraft.losses.uncertainty_weights import initial_log_variances
 from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
-from semraft.monitor.step_stats import Pulse, line_of
-from semraft.ops.fetch import fetched
-from semraft.training.checkpoint import load_checkpoint, save_checkpoint
+from semraft.step_result import StepResult
 from semraft.training.optim import average_decay, make_optimizer, move_average
 
+FORMAT = 1
+"""Version of a checkpoint's layout, under the key that marks a file as semraft's."""
 RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.PULSE, tracking.SKIPPED, tracking.WEIGHTS)
-"""The files of a run that a resumed one takes back to its checkpoint's step."""
+"""Files of a run that a resumed run truncates to the step of its checkpoint."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,101 +34,81 @@ class TrainingState:
 
     model: RAFT
     network: nn.Module
-    """What a step calls: the model, or the one that averages its gradients over processes."""
+    """The module that a step calls: the model, or DistributedDataParallel around it."""
     average: RAFT | None
     """The moving average of the model's weights, where the configuration asks for one."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    term_weights: TermWeights
     step: int = 0
-    """Steps done."""
-    measured: Measured = field(default_factory=dict)
-    """Shares of loss terms so far."""
-    flow_level: FlowLevel = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
-    """The flow loss at the start and now, for terms whose weights go by it."""
-    log_variances: dict[str, nn.Parameter] = field(default_factory=dict)
-    """Those of the terms that are modulated."""
+    """Number of steps done."""
     window: dict[str, Tensor] = field(default_factory=dict)
-    """Sums of the current logging window, on the device, and the number of its `steps`."""
-    pulses: list[Pulse] = field(default_factory=list)
-    """What steps told of themselves since the last line of pulse.jsonl."""
+    """Sums over the current logging window, on the device, and its number of `steps`."""
+    statistics: list[dict[str, Tensor]] = field(default_factory=list)
+    """Statistics of the steps since the last line of pulse.jsonl."""
     best: float = float("inf")
     """The lowest EPE of a validation so far, in pixels."""
 
     @property
     def scored(self) -> RAFT:
-        """The network to validate and to hand out: the average, if there is one."""
+        """The network for validation and checkpoints: the average, if there is one."""
         return self.average or self.model
 
-    def move_average(self, step: int, config: OptimConfig) -> None:
-        """Moves the average, if there is one, towards the weights that step `step` (from 1) left."""
-        if self.average is not None:
-            move_average(self.average, self.model, average_decay(step, config))
-
     def share(self, device: torch.device) -> None:
-        """From here on gradients are averaged over processes, which start from the first one's weights."""
+        """Averages gradients over processes from now on; all start from the first one's weights."""
         if process_count() > 1:
             ids = None if device.type == "cpu" else [device.index]
             self.network = DistributedDataParallel(self.model, device_ids=ids)
 
-    def add(self, losses: Objective, gradient_norm: Tensor, told: Mapping[str, Tensor]) -> None:
-        """Adds a step's losses and what else is told of it to the window, without waiting for the device."""
-        values = {"total_loss": losses.total, "gradient_norm": gradient_norm, **losses.values, **told}
-        for name, value in values.items():
-            self.window[name] = self.window.get(name, 0) + value.detach().float()
-        self.window["steps"] = self.window.get("steps", torch.zeros(())) + 1
-
-    def close_window(self, gamma: float) -> dict[str, float]:
-        """Means over the window and all processes, per refinement where a loss has them; a new window."""
-        steps = float(self.window.pop("steps"))
-        means: dict[str, float] = {}
-        sums = fetched([mean_over_processes(summed) for summed in self.window.values()])
-        for name, summed in zip(self.window, sums, strict=True):
-            value = summed / steps
-            if value.ndim == 0:
-                means[name] = float(value)
-                continue
-            means[name] = float(refinement_sum(value, gamma))
-            if len(value) > 1:
-                means |= {f"{name}_iter_{t:03d}": float(part) for t, part in enumerate(value)}
-        self.window.clear()
-        return means
+    def update(self, result: StepResult, config: RunConfig) -> None:
+        """Moves the weights by the gradients that the parameters hold."""
+        self.term_weights.learn(result.losses, result.weights, config.loss)
+        with record_function("optimiser"):
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.optim.rate_at(self.step)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.step += 1
+            if self.average is not None:
+                move_average(self.average, self.model, average_decay(self.step, config.optim))
 
     def share_window(self) -> None:
-        """Gives every process the means of all for its sums: a checkpoint keeps those of one of them."""
+        """Replaces every process's sums by the means over all: a checkpoint keeps those of one process."""
         if process_count() > 1:
             self.window = {
                 name: summed if name == "steps" else mean_over_processes(summed)
                 for name, summed in self.window.items()
             }
 
-    def close_pulses(self) -> dict[str, float]:
-        """A line of pulse.jsonl; new ones."""
-        line = line_of(self.pulses)
-        self.pulses.clear()
-        return line
-
     def save(self, path: Path, config: RunConfig) -> None:
-        """Writes a checkpoint, whole or not at all."""
-        save_checkpoint(
-            path,
-            arch=config.model.arch,
-            validation_updates=config.validation_updates,
-            precision=config.precision,
-            step=self.step,
-            model=self.model,
-            average=self.average,
-            optimizer=self.optimizer,
-            scaler=self.scaler,
-            window=self.window,
-            measured=self.measured,
-            flow_level=self.flow_level,
-            log_variances=self.log_variances,
-            pulses=self.pulses,
-            best=self.best,
-        )
+        """Writes a checkpoint, whole or not at all.
+
+        The key "model" holds the weights to work with: those of the moving average, where there is one. Then
+        "unaveraged" holds those that the optimiser moves, which a resumed run needs as well.
+        """
+        saved = {
+            "semraft": FORMAT,
+            "arch": config.model.arch,
+            "validation_updates": config.validation_updates,
+            "precision": config.precision,
+            "step": self.step,
+            "model": self.scored.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "window": self.window,
+            "measured": self.term_weights.shares,
+            "flow_level": self.term_weights.flow_level,
+            "log_variances": {name: s.detach() for name, s in self.term_weights.log_variances.items()},
+            "pulses": self.statistics,
+            "best": self.best,
+        }
+        if self.average is not None:
+            saved["unaveraged"] = self.model.state_dict()
+        with tracking.whole_file(path) as file:
+            torch.save(saved, file)
 
     def restore(self, run: Path, device: torch.device, leads: bool) -> None:
-        """Takes up a run's last checkpoint; the leading process takes its records back to that step."""
+        """Restores a run's last checkpoint; the leading process truncates its records to that step."""
         saved = load_checkpoint(run / tracking.CHECKPOINTS / "last.pt")
         if self.average is not None:
             self.average.load_state_dict(saved["model"])
@@ -139,17 +120,19 @@ class TrainingState:
         self.window = {
             name: value if name == "steps" else value.to(device) for name, value in saved["window"].items()
         }
-        self.measured, self.pulses = saved.get("measured", {}), saved.get("pulses", [])
-        self.flow_level = saved.get("flow_level", self.flow_level)
+        self.statistics = saved.get("pulses", [])
+        weights = self.term_weights
+        weights.shares = saved.get("measured", {})
+        weights.flow_level = saved.get("flow_level", weights.flow_level)
         with torch.no_grad():
-            for term, log_variance in self.log_variances.items():
+            for term, log_variance in weights.log_variances.items():
                 log_variance.copy_(saved["log_variances"][term])
         for name in RECORDS if leads else ():
             tracking.forget_after(run / name, self.step)
 
 
-def settled_config(config: RunConfig, device: torch.device) -> RunConfig:
-    """The configuration with every `auto` replaced by what it means on this device.
+def resolve_config(config: RunConfig, device: torch.device) -> RunConfig:
+    """The configuration with every `auto` replaced by its meaning on this device.
 
     Raises:
         ValueError: A precision that the device does not have.
@@ -159,20 +142,48 @@ def settled_config(config: RunConfig, device: torch.device) -> RunConfig:
 
 
 def initial_state(config: RunConfig, device: torch.device) -> TrainingState:
-    """A run before its first step, of this process alone (`TrainingState.share`).
+    """The state of a run before its first step, of this process alone (`TrainingState.share`).
 
     Raises:
-        ValueError: The weights that it is to start from do not fit.
+        ValueError: The weights that the run is to start from do not fit.
     """
     model = build_model(config.model, config.seed).to(device)
-    model.train_heads({field for chosen in config.loss.terms for field in taught_heads(chosen)})
+    model.train_heads({head for chosen in config.loss.terms for head in taught_heads(chosen)})
     average = copy.deepcopy(model).requires_grad_(False) if config.optim.ema else None
-    log_variances = initial_log_variances(config.loss)
+    term_weights = TermWeights.initial(config.loss)
     return TrainingState(
         model=model,
         network=model,
         average=average,
-        optimizer=make_optimizer(model, config.optim, log_variances.values()),
-        log_variances=log_variances,
+        optimizer=make_optimizer(model, config.optim, term_weights.log_variances.values()),
+        term_weights=term_weights,
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
     )
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint of `TrainingState.save`; all of its tensors are on the CPU.
+
+    Raises:
+        ValueError: The file is no semraft checkpoint.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(saved, dict) or saved.get("semraft") != FORMAT:
+        raise ValueError(
+            f"{path} is no semraft checkpoint of format {FORMAT}: a run can't be resumed from it"
+        )
+    return saved
+
+
+def link_checkpoint(path: Path, name: str) -> None:
+    """Gives a checkpoint a second name beside it, atomically; a copy on file systems without hard links."""
+    partial = path.with_name(f".{name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:  # gcsfuse, SMB, exFAT and others refuse with codes of their own.
+        with open(path, "rb") as source, tracking.whole_file(path.with_name(name)) as copied:
+            shutil.copyfileobj(source, copied)
+        return
+    os.replace(partial, path.with_name(name))
+    partial.unlink(missing_ok=True)  # Between two names of one file a rename does nothing.

@@ -1,239 +1,159 @@
-"""One step: a batch in, the weights moved, and what there is to tell of it."""
+"""One training step: forward pass, losses, backward pass, update of the weights."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from semraft import runtime
+from semraft.agreement import Ending, TrainingStopped, agreed_ending
 from semraft.config import RunConfig
-from semraft.faults.inject import planted
 from semraft.losses.gradient_surgery import (
     Gradients,
-    combined_gradients,
-    is_plain_sum,
-    parted,
+    StepGradients,
+    batch_gradients,
+    combine,
+    flow_gradient,
     term_gradients,
 )
 from semraft.losses.objective import Objective, needed_passes, objective
-from semraft.losses.term_weights import (
-    Measured,
-    NoGradient,
-    is_measured,
-    measure_shares,
-    next_flow_level,
-    step_weights,
-)
-from semraft.losses.terms import TERMS
-from semraft.losses.uncertainty_weights import learn_log_variances, modulated
+from semraft.losses.reduction import refinement_sum
+from semraft.losses.term_weights import NoGradient, is_measured
 from semraft.models.heads import is_of_head
-from semraft.models.raft import RAFT
-from semraft.monitor.gradient_stats import (
-    Watch,
-    counted,
-    is_watched,
-    ranges_of,
-    read_watch,
-    sees_gradients,
-    watch_flow,
-    watch_gradients,
-    watch_move,
-    watch_weights,
-)
-from semraft.monitor.step_stats import batch_pulse, flow_pulse, move_pulse
 from semraft.sample import FlowBatch, Prediction
-from semraft.training.agreement import Ending, TrainingStopped, agreed_ending
+from semraft.step_result import StepResult
 from semraft.training.auxiliary_passes import add_passes
-from semraft.training.optim import learning_rate, set_learning_rate
 from semraft.training.state import TrainingState
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
-    """A step that was taken."""
-
-    prediction: Prediction
-    """Without its graph, which would else live until the next step's is there."""
-    learning_rate: float
-    weights: dict[str, float]
-    """Loss term -> its weight."""
-    watch: Watch | None
-    """What was seen of it, if it was watched."""
-    watched_s: float
-    """Seconds that seeing took."""
-    ending: Ending
-    """Why the training ends with this step, as all processes agree."""
+class NoShare(TrainingStopped):
+    """A training stopped because the share of a term can't be measured."""
 
 
 @runtime.one_size()
-def take_step(
+def training_step(
     state: TrainingState,
     batch: FlowBatch,
-    asked: RunConfig,
+    config: RunConfig,
+    separate_terms: bool = False,
     own_ending: Callable[[], Ending] = lambda: Ending.NONE,
-) -> Taken:
-    """Trains on one batch: forward, losses, backward, one move of the weights.
+) -> StepResult:
+    """Trains on one batch; where loss or gradient of any process is not finite, no weight moves.
 
     Args:
-        asked: The run's configuration; a fault planted in it acts here.
-        own_ending: Asked shortly before the weights move: why this process would end the training.
-
-    Raises:
-        TrainingStopped: In all processes: loss or gradient is not finite in one of them, and the weights were
-            not moved. Or a share can't be measured.
+        separate_terms: Take the gradient of each term as well, each by a backward pass.
+        own_ending: Called just before the weights move: why this process would end the training.
     """
-    config, step = planted(asked, state), state.step + 1
-    rate = learning_rate(step - 1, config.optim)
-    set_learning_rate(state.optimizer, rate)
-    watch = Watch(device=batch.image1.device) if is_watched(config, step) else None
-    with ranges_of(state.model, hidden=watch is not None) as ranges:
-        prediction = forward(state.network, batch, config)
-    if "backward_flow" in needed_passes(config.loss):
-        prediction.backward_flow = backward_flow(state.model, batch, prediction, config)
-    add_passes(prediction, state.model, batch, config, step)
-    rate_frac = rate / config.optim.learning_rate
-    scheduled = step_weights(
-        config.loss, step, config.optim.steps, rate_frac, state.measured, state.flow_level
-    )
-    weights = modulated(scheduled, state.log_variances)
+    prediction = predict(state, batch, config)
+    weights = state.term_weights.at(state.step + 1, config)
     losses = objective(prediction, batch, config.loss, weights)
-    measured = _measure(losses, state, config, step)
-    started = time.perf_counter()
-    pulse = ranges.largest | batch_pulse(batch, asked) | flow_pulse(prediction, batch, losses, weights, asked)
-    state.pulses.append(pulse)
-    watched_s = ranges.spent_s + time.perf_counter() - started
-    if watch is not None:
-        with counted(watch):
-            watch.numbers |= ranges.largest
-            watch_flow(watch, prediction, batch, config.loss, by_class=step == 1)
-            watch_weights(watch, state.model)
-    state.optimizer.zero_grad(set_to_none=True)
-    told = _learn(losses, weights, state, config, watch if sees_gradients(config, step) else None)
-    state.scaler.unscale_(state.optimizer)
-    gradient_norm = clip(state.model, config.optim.clip_norm)
-    # A gradient scaler passes over steps whose gradient is not finite.
-    total = losses.total if state.scaler.is_enabled() else losses.total + gradient_norm
-    ending = agreed_ending(own_ending(), total.isfinite())
-    if ending is Ending.NOT_FINITE:
-        raise TrainingStopped(_what_is_not_finite(step, batch, losses, gradient_norm))
-    learn_log_variances(losses, weights, config.loss, state.log_variances)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.move_average(step, config.optim)
-    started = time.perf_counter()
-    pulse |= move_pulse(state.model, state.optimizer, gradient_norm, asked, step)
-    watched_s += time.perf_counter() - started
-    if watch is not None:
-        with counted(watch):
-            watch_move(watch, state.model)
-            watch.numbers["loss_scale"] = loss_scale(state)
-            read_watch(watch)
-            watch.values["learning_rate"] = rate
-    state.step, state.measured = step, measured
-    state.flow_level = next_flow_level(losses, config.loss, state.flow_level)
-    state.add(losses, gradient_norm, told)
-    watched_s += watch.spent_s if watch is not None else 0.0
-    return Taken(
+    measured = measure_shares(losses, state, config)
+    gradients = backward(losses, weights, state, config, separate_terms)
+    ending = agreed_ending(own_ending(), is_finite(losses, gradients, state))
+    result = StepResult(
+        step=state.step + 1,
         prediction=prediction.detached(),
-        learning_rate=rate,
+        losses=losses.detached(),
         weights=weights,
-        watch=watch,
-        watched_s=watched_s,
+        log_variances=state.term_weights.known_log_variances(),
+        measured=measured,
+        gradients=gradients,
         ending=ending,
     )
+    if ending is not Ending.NOT_FINITE:
+        state.update(result, config)
+    return result
 
 
-def forward(network: nn.Module, batch: FlowBatch, config: RunConfig) -> Prediction:
-    """What the network says of a batch, in the run's precision."""
+def predict(state: TrainingState, batch: FlowBatch, config: RunConfig) -> Prediction:
+    """The network's prediction for a batch in the run's precision, with the auxiliary passes of the terms."""
     assert config.precision != "auto"
-    with runtime.autocast(batch.image1.device, config.precision):
-        prediction: Prediction = network(
+    precise = runtime.autocast(batch.image1.device, config.precision)
+    with record_function("network forward"), precise:
+        prediction: Prediction = state.network(
             batch.image1, batch.image2, config.num_updates, labels1=batch.labels1, labels2=batch.labels2
         )
+    if needed_passes(config.loss):
+        add_passes(prediction, state.model, batch, config, state.step + 1)
     return prediction
 
 
-def backward_flow(
-    model: RAFT, batch: FlowBatch, prediction: Prediction, config: RunConfig
-) -> Float[Tensor, "B 2 H W"]:
-    """The flow from frame 2 to frame 1, for checks: without gradient, and batch norm learns nothing of it."""
-    assert config.precision != "auto"
-    model.eval()
-    with runtime.autocast(batch.image1.device, config.precision):
-        flow = model.backward_flow(
-            batch.image2, prediction, config.num_updates, labels1=batch.labels1, labels2=batch.labels2
-        )
-    model.train()
-    return flow
+def measure_shares(losses: Objective, state: TrainingState, config: RunConfig) -> dict[str, float]:
+    """`TermWeights.measure_shares` of the step, where any is due.
 
-
-def _learn(
-    losses: Objective, weights: dict[str, float], state: TrainingState, config: RunConfig, watch: Watch | None
-) -> dict[str, Tensor]:
-    """Gives every parameter its gradient, times the loss scale; what there is to tell of terms that are held.
-
-    Told of a term: which part of its gradient's norm was kept, and the log variance that its weight has.
+    Raises:
+        NoShare: A term has no share of the gradient.
     """
-    device, scale = losses.total.device, state.scaler.scale
-    named = [(name, value) for name, value in state.model.named_parameters() if value.requires_grad]
-    trained, plain = [parameter for _, parameter in named], is_plain_sum(config.loss)
-    if plain:
-        terms: dict[str, Gradients] = {}
-        if watch is not None:
-            with counted(watch):
-                terms = term_gradients(losses, weights, trained, config.loss, scale)
-        torch.autograd.backward(scale(losses.total + _nothing_of_heads(state.model)))
-        combined = parted([parameter.grad for parameter in trained], terms)
-    else:
-        combined = combined_gradients(losses, weights, trained, config.loss, scale)
-        for (name, parameter), gradient in zip(named, combined.gradients, strict=True):
-            still = torch.zeros_like(parameter) if is_of_head(name) else None  # As _nothing_of_heads has it.
-            parameter.grad = still if gradient is None else gradient
-    if watch is not None:
-        with counted(watch):
-            watch_gradients(watch, combined, [name for name, _ in named], loss_scale(state))
-    told = {
-        f"{TERMS[name].scalar}_log_variance": torch.tensor(value.item(), device=device)
-        for name, value in state.log_variances.items()
-    }
-    for chosen in () if plain else config.loss.terms:
-        nothing_taken = torch.ones((), device=device)
-        told[f"{TERMS[chosen.name].scalar}_kept_frac"] = combined.kept.get(chosen.name, nothing_taken)
-    return told
-
-
-def _nothing_of_heads(model: RAFT) -> Float[Tensor, ""]:
-    """0, with a gradient of 0 to every head that learns.
-
-    While its terms weigh nothing a head has no gradient else, and processes would wait for it. Whatever their
-    number: an optimiser that passes a parameter over is another one than one that sees it stand still.
-    """
-    learning = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if is_of_head(name) and parameter.requires_grad
-    ]
-    return torch.stack([0 * parameter.sum() for parameter in learning]).sum() if learning else torch.zeros(())
-
-
-def _measure(losses: Objective, state: TrainingState, config: RunConfig, step: int) -> Measured:
-    """The shares of the loss terms as known after this step."""
-    if not any(is_measured(chosen, step) for chosen in config.loss.terms):
-        return state.measured  # A scaler's number is waited for where it is needed.
+    if not any(is_measured(chosen, state.step + 1) for chosen in config.loss.terms):
+        return {}  # Without `get_scale`, which waits for the device.
     trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     try:
-        return measure_shares(losses, trained, config.loss, step, state.measured, state.scaler.get_scale())
+        return state.term_weights.measure_shares(
+            losses, trained, config.loss, state.step + 1, state.scaler.get_scale()
+        )
     except NoGradient as error:
-        raise TrainingStopped(str(error)) from error
+        raise NoShare(str(error)) from error
 
 
-def loss_scale(state: TrainingState) -> Float[Tensor, ""]:
-    """What losses are multiplied with before gradients are taken, on their device."""
-    scaled: Tensor = state.scaler.scale(torch.ones((), device=next(state.model.parameters()).device))
-    return scaled
+def backward(
+    losses: Objective,
+    weights: dict[str, float],
+    state: TrainingState,
+    config: RunConfig,
+    separate_terms: bool,
+) -> StepGradients:
+    """Gives every trained parameter its gradient, clipped, and returns what is known of its parts."""
+    named = [(name, value) for name, value in state.model.named_parameters() if value.requires_grad]
+    trained, scale, device = [value for _, value in named], state.scaler.scale, losses.total.device
+    is_plain, started = not config.loss.has_surgery, _now(device) if separate_terms else 0.0
+    flow: Gradients = ()
+    terms: dict[str, Gradients] = {}
+    kept_frac: dict[str, Float[Tensor, ""]] = {}
+    loss_scale, separation_s = None, 0.0
+    if separate_terms or not is_plain:
+        with record_function("terms apart"):
+            terms = term_gradients(losses, weights, trained, config.loss, scale)
+    if separate_terms:
+        loss_scale, separation_s = scale(torch.ones((), device=device)), _now(device) - started
+    state.optimizer.zero_grad(set_to_none=True)
+    if is_plain:
+        with record_function("network backward"):
+            torch.autograd.backward(scale(losses.total + zero_gradient_for_idle_heads(named)))
+        if separate_terms:
+            flow = flow_gradient([parameter.grad for parameter in trained], terms)
+    else:
+        with record_function("network backward"):
+            flow_loss = refinement_sum(losses.values["flow_loss"], config.loss.gamma)
+            flow = batch_gradients(scale(flow_loss), trained)
+        total, kept_frac = combine(flow, terms, config.loss)
+        for (name, parameter), gradient in zip(named, total, strict=True):
+            idle = torch.zeros_like(parameter) if is_of_head(name) else None
+            parameter.grad = idle if gradient is None else gradient
+    with record_function("optimiser"):
+        state.scaler.unscale_(state.optimizer)
+        norm = clip(state.model, config.optim.clip_norm)
+    return StepGradients(
+        flow=flow,
+        terms=terms,
+        kept_frac=kept_frac,
+        loss_scale=loss_scale,
+        separation_s=separation_s if is_plain else 0.0,
+        norm=norm,
+    )
+
+
+def zero_gradient_for_idle_heads(named: Sequence[tuple[str, nn.Parameter]]) -> Float[Tensor, ""]:
+    """0, with a gradient of 0 for every head that trains.
+
+    A head whose terms weigh nothing has no gradient otherwise, and processes would wait for it. With one
+    process too: AdamW skips a parameter without a gradient but decays one whose gradient is 0, so that the
+    result would depend on the number of processes.
+    """
+    heads = [0 * parameter.sum() for name, parameter in named if is_of_head(name)]
+    return torch.stack(heads).sum() if heads else torch.zeros(())
 
 
 def clip(model: nn.Module, clip_norm: float) -> Float[Tensor, ""]:
@@ -241,13 +161,13 @@ def clip(model: nn.Module, clip_norm: float) -> Float[Tensor, ""]:
     return torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else float("inf"))
 
 
-def _what_is_not_finite(step: int, batch: FlowBatch, losses: Objective, gradient_norm: Tensor) -> str:
-    broken = [name for name, values in losses.values.items() if not torch.isfinite(values).all()]
-    if not broken and gradient_norm.isfinite():
-        where = "loss of another process"
-    else:
-        where = f"loss {' and '.join(broken)}" if broken else "gradient"
-    return (
-        f"{where} not finite at step {step}, samples {', '.join(batch.ids)}: the weights were not moved and "
-        f"the last checkpoint is sound; try a lower --optim.learning-rate"
-    )
+def is_finite(losses: Objective, gradients: StepGradients, state: TrainingState) -> Bool[Tensor, ""]:
+    """Whether the loss is finite, and the gradient too: but a gradient scaler itself skips such a step."""
+    total = losses.total if state.scaler.is_enabled() else losses.total + gradients.norm
+    return total.isfinite()
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done its work so far."""
+    runtime.synchronize(device)
+    return time.perf_counter()

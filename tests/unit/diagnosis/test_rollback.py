@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from semraft.config import LossConfig, RunConfig, parse_term
-from semraft.diagnosis.rollback import acted_on, plan, remedied
+from semraft.diagnosis.rollback import acted_on, plan, apply_rollbacks
 from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict
 
@@ -54,7 +54,7 @@ def test_what_is_changed(
     found = plan(config, wrong(101, term), seen_at=130, sound=(0, 60, 100, 120))
     assert found is not None
     assert (found.step, found.dropped, found.rate_frac) == (100, dropped, rate_frac)
-    after = remedied(config, [found, found])
+    after = apply_rollbacks(config, [found, found])
     names = [chosen.name for chosen in after.loss.terms]
     assert names == [name for name in ("matching", "semantic-v1") if name != dropped]
     assert after.optim.learning_rate == pytest.approx(config.optim.learning_rate * rate_frac**2)

@@ -1,7 +1,6 @@
-"""Scoring a network under way: the valid mask, and which frame comes first."""
+"""Scoring a network under way: which frame comes first, and which of its flows is scored."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +9,11 @@ import torch
 
 from semraft import inference, predict, raft_tiny
 from semraft.analysis.runs import load_pair
-from semraft.data.loader import collate
 from semraft.evaluation.evaluate import evaluate
-from semraft.evaluation.validate import keep_pair, network_predictor, training_metrics
-from semraft.sample import Estimate, FlowSample, Prediction
+from semraft.evaluation.validate import keep_pair, network_predictor
+from semraft.sample import Estimate, FlowSample
 from tests.helpers import make_sample
 from tests.unit.evaluation.test_evaluate import make_dataset
-
-
-@pytest.mark.parametrize("poison", [1e6, math.nan])
-def test_training_metrics_see_valid_pixels_only(rng: np.random.Generator, poison: float) -> None:
-    """Red when: the zeros stored at invalid pixels are scored as if they were truth, or the mean is over all.
-
-    The prediction is off by 3-4-5 triangles, at invalid pixels by anything.
-    """
-    batch = collate([make_sample(rng), make_sample(rng)])
-    assert not batch.valid.all()
-    off = torch.tensor([3.0, -4.0]).view(1, 2, 1, 1)
-    flows = [
-        torch.where(batch.valid[:, None], batch.flow + scale * off, torch.tensor(poison)) for scale in (2, 1)
-    ]
-    nothing = torch.zeros(2, 4, 5, 7)
-    metrics = training_metrics(Prediction(flows=flows, features1=nothing, features2=nothing), batch)
-    assert metrics["epe"] == pytest.approx(5, rel=1e-5)
-    assert metrics["epe_iter_000"] == pytest.approx(10, rel=1e-5)
-    assert metrics["epe_iter_001"] == pytest.approx(5, rel=1e-5)
 
 
 @pytest.mark.parametrize("way", ["validation", "prediction"])

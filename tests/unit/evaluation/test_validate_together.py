@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
+from semraft.agreement import TrainingStopped
 from semraft.config import DataConfig, ModelConfig, RunConfig
 from semraft.evaluation.evaluate import Evaluation
 from semraft.evaluation.validate import Validation, share_of, validate
@@ -17,7 +18,6 @@ from semraft.models.build import build_model
 from semraft.models.raft import RAFT
 from semraft.runtime import Processes, leave_processes
 from semraft.sample import DamagedFile
-from semraft.training.agreement import TrainingStopped
 from tests.helpers import make_sample
 from tests.unit.evaluation.test_evaluate import make_dataset
 

@@ -19,11 +19,10 @@ from semraft.losses.gradient_surgery import (
     batch_gradients,
     capped,
     combine,
-    combined_gradients,
+    constrain,
     gated,
-    harmless,
-    is_plain_sum,
     projected,
+    term_gradients,
 )
 from semraft.losses.objective import Objective
 
@@ -56,7 +55,7 @@ def test_laws(flow: np.ndarray, term: np.ndarray, combining: Combining, cap: flo
     the cap comes before the projection or lengthens what is short, or the flow gradient is written to."""
     config = LossConfig(combine=combining, share_cap=cap)
     given_flow, given_term = torch.from_numpy(flow), torch.from_numpy(term)
-    left = harmless(given_flow, given_term, config)
+    left = constrain(given_flow, given_term, config)
     size = float(np.linalg.norm(flow)) * max(float(np.linalg.norm(term)), 1.0)
     expected = torch.tensor(reference(flow.tolist(), term.tolist(), config), dtype=torch.float64)
     # Where flow and term are at right angles but for rounding, the gate may see either sign.
@@ -78,8 +77,8 @@ def test_what_is_not_finite_is_not_hidden() -> None:
     flow, term = torch.tensor([1.0, 2.0]), torch.tensor([1.0, math.inf])
     for left in (gated(flow, -term), projected(flow, -term), capped(flow, term, 0.5)):
         assert not left.isfinite().all()
-    told = combine([flow], {"any": [term]}, LossConfig(share_cap=0.5)).kept
-    assert float(told["any"]) == 0  # A mean over steps is made of it.
+    _, kept_frac = combine([flow], {"any": [term]}, LossConfig(share_cap=0.5))
+    assert float(kept_frac["any"]) == 0  # A mean over steps is made of it.
 
 
 def test_without_a_flow_gradient() -> None:
@@ -102,11 +101,16 @@ def made() -> tuple[list[nn.Parameter], dict[str, Tensor]]:
     return [shared, with_flow, own], losses
 
 
-def gradients_by(config: LossConfig, weights: dict[str, float]) -> module.Combined:
+def gradients_by(
+    config: LossConfig, weights: dict[str, float]
+) -> tuple[list[Tensor | None], dict[str, Tensor]]:
+    """Times 8, as a gradient scaler makes them."""
     parameters, losses = made()
     values = {name: value[None] for name, value in losses.items()}
     objective = Objective(total=losses["flow_loss"], values=values)
-    return combined_gradients(objective, weights, parameters, config, lambda loss: 8 * loss)
+    flow = batch_gradients(8 * losses["flow_loss"], parameters)
+    terms = term_gradients(objective, weights, parameters, config, lambda loss: 8 * loss)
+    return combine(flow, terms, config)
 
 
 TERMS = (TermConfig(name="label-warp"), TermConfig(name="matching"))
@@ -117,30 +121,32 @@ def test_one_cosine_for_all_that_flow_and_term_share() -> None:
     """label-warp: -2 x 3 + 3 x 5 = 9 over both shared parameters, so that it counts though the first tensor
     alone conflicts; matching conflicts, and its own parameter learns in full. Red when: each tensor is
     judged alone, own parameters are gated, terms are gated against each other, or the weight is forgotten."""
-    found = gradients_by(LossConfig(terms=TERMS, combine="gate"), BOTH)
-    shared, with_flow, own = map(required, found.gradients)
+    total, kept_frac = gradients_by(LossConfig(terms=TERMS, combine="gate"), BOTH)
+    shared, with_flow, own = map(required, total)
     assert (shared / 8).tolist() == [[1, 1, 1], [2, 2, 2]]
     assert (with_flow / 8).tolist() == [8, 0]
     assert (own / 8).tolist() == [7 + 3, 7, 7]
-    assert {name: float(value) for name, value in found.kept.items()} == {"label-warp": 1, "matching": 0}
+    assert {name: float(value) for name, value in kept_frac.items()} == {"label-warp": 1, "matching": 0}
 
 
 def test_the_projection_leaves_what_a_term_alone_reaches() -> None:
     """Flow on the tensor shared with matching: 2 everywhere. Red when: the flow's norm is taken over
     parameters that matching does not reach, or the projection reaches into them."""
-    found = gradients_by(LossConfig(terms=TERMS, combine="project"), {"label-warp": 0.0, "matching": 0.5})
-    shared, with_flow, own = map(required, found.gradients)
+    total, kept_frac = gradients_by(
+        LossConfig(terms=TERMS, combine="project"), {"label-warp": 0.0, "matching": 0.5}
+    )
+    shared, with_flow, own = map(required, total)
     torch.testing.assert_close(shared / 8, torch.tensor([[2, 2, 2], [2, 2, 0.0]]) + 2 / 6)
     assert (with_flow / 8).tolist() == [3, 0]
     assert (own / 8).tolist() == [3, 0, 0]
-    assert found.kept.keys() == {"matching"}
-    assert float(found.kept["matching"]) == pytest.approx(math.sqrt(5 / 6))
+    assert kept_frac.keys() == {"matching"}
+    assert float(kept_frac["matching"]) == pytest.approx(math.sqrt(5 / 6))
 
 
 def test_the_cap_is_of_shared_parameters() -> None:
     """Red when: the cap counts or shortens own parameters, or is one for all terms together."""
-    found = gradients_by(LossConfig(terms=TERMS, share_cap=0.1), BOTH)
-    shared, with_flow, own = map(required, found.gradients)
+    total, _ = gradients_by(LossConfig(terms=TERMS, share_cap=0.1), BOTH)
+    shared, with_flow, own = map(required, total)
     warp = 0.1 * math.sqrt(6 * 4 + 9) / math.sqrt(3 + 25)
     matching = 0.1 * math.sqrt(6 * 4) / 2
     expected = [[2 - warp] * 3, [2, 2, 2 - 2 * matching]]
@@ -152,11 +158,11 @@ def test_the_cap_is_of_shared_parameters() -> None:
 @pytest.mark.parametrize("config", [LossConfig(combine="gate"), LossConfig(combine="project", share_cap=0.2)])
 def test_without_terms_that_weigh_the_flow_gradient_is_all(config: LossConfig) -> None:
     """Red when: a term of weight 0 has a gradient or fills one in, or the flow loss is scaled twice."""
-    found = combine([torch.ones(2), None], {}, config)
-    assert required(found.gradients[0]).tolist() == [1, 1]
-    assert found.gradients[1] is None
+    total, _ = combine([torch.ones(2), None], {}, config)
+    assert required(total[0]).tolist() == [1, 1]
+    assert total[1] is None
     config = LossConfig(terms=TERMS, combine=config.combine, share_cap=config.share_cap)
-    shared, with_flow, own = gradients_by(config, {"label-warp": 0.0, "matching": 0.0}).gradients
+    (shared, with_flow, own), _ = gradients_by(config, {"label-warp": 0.0, "matching": 0.0})
     assert torch.equal(required(shared) / 8, torch.full((2, 3), 2.0))
     assert (required(with_flow) / 8).tolist() == [3, 0]
     assert own is None
@@ -167,8 +173,9 @@ def test_gradients_share_no_memory() -> None:
     one that is a view of one number."""
     first, second = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2, 3))
     flow = batch_gradients((first + second).sum(), [first, second])
-    for found in (combine(flow, {}, LossConfig()), combine([None, None], {"any": flow}, LossConfig())):
-        gradients = list(map(required, found.gradients))
+    for parts in ((flow, {}), ([None, None], {"any": flow})):
+        total, _ = combine(*parts, LossConfig())
+        gradients = list(map(required, total))
         for gradient in gradients:
             gradient.mul_(0.5)
         assert all((gradient == 0.5).all() for gradient in gradients)
@@ -191,9 +198,9 @@ def test_processes_agree_on_what_is_reached(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_when_one_backward_pass_will_do() -> None:
-    assert is_plain_sum(LossConfig())
-    assert not is_plain_sum(LossConfig(share_cap=0.5))
-    assert not is_plain_sum(LossConfig(combine="gate"))
+    assert not LossConfig().has_surgery
+    assert LossConfig(share_cap=0.5).has_surgery
+    assert LossConfig(combine="gate").has_surgery
 
 
 def test_a_cap_below_0_is_refused() -> None:

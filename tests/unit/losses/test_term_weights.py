@@ -1,4 +1,4 @@
-"""Schedules, and weights measured as shares of the flow loss's gradient."""
+"""Weights of terms: schedules, shares of the flow loss's gradient, learnt log variances."""
 
 from dataclasses import replace
 
@@ -6,21 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from semraft.config import LossConfig, TermConfig, parse_term
+from semraft.config import LossConfig, OptimConfig, RunConfig, TermConfig, parse_term
 from semraft.losses.objective import Objective
 from semraft.losses.term_weights import (
     MEASURED_STEPS,
     NoGradient,
+    TermWeights,
     changing_weights,
     is_measured,
-    measure_shares,
-    next_flow_level,
     scheduled_frac,
-    settled,
-    step_weights,
 )
 
-NO_LEVEL = torch.zeros(3, dtype=torch.float64)
 SHARED = TermConfig(name="label-warp", share=0.4)
 
 
@@ -42,14 +38,26 @@ def test_schedules_are_functions_of_the_step() -> None:
     assert fractions(shared, (1, begin, begin + 5, begin + 10)) == [0, 0, 0.5, 1]
 
 
+def config_of(*terms: TermConfig) -> RunConfig:
+    return RunConfig(loss=LossConfig(gamma=0.5, terms=terms), optim=OptimConfig(steps=100))
+
+
 def test_weights_of_a_step() -> None:
     """Red when: a share has a weight before it is measured, or a schedule is left out."""
-    config = LossConfig(terms=(TermConfig(name="matching", weight=3.0, ramp=10), SHARED))
-    assert step_weights(config, 5, 100, 1.0, {}, NO_LEVEL) == {"matching": 1.5, "label-warp": 0.0}
-    measured = {"label-warp": torch.tensor([0, 0, 0, 7.0])}
-    assert step_weights(config, 50, 100, 1.0, measured, NO_LEVEL) == {"matching": 3.0, "label-warp": 7.0}
+    config = config_of(
+        TermConfig(name="matching", weight=3.0, ramp=10),
+        SHARED,
+        TermConfig(name="census", weight=2.0, schedule="learning-rate"),
+    )
+    rate_frac = config.optim.rate_at(4) / config.optim.learning_rate
+    assert 0 < rate_frac < 1
+    expected = {"matching": 1.5, "label-warp": 0.0, "census": pytest.approx(2 * rate_frac)}
+    assert TermWeights().at(5, config) == expected
+    weights = TermWeights(shares={"label-warp": torch.tensor([0, 0, 0, 7.0])})
+    assert weights.at(50, config)["matching"] == 3
+    assert weights.at(50, config)["label-warp"] == 7
     assert changing_weights(
-        LossConfig(terms=(*config.terms, TermConfig(name="semantic-v1", weight=0.5))),
+        LossConfig(terms=(*config.loss.terms[:2], TermConfig(name="semantic-v1", weight=0.5))),
         {"matching": 1.5, "label-warp": 7.0, "semantic-v1": 0.5},
     ) == {"matching_loss_weight": 1.5, "label_warp_loss_weight": 7.0}
 
@@ -57,28 +65,33 @@ def test_weights_of_a_step() -> None:
 def test_a_weight_falls_with_the_flow_loss() -> None:
     """Red when: the first batch alone is the start, the mean does not follow, the weight rises above itself
     with the loss, or runs without the schedule wait for the device."""
-    config = LossConfig(gamma=0.5, terms=(TermConfig(name="matching", weight=3.0, schedule="flow-loss"),))
+    config = config_of(TermConfig(name="matching", weight=3.0, schedule="flow-loss"))
+    weights = TermWeights()
 
-    def after(level: torch.Tensor, value: float) -> torch.Tensor:
+    def follow(value: float) -> None:
         values = {"flow_loss": torch.tensor([value, value / 2])}  # The sum over refinements is `value`.
-        return next_flow_level(Objective(total=torch.zeros(()), values=values), config, level)
+        weights.learn(Objective(total=torch.zeros(()), values=values), {}, config.loss)
 
-    def weight(level: torch.Tensor) -> float:
-        return step_weights(config, 1, 100, 1.0, {}, level)["matching"]
+    def weight() -> float:
+        return weights.at(1, config)["matching"]
 
-    level = NO_LEVEL
     for value in (1.0, 3.0, 2.0, 6.0, 4.0, 4.0, 7.0, 5.0):
-        assert weight(level) == 3
-        level = after(level, value)
-    assert level.tolist() == pytest.approx([4, 4, MEASURED_STEPS])
-    assert weight(after(level, 1e6)) == 3
-    level = after(level, 2.0)
-    assert weight(level) == pytest.approx(3 * (4 - 2 / 50) / 4)
+        assert weight() == 3
+        follow(value)
+    assert weights.flow_level.tolist() == pytest.approx([4, 4, MEASURED_STEPS])
+    level = weights.flow_level
+    follow(1e6)
+    assert weight() == 3
+    weights.flow_level = level
+    follow(2.0)
+    assert weight() == pytest.approx(3 * (4 - 2 / 50) / 4)
     for _ in range(1000):
-        level = after(level, 1.0)
-    assert weight(level) == pytest.approx(3 / 4)
-    other = LossConfig(terms=(TermConfig(name="matching"),))
-    assert next_flow_level(Objective(total=torch.zeros(()), values={}), other, level) is level
+        follow(1.0)
+    assert weight() == pytest.approx(3 / 4)
+    level = weights.flow_level
+    other = config_of(TermConfig(name="matching"))
+    weights.learn(Objective(total=torch.zeros(()), values={}), {}, other.loss)
+    assert weights.flow_level is level
 
 
 def losses_of(shared: nn.Parameter, own: nn.Parameter, step: int) -> Objective:
@@ -91,13 +104,13 @@ def losses_of(shared: nn.Parameter, own: nn.Parameter, step: int) -> Objective:
 def measure_all(chosen: TermConfig, steps: int) -> tuple[dict[int, dict[str, float]], nn.Parameter]:
     config = LossConfig(terms=(chosen,))
     shared, own = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
-    measured, found = {}, {}
+    weights, found = TermWeights(), {}
     for step in range(1, steps + 1):
         losses = losses_of(shared, own, step)
-        before, measured = measured, measure_shares(losses, [shared, own], config, step, measured, 2.0**10)
+        known = weights.measure_shares(losses, [shared, own], config, step, 2.0**10)
         losses.total.backward()  # The graph is still there.
-        if settled(before, measured):
-            found[step] = settled(before, measured)
+        if known:
+            found[step] = known
     return found, shared
 
 
@@ -130,15 +143,71 @@ def test_a_term_without_a_gradient_has_no_share() -> None:
     config = LossConfig(terms=(SHARED,))
     shared = nn.Parameter(torch.ones(2))
     flow = shared.sum()
-    measured = {}
+    weights = TermWeights()
     idle = Objective(total=flow, values={"flow_loss": flow[None], "label_warp_loss": 0 * flow[None]})
     for step in range(1, 8):
-        measured = measure_shares(idle, [shared], config, step, measured)
+        weights.measure_shares(idle, [shared], config, step, 1.0)
     with pytest.raises(NoGradient, match=r"'label-warp' has no share .* over 8 batches up to step 8"):
-        measure_shares(idle, [shared], config, 8, measured)
-    measured = {}
+        weights.measure_shares(idle, [shared], config, 8, 1.0)
+    weights = TermWeights()
     for step in range(1, 9):
         term = shared.sum() * (float("inf") if step == 3 else 2.0)
         losses = Objective(total=flow, values={"flow_loss": flow[None], "label_warp_loss": term[None]})
-        measured = measure_shares(losses, [shared], config, step, measured)
-    assert settled({}, measured) == {"label-warp": pytest.approx(0.2)}
+        known = weights.measure_shares(losses, [shared], config, step, 1.0)
+    assert known == {"label-warp": pytest.approx(0.2)}
+
+
+LEARNT = config_of(
+    TermConfig(name="label-warp", weight=3.0, modulation="uncertainty"),
+    TermConfig(name="matching", weight=2.0),
+    TermConfig(name="smoothness", weight=1.0, modulation="uncertainty"),
+)
+VALUES = {
+    "flow_loss": torch.tensor([9.0, 9.0]),
+    "label_warp_loss": torch.tensor([0.4, 0.6]),  # 0.8 as a sum over refinements.
+    "matching_loss": torch.tensor([7.0]),
+    "smoothness_loss": torch.tensor([1.0, 1.0]),
+}
+LOSSES = Objective(total=torch.zeros(()), values=VALUES)
+
+
+def test_the_gradient_of_a_log_variance_is_that_of_the_formula() -> None:
+    """Against autograd of w (exp(-s) L + s/2). Red when: the half or the weight is left out, the sign is
+    turned, refinements are not weighted, or a term of weight 0 moves its variance."""
+    learnt = TermWeights.initial(LEARNT.loss)
+    assert learnt.known_log_variances() == {"label-warp": 0.0, "smoothness": 0.0}
+    assert learnt.at(1, LEARNT) == {"label-warp": 3.0, "matching": 2.0, "smoothness": 1.0}
+    with torch.no_grad():
+        learnt.log_variances["label-warp"].fill_(0.7)
+    weights = learnt.at(1, LEARNT) | {"smoothness": 0.0}
+    learnt.learn(LOSSES, weights, LEARNT.loss)
+    s = torch.tensor(0.7, requires_grad=True)
+    loss = 3 * (torch.exp(-s) * 0.8 + s / 2)
+    loss.backward()
+    found, expected = learnt.log_variances["label-warp"].grad, s.grad
+    assert found is not None
+    assert expected is not None
+    assert weights["label-warp"] == pytest.approx(3 * float(torch.exp(-s.detach())))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert learnt.log_variances["smoothness"].grad is None
+
+
+def test_a_learnt_weight_settles_where_the_source_says() -> None:
+    """exp(-s) = 1 / (2 L). Red when: it runs away, or the weight shifts it."""
+    learnt = TermWeights.initial(LEARNT.loss)
+    optimizer = torch.optim.Adam(learnt.log_variances.values(), lr=0.05)
+    for _ in range(400):
+        weights = learnt.at(1, LEARNT)
+        learnt.learn(LOSSES, weights, LEARNT.loss)
+        optimizer.step()
+    assert weights["label-warp"] == pytest.approx(3 / 1.6, rel=1e-3)
+    assert weights["smoothness"] == pytest.approx(1 / 3, rel=1e-3)
+    assert weights["matching"] == 2.0
+
+
+def test_a_share_is_not_modulated() -> None:
+    """Its weight would drift from the share that was asked for."""
+    with pytest.raises(
+        ValueError, match="smoothness modulation is uncertainty: expected none beside a share"
+    ):
+        parse_term("smoothness:share=0.3,modulation=uncertainty")

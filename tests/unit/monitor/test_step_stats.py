@@ -11,10 +11,15 @@ from semraft.config import DataConfig, LossConfig, OptimConfig, RunConfig
 from semraft.data import open_dataset
 from semraft.data.loader import collate, training_sample
 from semraft.losses.objective import Objective
-from semraft.monitor.step_stats import batch_pulse, flow_pulse, line_of, move_pulse, pulse_every
+from semraft.monitor.step_stats import (
+    batch_statistics,
+    flow_statistics,
+    line_every,
+    line_of,
+    update_statistics,
+)
 from semraft.sample import FlowBatch, Prediction
-from semraft.training.optim import learning_rate
-from tests.helpers import REAL_DATA, needs_real_data
+from tests.helpers import REAL_DATA, needs_real_data, result_of
 
 CONFIG = RunConfig(loss=LossConfig(max_flow_px=50.0), optim=OptimConfig(steps=100, clip_norm=2.0))
 
@@ -50,7 +55,7 @@ def test_samples_that_fit_better_otherwise_are_counted() -> None:
     valid[3, :16, 40:56] = True
     hidden = torch.zeros_like(valid)
     hidden[4] = True
-    found = batch_pulse(replace(sound, flow=flow, valid=valid, occluded1=hidden), CONFIG)
+    found = batch_statistics(replace(sound, flow=flow, valid=valid, occluded1=hidden), CONFIG)
     assert {name: float(value) for name, value in found.items() if name.endswith("_samples")} == {
         "seen_samples": 6,
         "swapped_samples": 1,
@@ -74,7 +79,7 @@ def test_real_pictures_are_read_as_they_are() -> None:
     batch = replace(batch, image1=batch.image1.float(), image2=batch.image2.float())
 
     def found(**changed: Tensor) -> dict[str, Tensor]:
-        return batch_pulse(replace(batch, **changed), config)
+        return batch_statistics(replace(batch, **changed), config)
 
     sound = found()
     assert (sound["seen_samples"], sound["swapped_samples"], sound["scaled_samples"]) == (12, 0, 0)
@@ -113,15 +118,18 @@ def test_a_standing_camera_is_no_fault(noise: float, exposure: float) -> None:
     else in frame 2, are not seen because still ones may differ.
     """
     batch = standing(noise, exposure)
-    found = batch_pulse(batch, CONFIG)
+    found = batch_statistics(batch, CONFIG)
     assert (found["seen_samples"], found["false_still_samples"], found["trusted_frac"]) == (6, 0, 1)
     assert float(found["between_classes_frac"]) == pytest.approx(1 / 3)
     # Everything moves, and the truth of all but the middle is missing: zeros.
     spoiled = moved(6, flow=batch.flow)
-    assert batch_pulse(spoiled, CONFIG)["false_still_samples"] == 6
+    assert batch_statistics(spoiled, CONFIG)["false_still_samples"] == 6
     hidden = replace(spoiled, occluded1=(batch.flow == 0).all(dim=1))
-    assert batch_pulse(hidden, CONFIG)["false_still_samples"] == 0
-    assert batch_pulse(replace(batch, flow=torch.zeros_like(batch.flow)), CONFIG)["false_still_samples"] == 0
+    assert batch_statistics(hidden, CONFIG)["false_still_samples"] == 0
+    assert (
+        batch_statistics(replace(batch, flow=torch.zeros_like(batch.flow)), CONFIG)["false_still_samples"]
+        == 0
+    )
 
 
 def flowing(flow: tuple[float, float]) -> Tensor:
@@ -150,7 +158,8 @@ def test_errors_lengths_and_losses() -> None:
     prediction = Prediction(flows=[flowing((9.0, 12.0)), last], features1=features, features2=features)
     values = {"flow_loss": torch.tensor([3.0, 2.0]), "matching_loss": torch.tensor([0.5, 0.25])}
     losses = Objective(total=torch.tensor(9.0), values=values)
-    found = flow_pulse(prediction, batch, losses, {"matching": 0.3}, CONFIG)
+    result = result_of(prediction=prediction, losses=losses, weights={"matching": 0.3})
+    found = flow_statistics(result, batch, CONFIG)
     expected = {
         "first_epe_px": 10.0,
         "epe_px": 5 * 0.9,
@@ -164,7 +173,7 @@ def test_errors_lengths_and_losses() -> None:
     }
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)
     over_all = replace(CONFIG, loss=replace(CONFIG.loss, normalize="all"))
-    found = flow_pulse(prediction, batch, losses, {}, over_all)
+    found = flow_statistics(replace(result, weights={}), batch, over_all)
     assert float(found["l1_px"]) == pytest.approx(7 * 9 / 12)
     assert float(found["epe_px"]) == pytest.approx(4.5)
 
@@ -174,9 +183,9 @@ def test_what_a_step_did_with_its_gradient() -> None:
     the norm after clipping is not over what it may be."""
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(3))
     model[1].running_mean, model[2].running_mean = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2 * learning_rate(4, CONFIG.optim))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2 * CONFIG.optim.rate_at(4))
     norm = torch.tensor(7.0)
-    before = move_pulse(model, optimizer, norm, CONFIG, 4)
+    before = update_statistics(model, optimizer, norm, CONFIG, 4)
     assert float(before["optimizer_steps_missing"]) == 4
     assert "clipped_ratio_max" not in before
     for parameter in model.parameters():
@@ -186,7 +195,7 @@ def test_what_a_step_did_with_its_gradient() -> None:
     weight.grad[0, 0], weight.grad[1, 2] = 3.0, 4.0
     for _ in range(2):
         optimizer.step()
-    found = move_pulse(model, optimizer, norm, CONFIG, 5)
+    found = update_statistics(model, optimizer, norm, CONFIG, 5)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {
             "gradient_norm": 7,
@@ -197,7 +206,7 @@ def test_what_a_step_did_with_its_gradient() -> None:
         }
     )
     free = replace(CONFIG, optim=replace(CONFIG.optim, clip_norm=0.0))
-    assert "clipped_ratio_max" not in move_pulse(model, optimizer, norm, free, 5)
+    assert "clipped_ratio_max" not in update_statistics(model, optimizer, norm, free, 5)
 
 
 def test_a_line_of_several_steps() -> None:
@@ -225,5 +234,5 @@ def test_numbers_from_a_checkpoint_meet_those_of_the_device(monkeypatch: pytest.
 
 
 def test_a_run_has_a_thousand_lines_or_one_a_step() -> None:
-    of = [pulse_every(replace(CONFIG, optim=OptimConfig(steps=steps))) for steps in (1, 1999, 2000, 100_000)]
+    of = [line_every(replace(CONFIG, optim=OptimConfig(steps=steps))) for steps in (1, 1999, 2000, 100_000)]
     assert of == [1, 1, 2, 100]

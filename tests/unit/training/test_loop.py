@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import semraft
+from semraft.agreement import OutOfTime, TrainingStopped
 from semraft.config import DataConfig, ModelConfig, OptimConfig, RunConfig, WorldConfig, load_config
 from semraft.data.loader import TrainingBatch, training_batches
 from semraft.evaluation.evaluate import Evaluation
@@ -20,8 +21,8 @@ from semraft.models.build import build_model
 from semraft.models.raft import RAFT
 from semraft.monitor import step_stats
 from semraft.runtime import Processes
-from semraft.training import loop, state, step
-from semraft.training.agreement import OutOfTime, TrainingStopped
+from semraft.step_result import StepResult
+from semraft.training import loop, session, state, step
 
 CONFIG = RunConfig(
     data=DataConfig(crop=(64, 64), workers=0, validation_pairs=1, world=WorldConfig(size=(64, 72), scenes=4)),
@@ -56,16 +57,14 @@ def test_a_resumed_run_takes_up_optimiser_schedule_scaler_and_window(
     whole, cut_short = tmp_path / "whole", tmp_path / "cut-short"
     loop.train(CONFIG, whole)
 
-    def two_batches(*arguments: Any) -> Iterator[TrainingBatch]:
+    def two_batches(*arguments: Any) -> Generator[TrainingBatch, None, None]:
         for number, batch in enumerate(training_batches(*arguments)):
             if number == 3:  # It is read before the third step is taken.
                 raise Killed
             yield batch
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_batches", two_batches)
-        with pytest.raises(Killed):
-            loop.train(CONFIG, cut_short)
+    with pytest.raises(Killed):
+        loop.train(CONFIG, cut_short, open_batches=two_batches)
     assert last(cut_short)["step"] == 2
     loop.train(CONFIG, cut_short, resume=True)
 
@@ -91,14 +90,14 @@ def test_a_process_that_does_not_write_keeps_nothing_to_tell(
     """The second of two. Red when: it writes, or what its steps told of themselves fills its memory."""
     kept: list[int] = []
 
-    def counted(state: state.TrainingState, *arguments: Any) -> step.Taken:
-        kept.append(len(state.pulses))
-        return step.take_step(state, *arguments)
+    def counted(state: state.TrainingState, *arguments: Any) -> StepResult:
+        kept.append(len(state.statistics))
+        return step.training_step(state, *arguments)
 
-    monkeypatch.setattr(loop, "take_step", counted)
     monkeypatch.setattr(loop.runtime, "join_processes", lambda device: Processes(rank=1, count=2))
     data = replace(CONFIG.data, validation_pairs=2)  # One for it.
-    loop.train(replace(CONFIG, data=data, optim=replace(CONFIG.optim, batch=2)), tmp_path / "run")
+    config = replace(CONFIG, data=data, optim=replace(CONFIG.optim, batch=2))
+    loop.train(config, tmp_path / "run", step=counted)
     assert kept == [0, 0, 0, 0]
     assert not (tmp_path / "run").exists()
 
@@ -155,7 +154,7 @@ def test_the_network_is_trained_from_frame_1_to_frame_2(
     loaded: list[TrainingBatch] = []
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def kept(*arguments: Any) -> Iterator[TrainingBatch]:
+    def kept(*arguments: Any) -> Generator[TrainingBatch, None, None]:
         for batch in training_batches(*arguments):
             loaded.append(batch)
             yield batch
@@ -167,9 +166,8 @@ def test_the_network_is_trained_from_frame_1_to_frame_2(
         )
         return model
 
-    monkeypatch.setattr(loop, "training_batches", kept)
     monkeypatch.setattr(state, "build_model", watched)
-    loop.train(CONFIG, tmp_path / "run")
+    loop.train(CONFIG, tmp_path / "run", open_batches=kept)
     assert len(seen) == len(loaded) == 4
     for (first, second), (batch, _) in zip(seen, loaded, strict=True):
         assert torch.equal(first, batch.image1)
@@ -228,7 +226,7 @@ def test_the_average_is_what_is_scored_and_handed_out(
         scored.append({name: value.clone() for name, value in model.state_dict().items()})
         return {}
 
-    monkeypatch.setattr(loop, "validate", watched)
+    monkeypatch.setattr(session, "validate", watched)
     loop.train(replace(CONFIG, optim=replace(CONFIG.optim, ema=0.9)), tmp_path / "run")
     checkpoint = last(tmp_path / "run")
     loaded = semraft.load(tmp_path / "run" / "checkpoints" / "last.pt").state_dict()
@@ -242,12 +240,12 @@ def test_the_average_is_what_is_scored_and_handed_out(
 def test_a_request_to_stop_that_comes_twice_is_one(number: signal.Signals) -> None:
     """Red when: of several processes one is interrupted in the middle of its step because a terminal or SLURM
     signals all of them, and torchrun those that it has started; or a person can't interrupt a run alone."""
-    with loop._asked_to_stop(Processes(rank=1, count=2)) as asked:
+    with session.asked_to_stop(Processes(rank=1, count=2)) as asked:
         assert not asked()
         for _ in range(2):
             signal.raise_signal(number)
         assert asked()
-    with loop._asked_to_stop(Processes()) as asked:
+    with session.asked_to_stop(Processes()) as asked:
         signal.raise_signal(number)
         assert asked()
         with pytest.raises(KeyboardInterrupt) if number == signal.SIGINT else nullcontext():

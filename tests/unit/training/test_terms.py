@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from semraft.agreement import TrainingStopped
 from semraft.config import LossConfig, OptimConfig, RunConfig, parse_term
 from semraft.losses.objective import Objective, objective
 from semraft.losses.term_weights import MEASURED_STEPS
 from semraft.training import loop, step
-from semraft.training.agreement import TrainingStopped
 from tests.unit.training.test_loop import CONFIG, last
 
 STEPS = MEASURED_STEPS + 4

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from semraft import runtime
 from semraft.losses.reduction import largest_over_processes
-from semraft.runtime import Processes, leave_processes
+from semraft.runtime import Processes
 
 
 class TrainingStopped(RuntimeError):
@@ -51,6 +52,23 @@ def agreed_ending(own: Ending, finite: Bool[Tensor, ""]) -> Ending:
 
 
 @contextmanager
+def joined_processes(device: torch.device, run: Path) -> Iterator[Processes]:
+    """The processes that train a run together, on `device` here; left when the work is done or stopped.
+
+    Raises:
+        TrainingStopped: Another process was lost.
+    """
+    processes = runtime.join_processes(device)
+    with lost_processes_named(processes, run):
+        try:
+            yield processes
+        except TrainingStopped:  # In every process.
+            runtime.leave_processes(processes)
+            raise
+        runtime.leave_processes(processes)
+
+
+@contextmanager
 def by_all(processes: Processes) -> Iterator[None]:
     """Work that has failed for all processes when it has failed in one of them.
 
@@ -65,7 +83,7 @@ def by_all(processes: Processes) -> Iterator[None]:
     except Exception:
         with suppress(RuntimeError):  # Others are lost: what happened here is told all the same.
             _has_failed(processes, True)
-            leave_processes(processes)
+            runtime.leave_processes(processes)
         raise
     if _has_failed(processes, False):
         raise TrainingStopped("another process can't go on and says why: this one ends with it")

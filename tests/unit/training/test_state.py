@@ -10,8 +10,7 @@ import torch
 
 from semraft import tracking
 from semraft.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TermConfig
-from semraft.training.checkpoint import link_checkpoint, load_checkpoint
-from semraft.training.state import initial_state
+from semraft.training.state import initial_state, link_checkpoint, load_checkpoint
 
 CONFIG = RunConfig(
     model=ModelConfig(arch="tiny"),
@@ -75,8 +74,8 @@ def test_what_a_checkpoint_holds_comes_back_where_it_belongs(tmp_path: Path) -> 
     saved.optimizer.step()
     saved.step = 1
     saved.window = {"flow_loss": torch.ones(12), "steps": torch.ones(())}
-    saved.measured = {"semantic-v1": torch.ones(4, dtype=torch.float64)}
-    saved.pulses = [{"epe_px": torch.ones(())}]
+    saved.term_weights.shares = {"semantic-v1": torch.ones(4, dtype=torch.float64)}
+    saved.statistics = [{"epe_px": torch.ones(())}]
     saved.save(tmp_path / tracking.CHECKPOINTS / "last.pt", CONFIG)
     state = initial_state(CONFIG, ELSEWHERE)
     state.restore(tmp_path, ELSEWHERE, leads=True)
@@ -85,9 +84,10 @@ def test_what_a_checkpoint_holds_comes_back_where_it_belongs(tmp_path: Path) -> 
     assert set(of_log_variance.values()) == {"cpu"}
     for of in ("model", "average"):
         assert set(devices(getattr(state, of).state_dict()).values()) == {"meta"}
+    weights = state.term_weights
     assert devices(state.window) == {"flow_loss": "meta", "steps": "cpu"}
-    assert devices(state.measured) == {"semantic-v1": "cpu"}
-    assert (state.flow_level.device, state.log_variances["semantic-v1"].device) == (CPU, CPU)
+    assert devices(state.term_weights.shares) == {"semantic-v1": "cpu"}
+    assert (weights.flow_level.device, weights.log_variances["semantic-v1"].device) == (CPU, CPU)
     assert state.step == 1
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from semraft.config import DataConfig, OptimConfig, WorldConfig
-from semraft.data.loader import TrainingBatch, training_batches
+from semraft.data.augment import resize
+from semraft.data.loader import TrainingBatch
 from semraft.faults.fault_config import SOUND, Fault, FaultConfig
-from semraft.faults.samples import SWAPPED_ONE_IN, spoiled_resize
+from semraft.faults.faulty_batches import SWAPPED_ONE_IN, faulty_batches, flow_not_scaled
 from semraft.monitor.data_checks import between_frac
 from semraft.sample import FlowSample
 from semraft.training.run_data import training_data
@@ -22,9 +23,7 @@ DATA = DataConfig(
 
 def batches(fault: FaultConfig, steps: int = 6, batch: int = 3) -> list[TrainingBatch]:
     datasets, weights = training_data(DATA)
-    return list(
-        training_batches(datasets, weights, DATA, 5, OptimConfig(steps=steps, batch=batch), fault=fault)
-    )
+    return list(faulty_batches(fault, datasets, weights, DATA, 5, OptimConfig(steps=steps, batch=batch)))
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +69,7 @@ def test_flow_stays_in_pixels_of_the_old_size() -> None:
     sample = FlowSample(
         id="a", scene="a", dataset="world", image1=grey, image2=grey, flow=flow, valid=np.ones((40, 60), bool)
     )
-    fault = FaultConfig(kind="flow-scale", step=4)
-    found = [spoiled_resize(fault, step)(sample, (80, 90), DATA.augment).flow for step in (3, 4)]
+    found = [resized(sample, (80, 90), DATA.augment).flow for resized in (resize, flow_not_scaled)]
     np.testing.assert_allclose(found[0], np.broadcast_to([4.5, 10], (80, 90, 2)), rtol=1e-6)
     np.testing.assert_allclose(found[1], np.broadcast_to([3, 5], (80, 90, 2)), rtol=1e-6)
 
@@ -110,7 +108,7 @@ def test_workers_plant_the_same(sound: list[TrainingBatch]) -> None:
     datasets, weights = training_data(DATA)
     fault = FaultConfig(kind="flow-scale", step=2)
     options = replace(DATA, workers=1)
-    loaded = training_batches(datasets, weights, options, 5, OptimConfig(steps=3, batch=3), fault=fault)
+    loaded = faulty_batches(fault, datasets, weights, options, 5, OptimConfig(steps=3, batch=3))
     for one, two in zip(batches(fault, 3), loaded, strict=True):
         assert np.array_equal(one.batch.flow.numpy(), two.batch.flow.numpy())
 

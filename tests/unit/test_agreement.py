@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from semraft import agreement
+from semraft.agreement import Ending, TrainingStopped, agreed_ending, by_all, lost_processes_named
 from semraft.runtime import Processes
-from semraft.training import agreement
-from semraft.training.agreement import Ending, TrainingStopped, agreed_ending, by_all, lost_processes_named
 
 FINITE, NOT_FINITE = torch.tensor(True), torch.tensor(False)
 GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:12011"

@@ -1,29 +1,48 @@
-"""Planted faults of a training step; those of samples are in `semraft.faults.samples`."""
+"""Faulty training steps, and a training with a fault: the sound loop around both."""
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from semraft.config import LossConfig, RunConfig, TermConfig
+from semraft.faults.fault_config import FaultConfig
+from semraft.faults.faulty_batches import faulty_batches
+from semraft.sample import FlowBatch
+from semraft.step_result import StepResult
+from semraft.training import loop
 from semraft.training.state import TrainingState
+from semraft.training.step import training_step
 
 TIMES_THE_RATE = 30
 V1_WEIGHTS = {"v1-weight": 20.0, "v1-constant": 5.0}
 LARGEST_HALF = float(torch.finfo(torch.float16).max)
 
 
-def planted(config: RunConfig, state: TrainingState) -> RunConfig:
-    """What the next step really does of what the configuration asks for.
+def train(config: RunConfig, run: Path, *arguments: Any) -> Path:
+    """`training.loop.train` with the fault of the configuration."""
+    batches = partial(faulty_batches, config.fault)
+    return loop.train(config, run, *arguments, open_batches=batches, step=partial(faulty_step, config.fault))
 
-    Faults that are not of the configuration change the state's model or optimiser where they begin; a resumed
-    run has them again.
+
+def faulty_step(
+    fault: FaultConfig, state: TrainingState, batch: FlowBatch, config: RunConfig, *arguments: Any
+) -> StepResult:
+    """`training_step` with a fault."""
+    return training_step(state, batch, inject(fault, config, state), *arguments)
+
+
+def inject(fault: FaultConfig, config: RunConfig, state: TrainingState) -> RunConfig:
+    """The configuration of the coming step, with a fault.
+
+    Faults that are not of the configuration change the state's model or optimiser where they begin.
     """
-    fault, step = config.fault, state.step + 1
+    step, loss, optim = state.step + 1, config.loss, config.optim
     if step < fault.step:
         return config
-    loss, optim = config.loss, config.optim
     if fault.kind == "learning-rate":
         optim = replace(optim, learning_rate=TIMES_THE_RATE * optim.learning_rate)
     elif fault.kind == "no-clipping":
@@ -38,7 +57,8 @@ def planted(config: RunConfig, state: TrainingState) -> RunConfig:
         state.model.batch_norm_is_frozen = False
         state.model.train()
     elif fault.kind == "half-overflow" and step == fault.step:
-        state.model.update_block.motion_encoder.register_forward_pre_hook(_through_half)
+        # Before all other hooks: the monitor is to see the overflow.
+        state.model.update_block.motion_encoder.register_forward_pre_hook(_through_half, prepend=True)
     return replace(config, loss=loss, optim=optim)
 
 
@@ -53,6 +73,6 @@ def _through_half(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def _overflowing(correlation: Tensor) -> Tensor:
-    """Products of features as float16 has them when features are so large that the strongest do not fit."""
+    """Correlations in float16, of features so large that the strongest leave its range."""
     factor = 2 * LARGEST_HALF / correlation.detach().abs().amax().clamp(min=1e-6)
     return (correlation * factor).half().to(correlation.dtype)
