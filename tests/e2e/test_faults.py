@@ -29,7 +29,7 @@ def test_a_fault_in_the_data_is_named_while_it_trains(tmp_path: Path) -> None:
     options = [*SMALL, "--optim.steps", "60", "--fault.step", "31", "--output", str(run)]
     done = semraft("train", "fault-label-resize", *options)
     assert "! label-resize since step 31" in done.stderr
-    assert done.stderr.index("! label-resize") < done.stderr.index("watching itself took")
+    assert done.stderr.index("! label-resize") < done.stderr.index("monitoring took")
     found = verdict(run)
     assert (found["state"], found["first_step"]) == ("worse", 31)
     assert found["causes"][0]["name"] == "label-resize"

@@ -26,7 +26,9 @@ SOUND_KEPT = 3
 
 
 def goes_back(monitor: Monitor, state: TrainingState) -> bool:
-    """Does what the configuration wants of a run whose verdict names a cause that is acted on; all processes call it together.
+    """Does what the configuration wants of a run whose verdict names a cause; all processes call it together.
+
+    Only of causes that are acted on (`diagnosis.rollback.acted_on`).
 
     Returns:
         Whether last.pt is now the last sound checkpoint, from which the run is to be resumed.

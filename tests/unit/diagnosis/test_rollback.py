@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from semraft.config import LossConfig, RunConfig, parse_term
-from semraft.diagnosis.rollback import acted_on, plan, apply_rollbacks
+from semraft.diagnosis.rollback import acted_on, apply_rollbacks, plan
 from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict
 
