@@ -1,4 +1,4 @@
-"""What the runs of the divergence studies show: the tables of docs/divergence.md, from their folder.
+"""Tables of docs/divergence.md, from the folder of a divergence study.
 
     python -m benchmarks.divergence FOLDER
 
@@ -21,7 +21,7 @@ from semraft.analysis.statistics import paired_t
 from semraft.diagnosis.record import Record, read_record
 
 HARMED = "v1-5"
-"""What the suspects and the cures are to take the harm from."""
+"""The harmful variant that suspected causes and cures are compared with."""
 WINDOW = 50
 """Batches that a mean is over: at the end, and for each place of the course."""
 STRATA = {

@@ -222,7 +222,7 @@ def one_run(task: tuple[int, Fault, Options, str, float]) -> None:
 
 
 def judged(run: Path, fault: Fault) -> dict[str, Any]:
-    """What a run's record says now, with the thresholds as they are now."""
+    """The diagnosis of a run's record with the present thresholds."""
     verdict = judge(read_record(run))
     planted = load_config(run / "config.json").fault.step
     cause = verdict.causes[0].name if verdict.causes else ""

@@ -45,7 +45,7 @@ Whole = TypeVar("Whole", FlowBatch, Prediction)
 
 
 def operations(work: Callable[[], object]) -> int:
-    """What the device is asked for by the work."""
+    """The operations that the work gives the device."""
     with stand_in.tallied() as tally:
         work()
     return tally.operations.total()
@@ -138,7 +138,7 @@ def of_torchvision() -> int:
 
 
 def counts(terms_only: bool) -> Iterator[tuple[str, int]]:
-    """What is counted, one after another; terms are what they add."""
+    """Counted works, one after another; terms by the operations that they add."""
     if not terms_only:
         yield "torchvision", of_torchvision()
         yield "semraft, defaults", of_semraft(ModelConfig())

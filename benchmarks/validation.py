@@ -1,4 +1,4 @@
-"""What validation costs of a training at the study's protocol, from parts that are measured one by one.
+"""The share of validation in a training at the study's protocol, from parts measured one by one.
 
     python benchmarks/validation.py [--device auto] [--precision auto] [--batch 6] [--rounds 3]
 

@@ -1,4 +1,4 @@
-"""What several tests share: where the real frames are, and small asymmetric samples."""
+"""Helpers that several tests share: where the real frames are, and small asymmetric samples."""
 
 import os
 from pathlib import Path

@@ -40,11 +40,11 @@ NAME = "standin"
 BY_TRITON = "STAND_IN_TRITON"
 """The variable that has a command's lookups computed by Triton's kernels."""
 MATRICES = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
-"""What autocast lowers. What it raises on a GPU, and semraft leaves to it, it does not on a stand-in."""
+"""Operations that autocast lowers. Those that it raises on a GPU are not raised here."""
 PROMOTED = ("grid_sampler",)
-"""What autocast computes in the widest type of its tensors; torchvision's RAFT relies on it."""
+"""Operations that autocast computes in the widest type of their tensors; torchvision's RAFT relies on it."""
 KERNELS = ("look_up", "look_up_backward", "correlate", "correlate_backward")
-"""What windows are cut by."""
+"""The functions of the lookup kernels."""
 COPIES = ("copy_", "_to_copy")
 """The operations that bring numbers from one device to the other."""
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")

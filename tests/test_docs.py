@@ -26,7 +26,7 @@ QUICKER = {
     "seeds=(0, 1, 2)": "seeds=(0,)",
     "validate_every=200": "validate_every=2, saved_pairs=1, num_updates=1, validation_updates=1",
 }
-"""What the tutorial says, and what the test does instead: the same commands, in less time."""
+"""Text of the tutorial -> text of the test: the same commands, in less time."""
 
 
 def files_of(page: Path) -> dict[str, str]:

@@ -52,7 +52,7 @@ SMALL_SHAPE = Shape(name="tiny", batch=1, height=4, width=6, channels=20, radius
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What one call must move and compute; as rates, what a device does in a second."""
+    """Bytes and operations of one call; as rates, those of a device in a second."""
 
     dram_bytes: float
     l1_bytes: float
@@ -227,7 +227,7 @@ def correctness(shape: Shape, features1: Tensor, features2: Tensor, points: Tens
 def whole(
     shape: Shape, features1: Tensor, features2: Tensor, points: Tensor, setting: Setting
 ) -> Iterator[Row]:
-    """What a network pays: features to the windows of all refinements, and back. This decides."""
+    """The cost for a network: from features to the windows of all refinements, and back. It decides."""
     count = 1 if setting.small else REFINEMENTS
     for trains in (False, True):
         what = f"{count} refinements, {'forward and backward' if trains else 'forward'}"

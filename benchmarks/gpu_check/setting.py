@@ -19,7 +19,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What every part is told."""
+    """The setting of a part: device, sizes, time."""
 
     device: torch.device
     small: bool

@@ -30,7 +30,7 @@ Flows = Callable[[Tensor, Tensor], list[Tensor]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """What is timed: a prediction, or a forward and a backward pass."""
+    """A timed work: a prediction, or a forward and a backward pass."""
 
     does: Literal["inference", "training"]
     arch: str

@@ -23,7 +23,7 @@ FOLDER = "clearml"
 PROBE_S = 3.0
 """`Task.init` waits for minutes for a server that does not answer: asked for a connection first."""
 FILES = (CONFIG, ENVIRONMENT, METRICS, PER_SAMPLE)
-"""What becomes an artifact, where the run has it."""
+"""Files that become artifacts, where the run has them."""
 NOT_CONNECTED = (
     *("detect_repository", "tensorboard", "pytorch", "tensorflow", "matplotlib", "hydra", "jsonargparse"),
     *("joblib", "scikit", "xgboost", "lightgbm", "catboost", "fastai", "megengine", "gradio", "tfdefines"),

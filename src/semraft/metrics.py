@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float64, Int, UInt8
 
 
 class Metric(NamedTuple):
-    """What a name means: e is the endpoint error |flow - flow_gt| of a pixel in pixels."""
+    """Definition of a metric: e is the endpoint error |flow - flow_gt| of a pixel in pixels."""
 
     formula: str
     unit: str
@@ -54,7 +54,7 @@ METRICS: dict[str, Metric] = {
 """Name without stratum -> definition, in the order of tables. Per cent is 0..100."""
 
 OF_HEADS = ("miou_pct", "temporal_consistency_pct", "occlusion_f1_pct")
-"""What a network's heads are scored by."""
+"""Metrics of a network's heads."""
 
 ALL = "all"
 """The stratum of every valid pixel; its metrics carry no suffix."""
@@ -96,7 +96,7 @@ _WAUC_THRESHOLDS_PX = np.maximum(_WAUC_LEVELS / 20, (_WAUC_LEVELS / 20).astype(n
 
 
 class Sums(NamedTuple):
-    """What some pixels of one pair add to every metric; all but `error_px` are exact integers."""
+    """Sums over pixels of a pair, from which every metric follows; all but `error_px` are exact integers."""
 
     valid: int
     non_finite: int
@@ -216,7 +216,7 @@ def measure(
 
 
 Ratio = tuple[float, float]
-"""What a pair adds to a score that is a ratio: below the line, and above it; sums of both are pooled."""
+"""Denominator and numerator of a ratio for one pair; the sums of both over pairs are pooled."""
 
 
 def label_overlap(

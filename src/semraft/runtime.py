@@ -297,7 +297,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def environment_record(device: torch.device, precision: str, processes: Processes) -> dict[str, Any]:
-    """What a run ran on: versions, commit, hardware. JSON-ready."""
+    """The environment of a run: versions, commit, hardware. JSON-ready."""
     return {
         "semraft": _version("semraft"),
         "torch": torch.__version__,

@@ -111,7 +111,7 @@ def test_flow_by_the_kernels_of_a_gpu(tmp_path: Path) -> None:
 
 
 def told(script: str) -> Any:
-    """What a script prints as JSON on the stand-in, windows by the CPU's kernels."""
+    """The JSON that a script prints on the stand-in, with lookups by the CPU's loops."""
     head = (
         "import json, torch\n"
         "from tests import stand_in\n"
@@ -268,7 +268,7 @@ def test_a_step_keeps_what_the_rule_for_recomputing_believes(arch: str) -> None:
 
 
 def test_tensors_of_the_cpu_are_refused_where_cuda_refuses_them() -> None:
-    """What the tests above rest on: of the CPU's tensors CUDA takes one number in elementwise arithmetic, any
+    """The basis of the tests above: of the CPU's tensors CUDA takes one number in elementwise arithmetic, any
     in `where`, indices, and what is copied."""
     refused = told(
         """

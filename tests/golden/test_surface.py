@@ -1,4 +1,4 @@
-"""What others build on can't change unnoticed: options, commands, public names, the first steps of training.
+"""The public surface, frozen: options, commands, public names, the first steps of training.
 
 `make golden` writes the files anew; a commit that does so says why.
 """

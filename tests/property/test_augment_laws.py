@@ -1,4 +1,4 @@
-"""What must hold whatever window, flip and motion are drawn."""
+"""Laws of augmentation, for any window, flip and motion."""
 
 import dataclasses
 

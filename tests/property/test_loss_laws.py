@@ -1,4 +1,4 @@
-"""What must hold of every loss term, whatever the scene: each law over all of them, through the objective."""
+"""Laws of every loss term, on any scene: each law over all of them, through the objective."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace

@@ -1,4 +1,4 @@
-"""What a process makes of what the others say; with real ones: tests/e2e/test_endings.py."""
+"""Agreement of processes, with replies made up here; with real processes: tests/e2e/test_endings.py."""
 
 from pathlib import Path
 

@@ -202,7 +202,7 @@ def test_several_tasks_of_slurm_without_torchrun_are_told_what_to_type(
 
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "GROUP_WORLD_SIZE": "2"}
-"""What torchrun tells a process on the second of two nodes."""
+"""The environment of a process that torchrun starts on the second of two nodes."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What commands have in common: values that tyro can't read by itself, and tables."""
+"""Shared parts of commands: values that tyro can't read by itself, and tables."""
 
 import os
 from collections.abc import Sequence

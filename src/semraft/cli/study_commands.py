@@ -34,7 +34,7 @@ class RunOptions:
     ray: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = ""
     """Run on this Ray cluster, which shares the study's folder (`auto`: the one this machine belongs to)."""
     launcher: Annotated[str, tyro.conf.arg(metavar="COMMAND")] = ""
-    """What starts each run, where a run is several processes: a torchrun or srun (docs/slurm.md)."""
+    """The launcher of each run, where a run is several processes: a torchrun or srun (docs/slurm.md)."""
 
 
 def run(arguments: Sequence[str]) -> int:

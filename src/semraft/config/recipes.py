@@ -24,7 +24,7 @@ from semraft.faults.fault_config import ABOUT, FAULTS, FaultConfig
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a named run is for, and the run."""
+    """A named run: its purpose and its configuration."""
 
     about: str
     config: RunConfig

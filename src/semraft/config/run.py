@@ -28,7 +28,7 @@ CorrelationKind = Literal["all-pairs", "on-demand", "auto"]
 
 
 Head = Literal["occlusion", "decoder", "decoder-down"]
-"""What a network can have beside flow: occlusion, and classes decoded at 1/8 or from two stages below."""
+"""Heads beside flow: occlusion, and classes decoded at 1/8 or from two stages below."""
 HEADS: tuple[Head, ...] = typing.get_args(Head)
 
 EXTRA_STEPS = 100
@@ -51,10 +51,11 @@ class ModelConfig:
     correlation: CorrelationKind = "auto"
     """Store the all-pairs volume, or compute on demand what is looked at: less memory on large frames."""
     recompute: Recompute = "auto"
-    """What is computed again for the gradients instead of kept: less memory, more time. `auto`: both ends of
-    the network on a CPU; on a GPU nothing while its free memory suffices, then both ends, then everything."""
+    """Activations that are computed again for the gradients instead of kept: less memory, more time. `auto`:
+    both ends of the network on a CPU; on a GPU nothing while its free memory suffices, then both ends, then
+    everything."""
     heads: tuple[Head, ...] = ()
-    """What the network gives beside flow: occlusion, and the classes of both frames (decoder: from features
+    """Outputs of the network beside flow: occlusion, and the classes of both frames (decoder: from features
     at 1/8; decoder-down: two stages further down and back up). The rest of it is the same without."""
     conditioning: Conditioning = "none"
     """Classes of both frames that enter the context: those of the data (truth: then also wherever the network
@@ -74,7 +75,7 @@ class LossConfig:
     gamma: float = 0.8
     """Weight of refinement t of N in every sum over refinements: gamma^(N-t)."""
     normalize: Literal["valid", "all", "valid-broadcast"] = "valid"
-    """What the flow loss is divided by: the number of valid pixels, or of all pixels (RAFT's own code).
+    """Divisor of the flow loss: the number of valid pixels, or of all pixels (RAFT's own code).
     valid-broadcast: of valid ones, but every sample is masked by every other's mask as well, as in the
     original study's repair: the loss grows with the batch, and with what has no truth."""
     max_flow_px: float = 400.0
@@ -85,7 +86,8 @@ class LossConfig:
     terms: tuple[TermConfig, ...] = ()
     """Auxiliary terms, for example `semantic-v1:0.5 signed-distance:share=0.4,where=things,ramp=200`."""
     combine: Literal["sum", "gate", "project"] = "sum"
-    """What stays of a term's gradient against the flow loss's: all, nothing, or what is at right angles."""
+    """The part of a term's gradient that stays where it opposes the flow loss's: all, nothing, or the part at
+    right angles to it."""
     share_cap: float = 0.0
     """Largest norm of a term's gradient, at any step, in parts of the flow loss's; 0: no limit."""
 

@@ -33,7 +33,7 @@ def make_config(recipe: str = "world-base", seed: int = 0, **changes: Any) -> Ru
 def make_environment(
     ids: Sequence[str] = IDS, fingerprint: str = "f0", seed: int | None = None
 ) -> dict[str, Any]:
-    """What a run records of where it ran; with a seed, what it started from."""
+    """The environment record of a run; with a seed, its fingerprints as well."""
     started = {name: f"{name} {seed}" for name in ("initial_weights", "sample_order", "first_batches")}
     draw = {"ids": list(ids), "fingerprint": fingerprint}
     return {

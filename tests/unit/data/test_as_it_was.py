@@ -1,4 +1,4 @@
-"""What the original study's resize did to targets and labels, each an option, against loops."""
+"""The resize of the original study, applied to targets and labels, against loops."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -106,7 +106,7 @@ def test_labels_blended_as_greys_by_loops(crop: tuple[int, int], rng: np.random.
 
 
 def test_which_classes_have_one_grey() -> None:
-    """What grey levels alone can do: nothing to the common classes, next to nothing to VIPER's.
+    """The effect of grey levels alone: nothing to the common classes, next to nothing to VIPER's.
 
     Red when: a colour or the rounding changes so that more of them collide.
     """

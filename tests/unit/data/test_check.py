@@ -83,7 +83,7 @@ MISREAD: dict[str, Callable[[FlowSample], FlowSample]] = {
     "1.1 times as long": lambda sample: dataclasses.replace(sample, flow=sample.flow / np.float32(1.1)),
     "2 times as long": lambda sample: dataclasses.replace(sample, flow=sample.flow / np.float32(2)),
 }
-"""What the check should say -> what was done to a sound sample."""
+"""The expected line of the check -> the change made to a sound sample."""
 
 
 def test_right_flow_is_aligned() -> None:

@@ -1,4 +1,4 @@
-"""What every reader of flow and of pictures owes a file that is missing, empty, cut off or changed."""
+"""Readers of flow and of pictures on files that are missing, empty, cut off or changed."""
 
 from collections.abc import Callable
 from pathlib import Path

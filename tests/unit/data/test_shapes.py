@@ -126,7 +126,7 @@ def test_the_data_set_has_training_and_validation_scenes() -> None:
 
 
 def layers_of(shapes: ShapesConfig, index: int) -> tuple[Layers, OutlineBank, TextureBank]:
-    """What a training scene consists of."""
+    """The parts of a training scene."""
     rng = random.Random(f"shapes/train/{shapes.seed}/{index}")
     outlines, textures = outline_bank((shapes.seed, 0)), texture_bank((shapes.seed, 0))
     scene = draw_scene(rng, shapes.size, shapes.motion_px, shapes.effects, outlines, textures)

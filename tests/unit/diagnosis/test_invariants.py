@@ -38,7 +38,7 @@ ONCE = {
     "l1_px": 1.0,
     "trusted_frac": 0.5,
 }
-"""What one line has otherwise."""
+"""The values in which one line differs."""
 SAID = {
     "learning-rate": "the rate is the schedule's, within 3.0%",
     "optimizer-restart": "of 120 steps 3 are missing in the optimiser's moments",

@@ -1,4 +1,4 @@
-"""What a run has written, read once and for all or as it grows."""
+"""The record of a run, read as a whole or as it grows."""
 
 import json
 from pathlib import Path

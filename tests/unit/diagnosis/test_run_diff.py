@@ -115,7 +115,7 @@ def test_since_when_batches_are_others(tmp_path: Path) -> None:
 
 
 def test_settings_that_differ_are_written_as_one_types_them() -> None:
-    """What was planted is no evidence, nor is a name."""
+    """Neither a planted fault nor a name is evidence."""
     terms = (TermConfig(name="matching", weight=0.5), TermConfig(name="census", share=0.2))
     other = replace(
         CONFIG,

@@ -88,6 +88,6 @@ def test_a_perfect_head_and_one_without(rng: np.random.Generator) -> None:
 
 
 def perfect(sample: FlowSample) -> Estimate:
-    """What is ignored may be decoded as anything."""
+    """Ignored pixels may be decoded as any class."""
     labels = [np.where(truth == 255, 3, truth).astype(np.uint8) for truth in (sample.labels1, sample.labels2)]
     return Estimate(flows=[sample.flow], occluded1=sample.occluded1, labels1=labels[0], labels2=labels[1])

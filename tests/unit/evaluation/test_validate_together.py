@@ -48,7 +48,7 @@ def scored(run: Path, config: RunConfig, broken: int, processes: Processes) -> d
 
 
 def in_a_process(rank: int, folder: Path, broken: int, damaged: Literal["skip", "refuse"]) -> None:
-    """What each of two processes does; says what came out in a file of its own."""
+    """The work of each of two processes; the outcome goes into a file of its own."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     processes = Processes(rank, 2, torch.distributed.new_group(backend="gloo"))

@@ -95,7 +95,7 @@ def v1_by_loops(flows: list[Tensor], batch: FlowBatch, mean: str, masked_by: str
 
 
 def total_of(flows: list[Tensor], batch: FlowBatch, term: str) -> float:
-    """What a term adds to the objective."""
+    """The contribution of a term to the objective."""
     prediction = Prediction(flows=flows, features1=flows[0], features2=flows[0])
     config = LossConfig(gamma=GAMMA, terms=(parse_term(term),))
     check_terms(config, {"some": frozenset(OPTIONAL_FIELDS)})

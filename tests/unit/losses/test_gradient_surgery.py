@@ -1,4 +1,4 @@
-"""What a term's gradient may do beside that of the flow loss: gate, projection, cap."""
+"""Gate, projection and cap of the gradient of a term beside that of the flow loss."""
 
 import math
 from collections.abc import Sequence
@@ -169,8 +169,10 @@ def test_without_terms_that_weigh_the_flow_gradient_is_all(config: LossConfig) -
 
 
 def test_gradients_share_no_memory() -> None:
-    """What clips them writes in place. Red when: a gradient that autograd gives twice is handed on twice, or
-    one that is a view of one number."""
+    """Clipping writes gradients in place.
+
+    Red when: a gradient that autograd gives twice is handed on twice, or one that is a view of one number.
+    """
     first, second = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2, 3))
     flow = batch_gradients((first + second).sum(), [first, second])
     for parts in ((flow, {}), ([None, None], {"any": flow})):

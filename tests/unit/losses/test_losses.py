@@ -121,7 +121,7 @@ def test_semantic_smoothness_has_the_right_gradient(batch: FlowBatch, rng: np.ra
 
 
 def test_semantic_smoothness_is_least_for_constant_flow_not_for_the_truth() -> None:
-    """What the study's loss asks for, said in numbers: a known fault of the term, kept as it was.
+    """The optimum of the study's loss, in numbers: a known fault of the term, kept as it was.
 
     The truth is a road whose flow grows downwards, with two cars of one class on it that move apart. Red
     when: the term is no longer the study's first-order one, or the flow loss is not least at the truth.

@@ -1,4 +1,4 @@
-"""What losses ask of a device and of the other processes: how often, not how much."""
+"""The number of operations and of exchanges that losses cost, on a device and between processes."""
 
 import importlib.util
 import subprocess
@@ -18,7 +18,7 @@ from semraft.losses.terms import TERMS, term_values
 from tests.property.test_loss_laws import UPDATES, VARIANTS, make, value
 
 MOST = {"motion-model": 400, "census": 500}
-"""What a term may add to a step's operations, where it is not 250."""
+"""Term -> operations that it may add to a step, where the bound is not 250."""
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton exists for Linux alone")
@@ -64,7 +64,7 @@ def test_flows_may_be_judged_one_after_another_or_at_once(term: TermConfig) -> N
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What is exchanged by two processes that have the same."""
+    """The exchanges of two processes that have the same batch."""
     sent: list[Tensor] = []
 
     def all_reduce(tensor: Tensor) -> None:

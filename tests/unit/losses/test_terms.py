@@ -1,4 +1,4 @@
-"""What terms need, where they act, and what is refused before the first step."""
+"""Needs of terms, pixels that they act on, and refusals before the first step."""
 
 import inspect
 from dataclasses import replace

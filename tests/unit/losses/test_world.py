@@ -27,7 +27,7 @@ def batch() -> FlowBatch:
 
 
 def logits_of(labels: Tensor) -> Tensor:
-    """What a decoder says that is sure of its classes; of what is ignored it says road."""
+    """Logits of a decoder that is sure of its classes; ignored pixels are road."""
     classes = labels.where(labels < len(CLASSES), 0)
     return 12.0 * torch.nn.functional.one_hot(classes, len(CLASSES)).movedim(-1, 1).float()
 

@@ -1,4 +1,4 @@
-"""What is kept on an accelerator, by how much of its memory is free: mocked, with images of no real place."""
+"""Activations kept on an accelerator, by its free memory: mocked, with random images."""
 
 import pytest
 import torch

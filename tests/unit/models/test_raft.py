@@ -141,7 +141,7 @@ def test_gradient_is_cut_where_it_looked(arch: str, monkeypatch: pytest.MonkeyPa
 
 @ALL_ARCHS
 def test_every_parameter_learns_from_one_refinement(arch: str) -> None:
-    """What DDP needs: no parameter without a gradient, even with one refinement and `keep="last"`."""
+    """DDP needs a gradient of every parameter, even with one refinement and `keep="last"`."""
     model = ARCHITECTURES[arch]().train()
     model(*make_images(64, 72), num_updates=1, keep="last").flow.abs().sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []

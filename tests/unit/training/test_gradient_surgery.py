@@ -30,7 +30,7 @@ def training_lines(run: Path) -> list[dict[str, float]]:
 def first_gradients(
     config: RunConfig, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, torch.Tensor | None]:
-    """What the first step learns from, before clipping."""
+    """The gradients of the first step, before clipping."""
     seen: dict[str, torch.Tensor | None] = {}
     clip = step.clip
 

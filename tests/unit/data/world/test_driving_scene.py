@@ -295,7 +295,7 @@ def test_moving_is_what_changes_its_place_in_the_world() -> None:
 
 
 def test_neighbours_of_one_class_move_differently() -> None:
-    """What V1 can be fooled by must be there: two instances of one class touch, and their flows differ."""
+    """Scenes that mislead V1 must occur: two instances of one class touch, and their flows differ."""
     touching = 0
     for index in range(12):
         sample = rendered(index, "val" if index % 2 else "train")

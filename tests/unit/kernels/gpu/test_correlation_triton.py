@@ -77,7 +77,7 @@ def make_points(generator: torch.Generator, height: int, width: int) -> Tensor:
 
 
 def reference_points(points: Tensor) -> Tensor:
-    """What is out of every window's reach stays there, but where grid_sample's integers still hold it."""
+    """Points out of reach of every window stay there, as long as the integers of grid_sample hold them."""
     return points.double().clamp(-1000, 1000).permute(0, 3, 1, 2)
 
 
