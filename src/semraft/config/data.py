@@ -6,18 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-DATASET_NAMES = (
-    "viper",
-    "virtual-kitti",
-    "kitti",
-    "kitti-2012",
-    "flying-chairs",
-    "flying-things",
-    "sintel",
-    "sintel-final",
-    "world",
-    "shapes",
-)
 IdTable = Literal["label-ids", "train-ids", "viper-ids"]
 ID_TABLES: tuple[IdTable, ...] = get_args(IdTable)
 """Tables of the ids that label files can hold: Cityscapes labelIds and labelTrainIds, VIPER's ids."""
@@ -178,7 +166,7 @@ class DataConfig:
         right = self.workers == "auto" or self.workers >= 0
         require(right, "data.workers", self.workers, "auto, or 0 or more")
         require(self.validation_pairs >= 1, "data.validation-pairs", self.validation_pairs, "1 or more")
-        for table in by_name(self.label_table, DATASET_NAMES, "data.label-table").values():
+        for table in by_name(self.label_table, None, "data.label-table").values():
             require(table in ID_TABLES, "data.label-table", table, " or ".join(ID_TABLES))
 
 
@@ -209,38 +197,45 @@ def parse_mixture(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(mixture.items())
 
 
-_NAME = re.compile(rf"(?:^|,)\s*({'|'.join(sorted(DATASET_NAMES, key=len, reverse=True))})\s*=")
-"""The start of NAME=VALUE. Other `=` and `,` belong to the value, which may be a path."""
+_NAME = re.compile(r"(?:^|,)\s*([a-z][\w-]*)\s*=")
+"""The start of NAME=VALUE."""
 
 
-def by_name(text: str, names: Sequence[str], option: str) -> dict[str, str]:
+def by_name(text: str, names: Sequence[str] | None, option: str) -> dict[str, str]:
     """The value of an option for each of the data sets `names`; a name is missing where there is none.
 
     `text` is one value for all, or NAME=VALUE,NAME=VALUE,... for some or all of the names and perhaps others.
+    A value may be a path with `=` and `,` in it, as far as no data set of `names` is called like a part of it
+    or the path exists. Without `names` the values of all names there are.
 
     Raises:
-        ValueError: A value is empty, a name is no data set or there twice.
+        ValueError: A value is empty, or a name there twice.
     """
-    starts = list(_NAME.finditer(text))
-    if not starts or starts[0].start() > 0:
-        if (unknown := re.match(r"([\w-]*)=", text)) and not Path(text).exists():
-            raise ValueError(f"--{option} {text!r}: no data set is called {unknown[1]!r}")
-        return dict.fromkeys(names, text) if text else {}
+    if not is_by_name(text):
+        return dict.fromkeys(["all"] if names is None else names, text) if text else {}
+    found = list(_NAME.finditer(text))
+    ends = [later.start() for later in found[1:]] + [len(text)]
     values: dict[str, str] = {}
-    ends = [start.start() for start in starts[1:]] + [len(text)]
-    for start, end in zip(starts, ends, strict=True):
-        name, value = start[1], text[start.end() : end].strip()
-        if not value:
-            raise ValueError(f"--{option} {text!r}: {name} has no value, expected NAME=VALUE,NAME=VALUE,...")
-        if name in values:
-            raise ValueError(f"--{option} {text!r}: {name} is there twice; keep one")
-        values[name] = value
-    return {name: values[name] for name in names if name in values}
+    last, start = found[0][1], found[0].end()
+    for match, end in zip(found, ends, strict=True):
+        is_part = match[1] not in (names or ()) and _exists(text[start:end])
+        if match is not found[0] and not is_part:
+            last, start = match[1], match.end()
+            if last in values:
+                raise ValueError(f"--{option} {text!r}: {last} is there twice; keep one")
+        values[last] = text[start:end].strip()
+    if empty := [name for name, value in values.items() if not value]:
+        raise ValueError(f"--{option} {text!r}: {empty[0]} has no value, expected NAME=VALUE,NAME=VALUE,...")
+    return values if names is None else {name: values[name] for name in names if name in values}
+
+
+def _exists(path: str) -> bool:
+    return Path(path.strip()).expanduser().exists()
 
 
 def is_by_name(text: str) -> bool:
     """True where an option's text has a value for each data set rather than one for all."""
-    return _NAME.match(text) is not None
+    return _NAME.match(text) is not None and not _exists(text)
 
 
 def parse_roots(text: str, names: Sequence[str]) -> dict[str, Path | None]:
