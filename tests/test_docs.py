@@ -134,3 +134,11 @@ def test_commands_of_the_pages_exist() -> None:
             if command[0] == "train" and not command[1].startswith("-"):
                 assert command[1] in {*RECIPES, "world-boundary"}, (page.name, command)
     assert len(commands_of(ROOT / "README.md")) > 6
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_paragraph_is_too_long(page: Path) -> None:
+    """Red when: a paragraph or an item of a list has more than 80 words; tables and programs don't count."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith("|")]
+    assert [line[:60] for line in lines if len(line.split()) > 80] == []
