@@ -22,6 +22,12 @@ IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 OUTPUT_ENDINGS = ("_flow", "_kitti", "_labels", "_occlusion", "_sheet")
 """Endings of the pictures that `semraft predict` writes, after the name of the pair."""
+TRUTH_FOLDERS = {
+    *("flow_occ", "flow_noc", "disp_occ", "disp_noc", "disp_occ_0", "disp_noc_0", "disp_occ_1", "disp_noc_1"),
+    *("obj_map", "semantic", "semantic_rgb", "instance", "cls", "inst", "occlusions", "invalid", "flow_viz"),
+    *("forwardFlow", "backwardFlow", "depth", "classSegmentation", "instanceSegmentation"),
+}
+"""Folders of KITTI, VIPER, Virtual KITTI and Sintel whose pictures are truth and no frames."""
 TWO_FRAME_SCENES = re.compile(r"\d+_\d\d|.*_img[12]")
 """File names of KITTI and FlyingChairs: the last number is the frame, also where it is the same in all."""
 CAMERA = re.compile(r"(cam|camera|view|eye)[_-]?$", re.IGNORECASE)
@@ -99,10 +105,14 @@ def _pairs_of_folder(folder: Path) -> FramePairs:
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a folder, or of the folders in it; no hidden files and none of our outputs."""
+    """The pictures of a folder, or of the folders in it: no hidden files, no truth, none of our outputs."""
     pictures = [path for path in sorted(folder.iterdir()) if _is_picture(path)]
     if not pictures:
-        pictures = [path for path in sorted(folder.rglob("*")) if _is_picture(path)]
+        pictures = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if _is_picture(path) and not TRUTH_FOLDERS & set(path.relative_to(folder).parts)
+        ]
     stems = {path.with_suffix("") for path in pictures}
     return [path for path in pictures if not _is_output(path, stems)]
 

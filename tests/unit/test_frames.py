@@ -131,6 +131,15 @@ def test_pairs_of_folders_keep_the_folder_in_their_name(tmp_path: Path) -> None:
     assert names(tmp_path, ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]) == ["a/1", "b/1"]
 
 
+def test_truth_beside_the_frames_is_no_frame(tmp_path: Path) -> None:
+    """Red when: label and flow pngs of a whole KITTI folder are taken for frames, or each is reported."""
+    kinds = ("image_2", "image_3", "flow_occ", "semantic", "obj_map")
+    files = [f"{kind}/000000_{number}.png" for kind in kinds for number in (10, 11)]
+    found = listed(tmp_path, files)
+    assert [pair.name for pair in found.pairs] == ["image_2/000000_10", "image_3/000000_10"]
+    assert found.left_out == []
+
+
 def test_own_outputs_and_hidden_files_are_no_frames(tmp_path: Path) -> None:
     """Red when: a second run takes the flow pictures of the first for frames, or `._f1.png` counts."""
     (tmp_path / "._f1.png").write_bytes(b"\0\5\026\7")
