@@ -182,8 +182,9 @@ class RunConfig:
     fault: FaultConfig = field(default_factory=FaultConfig)
     """A fault planted on purpose, to see that it is found."""
     when_worse: Literal["go-on", "stop", "lower-rate", "drop-term"] = "go-on"
-    """When a run goes wrong: say so and go on, stop, or go back to the last sound checkpoint and on from
-    there with half the learning rate, or without the term that is guilty (if none is: half the rate)."""
+    """When a run goes wrong: print it and go on, stop, or go back to the last sound checkpoint and on from
+    there with half the learning rate, or without the loss term named as cause (if none is: half the rate).
+    Statistical symptoms are acted on in runs of up to 180 steps alone, which they were validated on."""
     saved_pairs: int = 8
     """Validation pairs whose pictures and flow the last validation keeps for the report."""
 

@@ -75,11 +75,13 @@ def flow_statistics(result: StepResult, batch: FlowBatch, config: RunConfig) -> 
     prediction, losses = result.prediction, result.losses
     truth, trusted = batch.flow, batch.trusted(config.loss.max_flow_px)
     first, last = prediction.flows[0].float(), prediction.flow.float()
-    lengths = torch.stack([first - truth, last - truth, last, truth]).square().sum(dim=2).sqrt()
+    off = last - truth
+    # A sum over an axis of two takes several times as long.
+    lengths = torch.hypot(*torch.stack([first - truth, off, last, truth]).unbind(dim=2))
     means = torch.where(trusted, lengths, 0).sum(dim=(1, 2, 3)) / trusted.sum().clamp(min=1)
     found = dict(zip(("first_epe_px", "epe_px", "length_px", "true_length_px"), means, strict=True))
     supervised = supervised_pixels(batch, config.loss)
-    distance = torch.where(supervised, (last - truth).abs().sum(dim=1), 0)
+    distance = torch.where(supervised, off.abs().sum(dim=1), 0)
     counted = torch.ones_like(supervised) if config.loss.normalize == "all" else supervised
     found["l1_px"] = masked_mean(distance, counted)
     found |= {"total_loss": losses.total, "flow_loss": losses.values["flow_loss"][-1]}
