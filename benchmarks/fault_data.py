@@ -53,11 +53,14 @@ def data_root(out: Path, layout: Layout, crop: tuple[int, int], truth_frac: floa
 
 def _thin(root: Path, truth_frac: float) -> None:
     """Leaves truth at `truth_frac` of all pixels, or at those that the layout has."""
-    for path in sorted(root.glob("training/flow_*/*.png")):
+    for path in sorted(root.glob("training/flow_occ/*.png")):
         flow, valid = read_flow(path, "kitti")
-        rng = np.random.default_rng(int(path.stem[:6]))  # flow_noc stays a part of flow_occ.
+        rng = np.random.default_rng([int(path.stem[:6]), 2])  # (number, 0) is that of the layout itself.
         kept = valid & (rng.random(valid.shape) < truth_frac / valid.mean())
         write_flow(path, flow, kept, "kitti")
+        noc = path.parents[1] / "flow_noc" / path.name
+        flow, valid = read_flow(noc, "kitti")
+        write_flow(noc, flow, valid & kept, "kitti")
 
 
 def _write_standing(root: Path, size: tuple[int, int]) -> None:

@@ -37,7 +37,7 @@ from semraft.diagnosis.record import read_lines, read_record
 from semraft.diagnosis.verdict import judge
 from semraft.faults.fault_config import FAULTS, SOUND, Fault, FaultConfig
 from semraft.faults.faulty_training import train
-from semraft.tracking import HEALTH
+from semraft.tracking import HEALTH, VERDICT
 
 NAMED = {"v1-weight": "term-too-heavy", "v1-constant": "term-biased"}
 """Faults whose cause has another name."""
@@ -117,7 +117,7 @@ SHOWN_IN: dict[str, tuple[Layout, ...]] = {
 """Faults that not every layout can have: labels, moving pixels or pixels without truth are wanted."""
 EXACT = ("learning-rate", "batch-norm", "normalization", "half-overflow", "no-clipping", "optimizer-restart")
 """Faults that contradict a number of the same step: runs of 30 steps are enough."""
-MOST_PIXELS = 1.5e7
+MOST_PIXELS = 6e6
 """Steps x batch x pixels of a crop: longer runs of large batches are cut, to 40 steps at least."""
 
 
@@ -131,7 +131,7 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
     truth_frac = float(rng.choice([0.01, 0.03, 0.08, 0.25]))
     fine_tuned = not large and rng.random() < 0.5
     rate = float(np.exp(rng.uniform(np.log(1e-3), np.log(4e-3)))) * (0.1 if large or fine_tuned else 1)
-    steps = 16 if large else 30 if fault in EXACT else int(rng.integers(80, 180))
+    steps = 16 if large else 30 if fault in EXACT else int(rng.integers(60, 120))
     steps = max(min(steps, int(MOST_PIXELS / (batch * crop[0] * crop[1]))), min(steps, 40))
     base = RECIPES["fault-learning-rate"].config
     terms: tuple[str, ...] = () if large or layout in ("kitti", "standing") else TERMS[int(rng.integers(3))]
@@ -160,7 +160,7 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
             else "all",
             train_pairs=20 if few else None,
             world=world,
-            validation_pairs=4,
+            validation_pairs=3,
             workers=0,
         ),
         model=(
@@ -172,8 +172,8 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
         ),
         loss=replace(base.loss, terms=tuple(map(parse_term, terms))),
         optim=replace(base.optim, steps=steps, batch=batch, learning_rate=rate),
-        num_updates=2 if large else int(rng.integers(2, 5)),
-        validation_updates=2 if large else int(rng.integers(3, 9)),
+        num_updates=2 if large else int(rng.integers(2, 4)),
+        validation_updates=2 if large else int(rng.integers(3, 7)),
         validate_every=max(steps // 4, 1),
         checkpoint_every=steps,
         precision="bfloat16" if rng.random() < 0.15 else "float32",
@@ -216,6 +216,8 @@ def one_run(task: tuple[int, Fault, Options, str, float]) -> None:
         train(config, run)
     except TrainingStopped as error:
         print(error)
+        if json.loads((run / VERDICT).read_text())["state"] not in ("diverged", "stopped"):
+            raise  # By a signal: the run is not done.
     for checkpoint in (run / "checkpoints").glob("*.pt"):
         checkpoint.unlink()
     (run / "done").touch()

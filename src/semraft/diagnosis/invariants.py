@@ -156,20 +156,21 @@ def invalid_zeros(record: Record) -> Check | None:
         "false_still_samples",
         STANDING_FRACS,
         STANDING_ALARM,
-        "have pixels with a flow of exactly 0 that fit worse than moving ones: valid without truth",
+        "have pixels with a flow of exactly 0 that fit worse than moving ones",
+        "pixels without truth count as valid",
     )
 
 
 def swapped_flow(record: Record) -> Check | None:
     """Samples fit their pictures as given, not with u and v exchanged."""
     how = "fit their pictures with u and v exchanged, and not as given"
-    return _samples(record, "swapped_samples", SWAPPED_FRACS, SWAPPED_ALARM, how)
+    return _samples(record, "swapped_samples", SWAPPED_FRACS, SWAPPED_ALARM, how, "stored or read so")
 
 
 def flow_scale(record: Record) -> Check | None:
     """Samples fit their pictures at the length of their flow."""
-    how = "fit their pictures better at another length of flow: resized without it"
-    return _samples(record, "scaled_samples", SCALED_FRACS, SCALED_ALARM, how)
+    how = "fit their pictures better at another length of flow"
+    return _samples(record, "scaled_samples", SCALED_FRACS, SCALED_ALARM, how, "resized without it")
 
 
 def label_resize(record: Record) -> Check | None:
@@ -266,14 +267,14 @@ def alarm(hits: Values, seen: Values, fracs: tuple[float, float], height: float)
 
 
 def _samples(
-    record: Record, quantity: str, fracs: tuple[float, float], height: float, how: str
+    record: Record, quantity: str, fracs: tuple[float, float], height: float, how: str, why: str
 ) -> Check | None:
-    """The check of a rate of samples."""
+    """The check of the rate of samples that are counted in `quantity`."""
     steps, hits, seen = record.pulse.finite(quantity, "seen_samples")
     return _check(
         steps,
         alarm(hits, seen, fracs, height),
-        lambda at: f"{hits[at:].sum():.0f} of {seen[at:].sum():.0f} samples {how}",
+        lambda at: f"{hits[at:].sum():.0f} of {seen[at:].sum():.0f} samples {how}: {why}",
         lambda: f"{hits.sum():.0f} of {seen.sum():.0f} samples {how}",
     )
 

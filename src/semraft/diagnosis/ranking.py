@@ -49,7 +49,7 @@ class RankedCause:
     def weight(self) -> str:
         """The strength of the case, in words."""
         if self.is_broken:
-            return "two numbers disagree"
+            return "found by a check"
         return f"{len(self.evidence_for)} for, {len(self.evidence_against)} against"
 
 

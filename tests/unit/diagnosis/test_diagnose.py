@@ -37,7 +37,7 @@ def test_the_terminal_says_first_symptom_cause_and_command(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{run.name}: worse since step {ONSET} (step 120 of 120)"
     assert lines[1].startswith(f"First symptom spike at step {ONSET}: ")
-    assert lines[2].startswith("Likely cause  learning rate, two numbers disagree: weights move at 30 times")
+    assert lines[2].startswith("Likely cause  learning rate, found by a check: weights move at 30 times")
     assert lines[3].startswith("To settle it  semraft train --from ")
     assert lines[-1] == f"page: {run / 'diagnosis.html'}"
 

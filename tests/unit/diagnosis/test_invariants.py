@@ -44,12 +44,11 @@ SAID = {
     "optimizer-restart": "of 120 steps 3 are missing in the optimiser's moments",
     "skipped-steps": "of 120 steps 3 were skipped",
     "no-clipping": "the longest gradient after clipping has 1 of --optim.clip-norm",
-    "invalid-zeros": "1 of 480 samples have pixels with a flow of exactly 0 that fit worse than moving ones: "
-    "valid without truth",
+    "invalid-zeros": "1 of 480 samples have pixels with a flow of exactly 0 that fit worse than moving ones",
     "label-resize": "2.0% of the pixels at borders have a class numbered between both sides', 5.0% at most",
     "half-overflow": "correlations reach 31; float16 ends at 65504",
     "swapped-flow": "1 of 480 samples fit their pictures with u and v exchanged, and not as given",
-    "flow-scale": "3 of 480 samples fit their pictures better at another length of flow: resized without it",
+    "flow-scale": "3 of 480 samples fit their pictures better at another length of flow",
     "normalization": "the flow loss is 1.000 times the mean distance over the valid pixels, which "
     "--loss.normalize valid asks for (median)",
     "no-flow-truth": "25.0% of the pixels have flow truth (median)",
