@@ -29,6 +29,8 @@ AS_READ = "as read"
 ZERO_FLOW = "zero flow"
 FLIPPED = "both signs flipped"
 ESTIMATED = "motion estimated from the frames"
+_FLOW_OF = "flow of the pair {}"
+_SECOND_FRAME_OF = "second frame from frame {} of the pair {}"
 OF_THE_SIZE = "in parts of the frame's width and height"
 MOVING_PX = 1.0
 """Readings are compared on pixels whose flow is at least so long: elsewhere they hardly differ."""
@@ -157,16 +159,6 @@ def measure(sample: FlowSample, png_flow: bool, neighbours: Neighbours | None = 
     for name, flow in _misreadings(sample.flow, png_flow):
         errors[name] = error_of(flow, moving, sample.image2, sample.image1)
     errors["frames swapped"] = error_of(sample.flow, moving, sample.image1, sample.image2)
-    for place in ("before", "after"):
-        if (other := beside.get(place)) is not None:
-            flow = np.where(other.valid[..., None], other.flow, sample.flow)
-            errors[f"flow of the pair {place}"] = error_of(flow, moving, sample.image2, sample.image1)
-        for number, name in ((1, "image1"), (2, "image2")):
-            source = sample.image2 if other is None else getattr(other, name)
-            errors[f"second frame from frame {number} of the pair {place}"] = error_of(
-                sample.flow, moving, source, sample.image1
-            )
-        errors.setdefault(f"flow of the pair {place}", errors[AS_READ])
     sums: Sums = {
         "pairs": 1,
         "visible": int(visible.sum()),
@@ -177,6 +169,13 @@ def measure(sample: FlowSample, png_flow: bool, neighbours: Neighbours | None = 
         "still_zero": _sum(zero_error, visible),
         "still_of_size": error_of(_of_the_size(sample.flow), visible, sample.image2, sample.image1),
     }
+    for place, other in beside.items():
+        flow = np.where(other.valid[..., None], other.flow, sample.flow)
+        errors[_FLOW_OF.format(place)] = error_of(flow, moving, sample.image2, sample.image1)
+        for number, source in ((1, other.image1), (2, other.image2)):
+            name = _SECOND_FRAME_OF.format(number, place)
+            errors[name] = error_of(sample.flow, moving, source, sample.image1)
+        sums[f"own {place}"] = errors[AS_READ]
     if min(visible.shape) >= MIN_ESTIMATE_SIDE_PX:
         estimate = _estimated_motion(sample.image1, sample.image2)
         errors[ESTIMATED] = error_of(estimate, moving, sample.image2, sample.image1)
@@ -278,7 +277,7 @@ def judge(total: PairErrors) -> Alignment | None:
     if not sums.get("visible"):
         return None
     moving_frac, in_frame_frac = sums["moving"] / sums["visible"], sums["seen"] / sums["visible"]
-    readings = {name: error / max(sums["moving"], 1) for name, error in total.readings.items()}
+    readings = _mean_errors(total)
     verdict, reason = _verdict(readings, sums, moving_frac, in_frame_frac)
     differ = {
         name: total.labels[f"differ {name}"] / count
@@ -304,6 +303,16 @@ def judge(total: PairErrors) -> Alignment | None:
         occlusion_verdict=occlusion_verdict,
         occlusion_reason=occlusion_reason,
     )
+
+
+def _mean_errors(total: PairErrors) -> dict[str, float]:
+    """Mean errors of the readings; pairs without a neighbour have their own error for its flow and frames."""
+    errors, sums = dict(total.readings), total.sums
+    for place in ("before", "after"):
+        for name in (_FLOW_OF.format(place), *(_SECOND_FRAME_OF.format(n, place) for n in (1, 2))):
+            if name in errors:
+                errors[name] += errors[AS_READ] - sums[f"own {place}"]
+    return {name: error / max(sums["moving"], 1) for name, error in errors.items()}
 
 
 def _verdict(

@@ -42,7 +42,7 @@ def _held_out(dataset: FlowDataset, rule: str, draw_seed: int) -> set[str]:
         scenes[pair.scene].append(pair.id)
     held_out: set[str] = set()
     for scene in sorted(scenes, key=lambda name: hashlib.sha256(f"{draw_seed} {name}".encode()).digest()):
-        if len(held_out) >= share * len(dataset):
+        if len(held_out) >= max(1, round(share * len(dataset))):
             break
         held_out.update(scenes[scene])
     return held_out

@@ -38,9 +38,10 @@ def read_flow(
 
     Pixels, u right and v down; invalid flow is 0, never NaN. Invalid is: in .flo and .pfm a component beyond
     1e9 or not finite; in .png a third channel of 0; in .npz (VIPER: float16 `u`, `v`) a component not finite
-    or of 512 px and more. `encoding` is needed for .png alone, which can't say whether it is KITTI's,
-    u = (R - 32768) / 64, or Virtual KITTI's, u = (2 R / 65535 - 1) (W - 1), with v from G and H. With `part`
-    its window only.
+    or of 512 px and more.
+
+    `encoding` is needed for .png alone, whose two encodings look alike: KITTI's, u = (R - 32768) / 64, and
+    Virtual KITTI's, u = (2 R / 65535 - 1) (W - 1), with v from G and H. With `part` its window only.
 
     Raises:
         ValueError: A .png without encoding, or a suffix that is none of the four.
@@ -79,6 +80,7 @@ def write_flow(
 
     Reading gives back .flo and .pfm exactly, in float32; KITTI png within 1/128 px; Virtual KITTI png within
     (W - 1) / 65535 px in u and (H - 1) / 65535 px in v; VIPER npz within half a float16 step, 1/8 px at most.
+
     A valid pixel that the encoding can't hold (KITTI beyond -512..511.984 px, Virtual KITTI beyond W - 1 or
     H - 1, VIPER from 512 px) is written as invalid, since clipping would falsify it, and is not counted.
     Without `valid`, whatever is finite is valid. Invalid pixels get the sign of the format: 1e10 in .flo,

@@ -93,7 +93,7 @@ def cameras(ego: Ego, size: tuple[int, int]) -> tuple[Camera, Camera]:
 def scene(seed: int, index: int, size: tuple[int, int], split: Split = "train") -> FlowSample:
     """One image pair of the world with everything that can be known about it.
 
-    `size` is height and width, from 64 up. What is seen depends on the size only through sampling: the same
+    `size` is height and width, from 64 up. The scene depends on the size only through sampling: the same
     (seed, index, split) at another size of like proportions is the same street.
 
     Raises:

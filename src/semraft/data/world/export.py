@@ -1,6 +1,6 @@
 """The procedural world written in the folders, names and encodings of a public data set.
 
-What comes out is read by the data set's own loader. Every pair is a scene of its own, made for two frames:
+The data set's own loader reads the files. Every pair is a scene of its own, made for two frames:
 there are no longer sequences, and no two pairs share a street. Training pairs come from the training world,
 validation pairs from the held-out one, whose textures are others.
 """
@@ -65,10 +65,12 @@ def synthesize(
     """Writes a data set of the procedural world and what a reader must find in it; returns the latter.
 
     Pair k of a split is `world.scene(seed, k, size, split)`. The data is made beside `root` and moved there
-    when it is whole: `root` holds all of it or does not exist. `known_answers.json` has, for each split, the
-    number of pairs, of valid pixels, the mean flow (u, v) in px and how many pixels each common class has in
-    frame 1, as the files hold them. KITTI's loader has no split: pairs 0 to train - 1 are the training
-    world's, the others the held-out world's, and the answers are for all of them.
+    when it is whole: `root` holds all of it or does not exist.
+
+    `known_answers.json` has, for each split, the number of pairs, of valid pixels, the mean flow (u, v) in px
+    and the number of pixels of each common class in frame 1, as the files hold them. KITTI's loader has no
+    split: pairs 0 to train - 1 are the training world's, the others the held-out world's, and the answers are
+    for all of them.
 
     Raises:
         ValueError: `root` exists and is not empty, no pair asked for, frames below 64 px.
