@@ -35,8 +35,9 @@ from semraft.config import ModelConfig, RunConfig, load_config, parse_term
 from semraft.config.recipes import RECIPES
 from semraft.diagnosis.record import read_lines, read_record
 from semraft.diagnosis.verdict import judge
-from semraft.faults.fault_config import FAULTS, SOUND, Fault, FaultConfig
-from semraft.faults.faulty_training import train
+from semraft.faults.altered_recipes import ALTERED_RECIPES
+from semraft.faults.altered_training import train
+from semraft.faults.fault_config import FAULTS, Fault, FaultConfig, fault_of
 from semraft.tracking import HEALTH, VERDICT
 
 NAMED = {"v1-weight": "term-too-heavy", "v1-constant": "term-biased"}
@@ -75,7 +76,7 @@ class Options:
 def drawn(number: int, draws: str, fault: Fault) -> RunConfig:
     """Run `number` of a kind: a pure function of its arguments."""
     rng = np.random.default_rng([number, DRAWS.index(draws), ("none", *FAULTS).index(fault)])
-    base = RECIPES[f"fault-{fault if fault != 'none' else 'learning-rate'}"].config
+    base = ALTERED_RECIPES[f"fault-{fault if fault != 'none' else 'learning-rate'}"].config
     large = fault == "batch-norm" or (fault == "none" and number % 15 == 14)
     steps = int(rng.integers(50, 70)) if large else int(rng.integers(120, 180))
     batch = 2 if large else 4 if fault == "swapped-flow" else int(rng.integers(2, 6))
@@ -97,9 +98,13 @@ def drawn(number: int, draws: str, fault: Fault) -> RunConfig:
         num_updates=2 if large else int(rng.integers(2, 5)),
         precision="float32",  # `auto` is another on another processor.
         health_every=0 if draws == "judging" else 30,
-        fault=SOUND if fault == "none" else FaultConfig(kind=fault, step=int(steps * rng.uniform(0.4, 0.7))),
+        altered=() if fault == "none" else (planted(fault, int(steps * rng.uniform(0.4, 0.7))),),
         saved_pairs=1,
     )
+
+
+def planted(fault: Fault, step: int) -> str:
+    return FaultConfig(kind=fault, step=step).text
 
 
 CROPS = ((96, 192), (128, 256), (192, 384), (288, 960))
@@ -133,7 +138,7 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
     rate = float(np.exp(rng.uniform(np.log(1e-3), np.log(4e-3)))) * (0.1 if large or fine_tuned else 1)
     steps = 16 if large else 30 if fault in EXACT else int(rng.integers(60, 120))
     steps = max(min(steps, int(MOST_PIXELS / (batch * crop[0] * crop[1]))), min(steps, 40))
-    base = RECIPES["fault-learning-rate"].config
+    base = ALTERED_RECIPES["fault-learning-rate"].config
     terms: tuple[str, ...] = () if large or layout in ("kitti", "standing") else TERMS[int(rng.integers(3))]
     if fault in ("v1-weight", "v1-constant"):
         terms = (*TERMS[0], "semantic-v1:0.1")
@@ -177,7 +182,7 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
         validate_every=max(steps // 4, 1),
         checkpoint_every=steps,
         precision="bfloat16" if rng.random() < 0.15 else "float32",
-        fault=SOUND if fault == "none" else FaultConfig(kind=fault, step=int(steps * rng.uniform(0.4, 0.7))),
+        altered=() if fault == "none" else (planted(fault, int(steps * rng.uniform(0.4, 0.7))),),
         saved_pairs=0,
     )
 
@@ -226,7 +231,7 @@ def one_run(task: tuple[int, Fault, Options, str, float]) -> None:
 def judged(run: Path, fault: Fault) -> dict[str, Any]:
     """The diagnosis of a run's record with the present thresholds."""
     verdict = judge(read_record(run))
-    planted = load_config(run / "config.json").fault.step
+    planted = fault_of(load_config(run / "config.json").altered).step
     cause = verdict.causes[0].name if verdict.causes else ""
     return {
         "run": run.name,

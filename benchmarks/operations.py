@@ -36,7 +36,7 @@ from semraft.sample import FlowBatch, Prediction, View, Viewed
 BATCH, HEIGHT, WIDTH, UPDATES, CLASSES = 2, 64, 64, 12, 12
 VARIANTS = (
     *("smoothness:1,order=1,penalty=charbonnier", "signed-distance:1,boundary=instance"),
-    *("motion-model:1,plane-model=quadratic,boundary=instance", "semantic-v1:1,mean=all,masked-by=broadcast"),
+    "motion-model:1,plane-model=quadratic,boundary=instance",
     "label-warp:1,mask=predicted,where=things",
 )
 """Terms with other options than their defaults."""

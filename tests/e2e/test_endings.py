@@ -109,9 +109,7 @@ def test_both_end_where_the_first_cannot_write(endings: Path) -> None:
 
 def test_both_refuse_a_share_that_cannot_be_measured(endings: Path) -> None:
     for said in ended(endings, "no_gradient"):
-        assert said.startswith(
-            "together: TrainingStopped: loss term 'smoothness' has no share of the gradient"
-        )
+        assert said.startswith("together: NoShare: loss term 'smoothness' has no share of the gradient")
 
 
 def test_the_other_ends_with_a_line_when_one_is_killed(endings: Path) -> None:

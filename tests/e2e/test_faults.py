@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from semraft.faults.fault_config import FAULTS
+from semraft.faults.fault_config import FAULTS, fault_of
 from tests.e2e.test_training import lines, on_two_processes, semraft
 
 SHORT = [
@@ -26,7 +26,7 @@ def verdict(run: Path) -> dict[str, Any]:
 def test_a_fault_in_the_data_is_named_while_it_trains(tmp_path: Path) -> None:
     """Red when: nothing is said, or too late, or the run's files do not say it."""
     run = tmp_path / "run"
-    options = [*SMALL, "--optim.steps", "60", "--fault.step", "31", "--output", str(run)]
+    options = [*SMALL, "--optim.steps", "60", "--altered", "label-resize@31", "--output", str(run)]
     done = semraft("train", "fault-label-resize", *options)
     assert "! label-resize since step 31" in done.stderr
     assert done.stderr.index("! label-resize") < done.stderr.index("monitoring took")
@@ -39,7 +39,7 @@ def test_a_fault_in_the_data_is_named_while_it_trains(tmp_path: Path) -> None:
 
 def test_an_overflow_ends_the_run_with_its_cause(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = [*SMALL, "--optim.steps", "30", "--fault.step", "12", "--output", str(run)]
+    options = [*SMALL, "--optim.steps", "30", "--altered", "half-overflow@12", "--output", str(run)]
     done = semraft("train", "fault-half-overflow", *options, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -50,7 +50,7 @@ def test_an_overflow_ends_the_run_with_its_cause(tmp_path: Path) -> None:
 def test_what_helps_nothing_ends(tmp_path: Path) -> None:
     """It breaks again after each of three rollbacks. Red when: it goes back for ever, or never."""
     run = tmp_path / "run"
-    options = [*SHORT, "--optim.steps", "30", "--fault.step", "12", "--when-worse", "lower-rate"]
+    options = [*SHORT, "--optim.steps", "30", "--altered", "half-overflow@12", "--when-worse", "lower-rate"]
     done = semraft("train", "fault-half-overflow", *options, "--output", str(run), check=False)
     assert done.returncode == 1
     assert "after 3 rollbacks" in done.stderr
@@ -61,7 +61,7 @@ def test_what_helps_nothing_ends(tmp_path: Path) -> None:
 def test_it_stops_where_it_should(tmp_path: Path) -> None:
     """Red when: `--when-worse stop` trains on, or does not say why."""
     run = tmp_path / "run"
-    options = [*SMALL, "--optim.steps", "60", "--fault.step", "21", "--when-worse", "stop"]
+    options = [*SMALL, "--optim.steps", "60", "--altered", "learning-rate@21", "--when-worse", "stop"]
     done = semraft("train", "fault-learning-rate", *options, "--output", str(run), check=False)
     assert done.returncode == 1
     assert "stopped at step 30" in done.stderr
@@ -72,7 +72,7 @@ def test_it_stops_where_it_should(tmp_path: Path) -> None:
 def test_it_goes_back_and_on_without_the_guilty_term(tmp_path: Path) -> None:
     """Red when: the term acts on, lines of what was undone stay, or nothing says that it went back."""
     run, again = tmp_path / "run", tmp_path / "again"
-    options = [*SHORT, "--optim.steps", "60", "--fault.step", "25", "--when-worse", "drop-term"]
+    options = [*SHORT, "--optim.steps", "60", "--altered", "v1-weight@25", "--when-worse", "drop-term"]
     done = semraft("train", "fault-v1-weight", *options, "--output", str(run))
     (rollback,) = [json.loads(line) for line in (run / "rollbacks.jsonl").read_text().splitlines()]
     assert rollback["dropped"] == "semantic-v1"
@@ -89,7 +89,7 @@ def test_it_goes_back_and_on_without_the_guilty_term(tmp_path: Path) -> None:
     names = [chosen["name"] for chosen in json.loads((run / "config.json").read_text())["loss"]["terms"]]
     assert names == ["matching", "semantic-v1"]
     # What it became is what a run of the first 20 steps with, and the rest without, would be.
-    semraft("train", "--from", str(run), "--fault.kind", "none", "--output", str(again))
+    semraft("train", "--from", str(run), "--output", str(again), "--altered")
     before = [line for line in lines(run) if line["step"] <= 20]
     assert before == [line for line in lines(again) if line["step"] <= 20]
 
@@ -98,7 +98,7 @@ def test_it_goes_back_and_on_without_the_guilty_term(tmp_path: Path) -> None:
 def test_two_processes_go_back_together(tmp_path: Path) -> None:
     """Red when: one waits for the other for ever, or the run can't be gone on with."""
     run = tmp_path / "run"
-    options = [*SHORT, "--optim.steps", "60", "--fault.step", "25", "--when-worse", "drop-term"]
+    options = [*SHORT, "--optim.steps", "60", "--altered", "v1-weight@25", "--when-worse", "drop-term"]
     done = on_two_processes("train", "fault-v1-weight", *options, "--output", str(run), check=False)
     assert done.returncode != 0
     assert f"go on with `semraft train --resume {run}`" in done.stderr
@@ -115,6 +115,6 @@ def test_every_fault_recipe_is_found(fault: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     semraft("train", f"fault-{fault}", "--output", str(run), check=False)
     found = verdict(run)
-    planted = json.loads((run / "config.json").read_text())["fault"]["step"]
+    planted = fault_of(json.loads((run / "config.json").read_text())["altered"]).step
     assert found["causes"][0]["name"] == NAMED.get(fault, fault)
     assert found["first_step"] == pytest.approx(planted, rel=0.1)

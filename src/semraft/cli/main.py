@@ -18,6 +18,7 @@ from tyro.conf import Positional
 
 from semraft.cli import data_commands, network_commands, study_commands
 from semraft.cli.options import Json, print_table, refuse_bad_terms, require_writable, terms_as_text
+from semraft.cli.train_help import train_help
 from semraft.config import RunConfig, TermConfig, load_config
 
 OUT_OF_TIME = 75
@@ -27,7 +28,9 @@ OUT_OF_TIME = 75
 def train(arguments: Sequence[str]) -> None:
     """Train a recipe, repeat a run (--from RUN) or go on with one (--resume RUN)."""
     from semraft.config.recipes import RECIPES
+    from semraft.faults.altered_recipes import ALTERED_RECIPES
 
+    recipes = RECIPES | ALTERED_RECIPES
     if not arguments or arguments[0] in ("-h", "--help"):
         print(TRAIN_HELP.format(recipes="\n".join(f"  {name}" for name in RECIPES)))
         return
@@ -52,10 +55,13 @@ def train(arguments: Sequence[str]) -> None:
             source = Path(rest.pop(0))
             base = load_config(source if source.is_file() else _run_folder(source) / "config.json")
             base = dataclasses.replace(base, output="")
-        elif first in RECIPES:
-            base = RECIPES[first].config
+        elif first in recipes:
+            base = recipes[first].config
         else:
             raise ValueError(f"no recipe is called {first!r}: `semraft recipes` lists them")
+        if {"-h", "--help", "--help-all"} & set(rest):
+            print(train_help(" ".join(arguments[: len(arguments) - len(rest)]), base, "--help-all" in rest))
+            return
         refuse_bad_terms(rest)
         config = tyro.cli(
             RunConfig, default=base, args=rest, prog=f"semraft train {first}", registry=terms_as_text()
@@ -64,10 +70,10 @@ def train(arguments: Sequence[str]) -> None:
     if profiled:
         _profile(config, as_json)
         return
-    if config.fault.kind != "none":
-        from semraft.faults import faulty_training
+    if config.altered:
+        from semraft.faults import altered_training
 
-        faulty_training.train(config, run, resume, max_minutes)
+        altered_training.train(config, run, resume, max_minutes)
     else:
         from semraft.training import loop
 
@@ -113,8 +119,8 @@ TRAIN_HELP = """usage: semraft train RECIPE [--data.root ROOT] [--model.weights 
        semraft train RECIPE --profile [--json] [OPTION ...]   what a step costs, part by part; trains nothing
        ... --max-minutes M                       stop with a checkpoint after M minutes, with exit code 75
 
-`semraft train RECIPE --help` lists the options with the recipe's values. Under torchrun the same
-command trains on several GPUs or machines (docs/slurm.md).
+`semraft train RECIPE --help` lists the usual options with the recipe's values, --help-all the others
+too. Under torchrun the same command trains on several GPUs or machines (docs/slurm.md).
 
 recipes (`semraft recipes` says what they are):
 {recipes}"""
@@ -164,8 +170,9 @@ def diagnose(
 def recipes(json: Json = False) -> None:
     """List the recipes of `semraft train`."""
     from semraft.config.recipes import RECIPES
+    from semraft.faults.altered_recipes import ALTERED_RECIPES
 
-    print_table({name: recipe.about for name, recipe in RECIPES.items()}, json)
+    print_table({name: recipe.about for name, recipe in (RECIPES | ALTERED_RECIPES).items()}, json)
 
 
 def losses(json: Json = False) -> None:

@@ -54,13 +54,6 @@ class AugmentConfig:
     """How often one or two boxes of frame 2 are painted over with its mean colour."""
     eraser_size_px: tuple[int, int] = (50, 100)
     """Smallest and largest side of an erased box."""
-    invalid_targets: Literal["left-out", "as-zero", "as-65504"] = "left-out"
-    """Where a resize mixes flow that is known with what is not: only what is known by itself is learnt; or,
-    as in the original study, all flow is blended, what is not known as 0 px (its NaN) or as 65504 px (its
-    infinity), and what has any known part is learnt. Sparse truth is never blended."""
-    labels: Literal["nearest", "grey-blended"] = "nearest"
-    """How labels are resized: each from its nearest pixel; or, as in the original study at first, as grey
-    levels of their classes' colours that are blended, so that new classes lie along every border."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,9 +130,6 @@ class DataConfig:
     """A file that a pair lacks (its second frame, a label file) costs that pair, or stops the run."""
     small_frames: Literal["refuse", "enlarge"] = "refuse"
     """A frame smaller than the crop stops the run as a damaged pair does, or is enlarged."""
-    draws: Literal["by-seed", "fixed"] = "by-seed"
-    """Seed of sample order and augmentation: the run's seed; or 0 whatever that is, as in the
-    original study, so that runs from one checkpoint are one run."""
     workers: int | Literal["auto"] = "auto"
     """Loader processes; 0 loads in the training process. `auto` goes by the device and by the cores that the
     process may use; a run's environment.json has their number. The samples are the same."""
@@ -149,10 +139,6 @@ class DataConfig:
     """The procedural world."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
     """The layered scenes."""
-
-    def drawn_by(self, seed: int) -> int:
-        """The seed that sample order and augmentation of a run with `seed` are drawn by."""
-        return seed if self.draws == "by-seed" else 0
 
     def table_of(self, name: str) -> IdTable | None:
         """The label table chosen for a data set; None: its own."""

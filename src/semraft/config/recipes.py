@@ -19,7 +19,6 @@ from semraft.config import (
     parse_term,
     pretraining,
 )
-from semraft.faults.fault_config import ABOUT, FAULTS, FaultConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,58 +212,12 @@ def _divergence_recipes() -> dict[str, Recipe]:
     """
     world = replace(WORLD.data.world, seed=5)
     clean = _go_on(replace(WORLD, data=replace(WORLD.data, world=world), loss=LossConfig()))
-    augment = replace(clean.data.augment, invalid_targets="as-zero")
-    as_it_was = replace(
-        clean,
-        data=replace(clean.data, draws="fixed", augment=augment),
-        loss=LossConfig(gamma=0.85, normalize="all"),
-    )
-    v1 = (parse_term("semantic-v1:1,mean=all,masked-by=broadcast"),)
-    what = "as the original study's code was, at the world's scale"
     return {
         "world-divergence-base": Recipe("250 steps more, the flow loss alone; give --model.weights", clean),
         "world-divergence-v1": Recipe(
             "250 steps more, with semantic smoothness V1; give --model.weights", _with_v1(clean)
         ),
-        "world-as-it-was-base": Recipe(
-            f"world-divergence-base {what}: one run whatever --seed is", as_it_was
-        ),
-        "world-as-it-was": Recipe(
-            f"world-divergence-v1 {what}: one run whatever --seed is",
-            replace(as_it_was, loss=replace(as_it_was.loss, terms=v1)),
-        ),
     }
-
-
-def _fault_recipes() -> dict[str, Recipe]:
-    """Each fault planted half-way through a run of a minute: small frames, no flow truth on what moves."""
-    sound = replace(
-        WORLD,
-        data=replace(
-            WORLD.data,
-            crop=(64, 104),
-            truth="static",
-            validation_pairs=16,
-            world=WorldConfig(size=(96, 160), scenes=80, seed=6),
-        ),
-        optim=replace(WORLD.optim, steps=200),
-        num_updates=3,
-        validation_updates=3,
-        log_every=20,
-        validate_every=40,
-        checkpoint_every=20,
-    )
-    recipes = {}
-    for fault in FAULTS:
-        config = replace(sound, fault=FaultConfig(kind=fault, step=sound.optim.steps // 2 + 1))
-        if fault.startswith("v1-"):
-            config = replace(config, loss=replace(config.loss, terms=(MATCHING, replace(V1, weight=0.1))))
-        if fault == "batch-norm":  # No other network has it; its steps take longer.
-            model = replace(sound.model, arch="large", batch_norm="freeze")
-            optim = replace(sound.optim, steps=60, batch=2, learning_rate=2e-4)
-            config = replace(config, model=model, optim=optim, fault=FaultConfig(kind=fault, step=31))
-        recipes[f"fault-{fault}"] = Recipe(f"from half-way on {ABOUT[fault]}: is it found?", config)
-    return recipes
 
 
 def _overfit(config: RunConfig) -> RunConfig:
@@ -353,7 +306,6 @@ def _make() -> dict[str, Recipe]:
         **_movers_recipes(),
         **_few_truths_recipes(),
         **_divergence_recipes(),
-        **_fault_recipes(),
         **_study_recipes(),
         **{
             name: Recipe(pretraining.about(config), config)
@@ -361,6 +313,11 @@ def _make() -> dict[str, Recipe]:
             for name, config in chain.items()
         },
     }
+    return named(recipes)
+
+
+def named(recipes: dict[str, Recipe]) -> dict[str, Recipe]:
+    """The recipes with their names in their configurations."""
     return {
         name: replace(recipe, config=replace(recipe.config, recipe=name)) for name, recipe in recipes.items()
     }

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from semraft.config.data import DataConfig, require
+from semraft.config.earlier_versions import upgraded
 from semraft.config.term import TermConfig
-from semraft.faults.fault_config import FaultConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -74,10 +74,8 @@ class LossConfig:
 
     gamma: float = 0.8
     """Weight of refinement t of N in every sum over refinements: gamma^(N-t)."""
-    normalize: Literal["valid", "all", "valid-broadcast"] = "valid"
-    """Divisor of the flow loss: the number of valid pixels, or of all pixels (RAFT's own code).
-    valid-broadcast: of valid ones, but every sample is masked by every other's mask as well, as in the
-    original study's repair: the loss grows with the batch, and with what has no truth."""
+    normalize: Literal["valid", "all"] = "valid"
+    """Divisor of the flow loss: the number of valid pixels, or that of all pixels (RAFT's own code)."""
     max_flow_px: float = 400.0
     """Ground truth at least so long is not trained on."""
     occluded: Literal["keep", "leave-out"] = "keep"
@@ -179,8 +177,8 @@ class RunConfig:
     """Steps between lines of health.jsonl; 0: as often as 3 per cent of the time allows."""
     checkpoint_every: int = 1000
     """Steps between updates of checkpoints/last.pt."""
-    fault: FaultConfig = field(default_factory=FaultConfig)
-    """A fault planted on purpose, to see that it is found."""
+    altered: tuple[str, ...] = ()
+    """Alterations of the training itself by an experiment on it; no option of a user's run."""
     when_worse: Literal["go-on", "stop", "lower-rate", "drop-term"] = "go-on"
     """When a run goes wrong: print it and go on, stop, or go back to the last sound checkpoint and on from
     there with half the learning rate, or without the loss term named as cause (if none is: half the rate).
@@ -192,11 +190,6 @@ class RunConfig:
         for name in ("num_updates", "validation_updates", "log_every", "validate_every", "checkpoint_every"):
             value = getattr(self, name)
             require(value >= 1, name.replace("_", "-"), value, "1 or more")
-        learnt = self.model.conditioning == "truth" or "segmentation" in {t.name for t in self.loss.terms}
-        labels = self.data.augment.labels
-        require(
-            labels == "nearest" or not learnt, "data.augment.labels", labels, "nearest: classes are learnt"
-        )
 
 
 def to_json(config: RunConfig) -> str:
@@ -211,7 +204,7 @@ def load_config(path: Path) -> RunConfig:
         ValueError: A name or value that no RunConfig has.
     """
     try:
-        return typing.cast(RunConfig, _build(RunConfig, json.loads(path.read_text())))
+        return typing.cast(RunConfig, _build(RunConfig, upgraded(json.loads(path.read_text()))))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a run configuration: {error}") from error
 

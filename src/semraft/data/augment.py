@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Complex64, Float32, Int64, Shaped, UInt8
 
 from semraft.config import AugmentConfig
-from semraft.ops.classes import CLASSES
 from semraft.ops.warp import in_frame, match_positions
 from semraft.sample import IGNORE_LABEL, FlowSample, Window
 
@@ -27,10 +26,6 @@ object has); this rule 0.002 and 0.009, and the same within a tenth for toleranc
 GREY = np.array([0.299, 0.587, 0.114])
 """Shares of red, green and blue in a pixel's grey (ITU-R BT.601, as in torchvision)."""
 
-_CLEAN = AugmentConfig()
-NOTHING_PX = {"as-zero": 0.0, "as-65504": 65504.0}
-"""`invalid_targets` -> what a component of flow without truth is blended as; 65504 is float16's largest."""
-
 
 class Colour(NamedTuple):
     """A change of colour: factors of brightness, contrast and saturation, and a turn of the colour circle."""
@@ -41,8 +36,8 @@ class Colour(NamedTuple):
     hue_turns: float
 
 
-Resize = Callable[[FlowSample, tuple[int, int], AugmentConfig], FlowSample]
-"""Every array of a sample to height and width of a crop: `resize`, or one with a planted fault."""
+Resize = Callable[[FlowSample, tuple[int, int]], FlowSample]
+"""Every array of a sample to height and width of a crop: `resize`, or one altered by an experiment."""
 
 
 def augment(
@@ -77,7 +72,7 @@ def augment_part(
     resized: Resize,
 ) -> FlowSample:
     """`augment` once the window is drawn: `part` is that window of a pair of height and width `frame`."""
-    result = _hide_outside(resized(part, crop, config))
+    result = _hide_outside(resized(part, crop))
     if not config.enabled:
         return result
     result = _recolour_pair(result, config, rng)
@@ -114,21 +109,15 @@ def cut(sample: FlowSample, window: Window, crop: tuple[int, int]) -> FlowSample
     return resize(sample.part(window), crop)
 
 
-def resize(sample: FlowSample, crop: tuple[int, int], config: AugmentConfig = _CLEAN) -> FlowSample:
-    """Every array resized to `crop`, flow in pixels of the crop; nothing is judged anew.
-
-    Of `config` only `invalid_targets` and `labels` count.
-    """
+def resize(sample: FlowSample, crop: tuple[int, int]) -> FlowSample:
+    """Every array resized to `crop`, flow in pixels of the crop; nothing is judged anew."""
     height, width = sample.valid.shape
     changes: dict[str, Any] = {
         name: _resize(getattr(sample, name), crop, cv2.INTER_LINEAR) for name in ("image1", "image2")
     }
     frame1 = ("flow", "valid", "valid_noc", "labels1", "instances1", "occluded1", "moving1")
     frame2 = ("backward_flow", "backward_valid", "labels2", "instances2", "occluded2")
-    for flow, valid, labels, names in (
-        ("flow", "valid", "labels1", frame1),
-        ("backward_flow", "backward_valid", "labels2", frame2),
-    ):
+    for flow, valid, names in (("flow", "valid", frame1), ("backward_flow", "backward_valid", frame2)):
         known = {name: getattr(sample, name) for name in names if getattr(sample, name) is not None}
         taken = {name: _resize(array, crop, cv2.INTER_NEAREST_EXACT) for name, array in known.items()}
         if valid in known and sample.sparse:
@@ -136,13 +125,8 @@ def resize(sample: FlowSample, crop: tuple[int, int], config: AugmentConfig = _C
             taken[valid] = np.zeros(crop, bool)
             for name in taken:
                 taken[name][target] = known[name][source]
-        elif flow in known and config.invalid_targets != "left-out":
-            nothing_px = NOTHING_PX[config.invalid_targets]
-            taken[flow], taken[valid] = _blend_everything(known[flow], known[valid], crop, nothing_px)
         elif flow in known:
             taken[flow] = _blend(known[flow], known[valid], taken[flow])
-        if labels in known and config.labels == "grey-blended":
-            taken[labels] = _LABEL_OF_GREY[_resize(_GREY_OF_LABEL[known[labels]], crop, cv2.INTER_LINEAR)]
         if flow in known:
             taken[flow][..., 0] *= crop[1] / width
             taken[flow][..., 1] *= crop[0] / height
@@ -260,36 +244,6 @@ def _blend(
     agrees = (change_px[..., 0] < BLEND_TOLERANCE_PX) & (change_px[..., 1] < BLEND_TOLERANCE_PX)
     np.copyto(_as_one(nearest), _as_one(blend), where=agrees & (invalid_share == 0))
     return nearest
-
-
-def _blend_everything(
-    flow: Float32[np.ndarray, "h w 2"],
-    valid: Bool[np.ndarray, "h w"],
-    crop: tuple[int, int],
-    nothing_px: float,
-) -> tuple[Float32[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
-    """Flow and validity as the original study had them: bilinear across every border, what has no truth
-    counting as `nothing_px`; valid is what has any share of truth."""
-    filled = np.where(valid[..., None], flow, np.float32(nothing_px))
-    share = _resize(valid.astype(np.float32), crop, cv2.INTER_LINEAR)
-    return _resize(filled, crop, cv2.INTER_LINEAR), share > 0
-
-
-def _grey_tables() -> tuple[UInt8[np.ndarray, " 256"], UInt8[np.ndarray, " 256"]]:
-    """Label -> grey level of its class's colour, and back; a level of no class is a label of its own.
-
-    Ignored pixels are black, as in the palettes of the data sets, and black is ignored. No two of the common
-    classes have one level.
-    """
-    grey, label = np.zeros(256, np.uint8), np.full(256, IGNORE_LABEL, np.uint8)
-    greys = [round(float(GREY @ entry.color)) for entry in CLASSES]
-    others = [level for level in range(1, 256) if level not in greys]
-    for number, level in enumerate((*greys, *others)):
-        grey[number], label[level] = level, number
-    return grey, label
-
-
-_GREY_OF_LABEL, _LABEL_OF_GREY = _grey_tables()
 
 
 def _moved(

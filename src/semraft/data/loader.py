@@ -160,7 +160,6 @@ def training_batches(
         DamagedFile: As in `training_sample`; the same one whether workers load or not.
     """
     assert config.workers != "auto"
-    seed = config.drawn_by(seed)
     if optim.batch % processes:
         raise ValueError(
             f"batch {optim.batch} can't be shared by {processes} processes: take a multiple of it"

@@ -188,8 +188,6 @@ def label_resize(record: Record) -> Check | None:
 def normalization(record: Record) -> Check | None:
     """The flow loss is the mean L1 distance over the pixels that --loss.normalize asks for."""
     asked = record.config.loss.normalize
-    if asked == "valid-broadcast":
-        return None
     steps, loss, distance_px = with_truth(record.pulse, "flow_loss", "l1_px")
     ratio = np.maximum(loss, 1e-9) / np.maximum(distance_px, 1e-9)
     pixels = f"{'all' if asked == 'all' else 'the valid'} pixels, which --loss.normalize {asked} asks for"

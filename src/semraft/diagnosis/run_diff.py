@@ -13,8 +13,8 @@ from semraft.config import RunConfig, TermConfig, term_text
 from semraft.diagnosis.record import Record, Series
 from semraft.diagnosis.symptoms import FALSE_ALARM, MIN_LINES, relative_error
 
-NOT_COMPARED = ("recipe", "output", "fault.", "device", "tracker", "saved_pairs")
-"""Names, places and planted faults: a diagnosis goes by symptoms."""
+NOT_COMPARED = ("recipe", "output", "altered", "device", "tracker", "saved_pairs")
+"""Names, places and alterations: a diagnosis goes by symptoms."""
 SAME_BATCH = 1e-4
 """Largest relative difference of the mean true motion of equal batches: it does not depend on the run."""
 PARTED_FRAC = 0.05

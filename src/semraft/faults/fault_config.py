@@ -1,8 +1,10 @@
-"""Faults that can be planted in a training on purpose, to see whether it is noticed and named.
+"""Alterations of a training on purpose: faults, and the behaviour of the original study's code.
 
-Each is a bug that has cost somebody days. Nothing that judges a run knows what was planted.
+A fault is a bug that has cost somebody days, planted to measure whether a training notices and names it.
+Nothing that judges a run reads its alterations.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -38,23 +40,54 @@ ABOUT: dict[Fault, str] = {
 }
 
 
+AS_IT_WAS = {
+    "fixed-draws": "sample order and augmentation are drawn by seed 0 whatever the run's seed is",
+    "as-zero": "resizing blends all flow, unknown flow as 0 px, and trusts a pixel with any known part",
+    "as-65504": "as-zero, with unknown flow as 65504 px",
+    "grey-labels": "labels are resized as grey levels of their classes' colours, which gives new classes",
+    "broadcast-flow-mask": "the flow loss masks each sample by the mask of every sample of the batch",
+    "v1-broadcast-mask": "V1 masks each sample by the same-label mask of every sample of the batch",
+    "v1-mean-all": "V1 is divided by the number of all pixels",
+}
+"""Alteration -> the behaviour of the original study's code that it brings back (docs/divergence.md)."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultConfig:
-    """A fault planted on purpose."""
+    """A fault, and the first step at which it acts."""
 
     kind: Fault = "none"
-    """What goes wrong."""
     step: int = 1
-    """The first step at which it does."""
 
     def __post_init__(self) -> None:
         if self.step < 1:
-            raise ValueError(f"--fault.step is {self.step}: expected 1 or more")
+            raise ValueError(f"a fault begins at step {self.step}: expected 1 or more")
 
-    def acts_at(self, step: int, kind: Fault) -> bool:
-        """Whether this is the fault, and has begun."""
-        return self.kind == kind and step >= self.step
+    @property
+    def text(self) -> str:
+        """The entry of `RunConfig.altered`: KIND@STEP."""
+        return f"{self.kind}@{self.step}"
 
 
 SOUND = FaultConfig()
 """No fault."""
+
+
+def fault_of(altered: Sequence[str]) -> FaultConfig:
+    """The fault among the alterations of a run; SOUND if there is none.
+
+    Raises:
+        ValueError: An alteration that does not exist, or a second fault.
+    """
+    found = SOUND
+    for text in altered:
+        kind, at, step = text.partition("@")
+        if text in AS_IT_WAS:
+            continue
+        if kind not in FAULTS or not (at and step.isdigit()) or found is not SOUND:
+            raise ValueError(
+                f"--altered {text}: expected one FAULT@STEP and names, of faults {', '.join(FAULTS)}; of "
+                f"names {', '.join(AS_IT_WAS)}"
+            )
+        found = FaultConfig(kind=kind, step=int(step))
+    return found

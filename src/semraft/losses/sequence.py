@@ -10,7 +10,7 @@ from torch import Tensor
 from semraft.losses.reduction import Flows, PixelValues, at_least_float32, refinement_means, refinement_sum
 from semraft.sample import MAX_FLOW_PX, trusted_pixels
 
-Normalize = Literal["valid", "all", "valid-broadcast"]
+Normalize = Literal["valid", "all"]
 
 
 def sequence_loss(
@@ -24,9 +24,7 @@ def sequence_loss(
     """sum_t gamma^(N-t) mean_V |F_t - F|_1, in pixels (Teed and Deng, ECCV 2020, equation 7).
 
     `normalize="all"` divides by B H W instead of by the number of valid pixels. RAFT's own code also divides
-    by the two components: half of that. `normalize="valid-broadcast"`, the original study's repair, divides
-    by the number of valid pixels the sum over every sample under every sample's mask, about B times as much:
-    a pixel that is not valid in its own sample but in another has the target 0.
+    by the two components: half of that.
     """
     trusted = trusted_pixels(flow_gt, valid, max_flow_px)
     return refinement_sum(sequence_values(flows, flow_gt, trusted, normalize), gamma)
@@ -45,8 +43,6 @@ def sequence_values(
         distances = distance(flows)
         if normalize == "all":
             return torch.where(trusted, distances, 0), torch.ones_like(trusted)
-        if normalize == "valid-broadcast":
-            return distances.sum(dim=1, keepdim=True).expand_as(distances), trusted
         return distances, trusted
 
     return refinement_means(pixel_loss, flows)

@@ -83,28 +83,9 @@ def _smoothness(inputs: TermInputs, *, order: Order = 2, penalty: Penalty = "l1"
     return refinement_means(_roughness(inputs.segments1, inputs.acting, order, penalty), inputs.flows)
 
 
-def _semantic_v1(
-    inputs: TermInputs,
-    *,
-    mean: Literal["mask", "all"] = "mask",
-    masked_by: Literal["own", "broadcast"] = "own",
-) -> Float[Tensor, " T"]:
-    """Version 1; its options are two faults of the original study.
-
-    Args:
-        mean: Divisor of the sum: the pixels that count, or all of them (`all`).
-        masked_by: `broadcast` masks every sample by the mask of every sample of the batch.
-    """
-    if masked_by == "own":
-        roughness = _roughness(inputs.labels1, inputs.trusted & inputs.acting, 1, "l1")
-    else:
-        roughness = _broadcast_roughness(inputs)
-
-    def pixel_loss(flows: Float[Tensor, "t B 2 H W"]) -> PixelValues:
-        values, counted = roughness(flows)
-        return (values, counted) if mean == "mask" else (torch.where(counted, values, 0), counted | True)
-
-    return refinement_means(pixel_loss, inputs.flows)
+def _semantic_v1(inputs: TermInputs) -> Float[Tensor, " T"]:
+    counted = inputs.acting & inputs.trusted
+    return refinement_means(_roughness(inputs.labels1, counted, 1, "l1"), inputs.flows)
 
 
 def _gradient_matching(inputs: TermInputs) -> Float[Tensor, " T"]:
@@ -137,13 +118,6 @@ GRADIENT_MATCHING = Term(
     needs=("labels1",),
     place=SEGMENTS,
 )
-
-
-def _broadcast_roughness(inputs: TermInputs) -> PixelLoss:
-    """a(p) of every sample under the mask of every sample, as in the original study's code."""
-    masks = inputs.acting[:, None] & inputs.trusted & (inputs.labels1 != IGNORE_LABEL)
-    counted, roughness = _inner(masks, 1), _roughness(inputs.labels1, inputs.trusted, 1, "l1")
-    return lambda flows: (roughness(flows)[0][:, None].expand(-1, *counted.shape), counted)
 
 
 def _difference_error(

@@ -5,8 +5,9 @@ docs/divergence.md says what the original study's code did and what each variant
 
 from dataclasses import replace
 
-from semraft.config import AugmentConfig, LossConfig, RunConfig, parse_term
+from semraft.config import LossConfig, RunConfig, parse_term
 from semraft.config.recipes import RECIPES
+from semraft.faults.altered_recipes import ALTERED_RECIPES
 from semraft.studies.study import START, Study
 
 _SEEDS = (0, 1, 2)
@@ -14,27 +15,21 @@ _EIGHT = tuple(range(8))
 
 
 def _from_start(recipe: str) -> RunConfig:
-    """A recipe from the checkpoint of its seed; `fixed` draws would make the seeds one, which is refused."""
-    config = RECIPES[recipe].config
-    return replace(
-        config,
-        model=replace(config.model, weights=START),
-        data=replace(config.data, draws="by-seed"),
-    )
+    """A recipe from the checkpoint of its seed; fixed draws would make the seeds one, which is refused."""
+    config = (RECIPES | ALTERED_RECIPES)[recipe].config
+    altered = tuple(name for name in config.altered if name != "fixed-draws")
+    return replace(config, model=replace(config.model, weights=START), altered=altered)
 
 
 _BASE = _from_start("world-divergence-base")
-
-
-_AUGMENT = _BASE.data.augment
 
 
 def _under(loss: LossConfig) -> RunConfig:
     return replace(_BASE, loss=loss)
 
 
-def _by(augment: AugmentConfig) -> RunConfig:
-    return replace(_BASE, data=replace(_BASE.data, augment=augment))
+def _as_it_was(config: RunConfig, *names: str) -> RunConfig:
+    return replace(config, altered=names)
 
 
 def _with(base: RunConfig, *terms: str) -> RunConfig:
@@ -52,22 +47,24 @@ def _held(loss: LossConfig) -> RunConfig:
 _BASES = {
     "base": _BASE,
     "base-all-pixels": _under(LossConfig(normalize="all")),
-    "base-repaired": _under(LossConfig(normalize="valid-broadcast")),
-    "base-zero-targets": _by(replace(_AUGMENT, invalid_targets="as-zero")),
-    "base-huge-targets": _by(replace(_AUGMENT, invalid_targets="as-65504")),
+    "base-repaired": _as_it_was(_BASE, "broadcast-flow-mask"),
+    "base-zero-targets": _as_it_was(_BASE, "as-zero"),
+    "base-huge-targets": _as_it_was(_BASE, "as-65504"),
     "base-gamma-085": _under(LossConfig(gamma=0.85)),
     "base-gamma-1": _under(LossConfig(gamma=1.0)),
     "base-updates-8": replace(_BASE, num_updates=8, validation_updates=8),
 }
 """Everything without V1: what a run with V1 is compared with shares all the rest with it."""
 _FAULTS = {
-    "v1-all-pixels": ("base-all-pixels", "1,mean=all"),
-    "v1-broadcast-mask": ("base", "0.5,masked-by=broadcast"),
+    "v1-all-pixels": ("base-all-pixels", "1"),
+    "v1-broadcast-mask": ("base", "0.5"),
     "v1-repaired": ("base-repaired", "0.5"),
     "v1-zero-targets": ("base-zero-targets", "0.5"),
     "v1-huge-targets": ("base-huge-targets", "0.5"),
 }
-"""One fault of the original code each: the base that has it too, and V1's options."""
+"""One fault of the original code each: the base that has it too, and V1's weight."""
+_FAULTS_OF_V1 = {"v1-all-pixels": "v1-mean-all", "v1-broadcast-mask": "v1-broadcast-mask"}
+"""Those that act on V1 alone, and their alterations."""
 _SUSPECTS = {
     "v1-2": ("base", "2"),
     "v1-5": ("base", "5"),
@@ -124,17 +121,20 @@ DIVERGENCE = Study(
         "as-it-was-base": _from_start("world-as-it-was-base"),
         "as-it-was": _from_start("world-as-it-was"),
         **_BASES,
-        "v1-grey-labels": _v1(_by(replace(_AUGMENT, labels="grey-blended")), "0.5"),
+        "v1-grey-labels": _as_it_was(_v1(_BASE, "0.5"), "grey-labels"),
     }
     | {variant: _v1(_BASES[base], options) for variant, (base, options) in _V1.items()}
+    | {
+        variant: _as_it_was(_v1(_BASES[_V1[variant][0]], _V1[variant][1]), name)
+        for variant, name in _FAULTS_OF_V1.items()
+    }
     | _FLOORS
     | _CURES,
     base="base",
     seeds=_SEEDS,
     may_differ=(
         "loss",
-        "data.augment.invalid_targets",
-        "data.augment.labels",
+        "altered",
         "num_updates",
         "validation_updates",
     ),

@@ -21,6 +21,7 @@ def train(
     max_minutes: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
     *,
+    draw_seed: int | None = None,
     open_batches: OpenBatches = training_batches,
     step: Callable[..., StepResult] = training_step,
 ) -> Path:
@@ -32,6 +33,7 @@ def train(
         resume: Go on exactly where checkpoints/last.pt left off.
         max_minutes: Stop, with a checkpoint, after the first step that ends so long after this call.
         clock: Seconds, from any start.
+        draw_seed: Seed of sample order and augmentation; the run's own without.
         open_batches: Opens the loader; a wrapper may change its batches.
         step: Takes a step; a wrapper may change its configuration.
 
@@ -47,8 +49,9 @@ def train(
     runtime.keep_freed_memory()
     with joined_processes(device, run) as processes:
         while True:
+            is_late = lambda: clock() >= until_s  # noqa: E731
             with open_session(
-                config, run, resume, device, processes, lambda: clock() >= until_s, open_batches
+                config, run, resume, device, processes, is_late, open_batches, draw_seed
             ) as session:
                 for batch in session.batches():
                     state, separates = session.state, session.separates_terms()

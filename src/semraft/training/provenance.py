@@ -23,7 +23,11 @@ run, whatever its batch and number of processes; 0.75 s of a core at 1080p."""
 
 
 def fingerprints(
-    config: RunConfig, weights: Mapping[str, Tensor], datasets: Sequence[FlowDataset], shares: Sequence[float]
+    config: RunConfig,
+    weights: Mapping[str, Tensor],
+    datasets: Sequence[FlowDataset],
+    shares: Sequence[float],
+    draw_seed: int,
 ) -> dict[str, str]:
     """Digests of a run's initial weights, of its sample order and of its first augmented batches.
 
@@ -32,18 +36,18 @@ def fingerprints(
         weights: The state of the network before the first step.
         datasets: What is trained on.
         shares: Weight of each data set in the mixture.
+        draw_seed: Seed of sample order and augmentation.
 
     Raises:
         DamagedFile: One of the first samples, as in training itself.
     """
     lengths = [len(dataset) for dataset in datasets]
-    seed = config.data.drawn_by(config.seed)
-    order = [sample_address(number, seed, lengths, shares) for number in range(ADDRESSES)]
+    order = [sample_address(number, draw_seed, lengths, shares) for number in range(ADDRESSES)]
     first = training_batches(
         datasets,
         shares,
         replace(config.data, workers=0),
-        config.seed,
+        draw_seed,
         replace(config.optim, steps=BATCHES, batch=1),
     )
     batches = {

@@ -170,10 +170,11 @@ def open_session(
     processes: runtime.Processes,
     is_late: Callable[[], bool],
     open_batches: OpenBatches,
+    draw_seed: int | None,
 ) -> Iterator[Session]:
     """Opens a run for training, new or resumed; `train` explains the arguments."""
     with by_all(processes):
-        session = _begin(asked, run, resume, device, processes, is_late, open_batches)
+        session = _begin(asked, run, resume, device, processes, is_late, open_batches, draw_seed)
     session.state.share(device)
     session.state.model.train()
     with (
@@ -200,6 +201,7 @@ def _begin(
     processes: runtime.Processes,
     is_late: Callable[[], bool],
     open_batches: OpenBatches,
+    draw_seed: int | None,
 ) -> Session:
     """Reads the data of a run and a resumed run's checkpoint, and writes the records of a new run."""
     config = resolve_config(apply_rollbacks(asked, read_rollbacks(run)), device)
@@ -208,6 +210,7 @@ def _begin(
     # A resumed run has weights of its own: those it started from may be gone.
     start = replace(config, model=replace(config.model, weights="")) if resume else config
     state = initial_state(start, device)
+    seed = config.seed if draw_seed is None else draw_seed
     workers = runtime.loader_workers(config.data.workers, device)
     if resume:
         state.restore(run, device, processes.leads)
@@ -216,14 +219,14 @@ def _begin(
         record["loader_workers"] = workers
         # Without heads: variants of one seed with and without them share the rest.
         shared = {name: value for name, value in state.model.state_dict().items() if not is_of_head(name)}
-        record["fingerprints"] = fingerprints(config, shared, training, weights)
+        record["fingerprints"] = fingerprints(config, shared, training, weights, seed)
         _write_run(run, config, record | run_data.data_record(training, validation, left_out))
         keep_start(state, run, config)
     source = open_batches(
         training,
         weights,
         replace(config.data, workers=workers),
-        config.seed,
+        seed,
         config.optim,
         state.step,
         processes.rank,

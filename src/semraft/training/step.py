@@ -1,7 +1,7 @@
 """One training step: forward pass, losses, backward pass, update of the weights."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +10,7 @@ from torch.profiler import record_function
 
 from semraft import runtime
 from semraft.agreement import Ending, TrainingStopped, agreed_ending
-from semraft.config import RunConfig
+from semraft.config import LossConfig, RunConfig
 from semraft.losses.gradient_surgery import (
     Gradients,
     StepGradients,
@@ -28,6 +28,8 @@ from semraft.step_result import StepResult
 from semraft.training.auxiliary_passes import add_passes
 from semraft.training.state import TrainingState
 
+LossFunction = Callable[[Prediction, FlowBatch, LossConfig, Mapping[str, float]], Objective]
+
 
 class NoShare(TrainingStopped):
     """A training stopped because the share of a term can't be measured."""
@@ -40,16 +42,18 @@ def training_step(
     config: RunConfig,
     separate_terms: bool = False,
     own_ending: Callable[[], Ending] = lambda: Ending.NONE,
+    loss_function: LossFunction | None = None,
 ) -> StepResult:
     """Trains on one batch; where loss or gradient of any process is not finite, no weight moves.
 
     Args:
         separate_terms: Take the gradient of each term as well, each by a backward pass.
         own_ending: Called just before the weights move: why this process would end the training.
+        loss_function: Instead of `objective`.
     """
     prediction = predict(state, batch, config)
     weights = state.term_weights.at(state.step + 1, config)
-    losses = objective(prediction, batch, config.loss, weights)
+    losses = (loss_function or objective)(prediction, batch, config.loss, weights)
     measured = measure_shares(losses, state, config)
     gradients = backward(losses, weights, state, config, separate_terms)
     ending = agreed_ending(own_ending(), is_finite(losses, gradients, state))

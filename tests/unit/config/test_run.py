@@ -1,5 +1,6 @@
 """A run is one value: it survives the way through its file unchanged."""
 
+import json
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,7 @@ from typing import Any
 import pytest
 
 from semraft.config import (
-    AugmentConfig,
-    DataConfig,
     LossConfig,
-    ModelConfig,
     RunConfig,
     TermConfig,
     load_config,
@@ -19,13 +17,15 @@ from semraft.config import (
     to_json,
 )
 from semraft.config.recipes import RECIPES
+from semraft.faults.altered_recipes import ALTERED_RECIPES
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *ALTERED_RECIPES])
 def test_every_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(to_json(RECIPES[name].config))
-    assert load_config(tmp_path / "config.json") == RECIPES[name].config
-    assert RECIPES[name].config.recipe == name
+    config = (RECIPES | ALTERED_RECIPES)[name].config
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert load_config(tmp_path / "config.json") == config
+    assert config.recipe == name
 
 
 def test_whole_numbers_come_back_as_floats(tmp_path: Path) -> None:
@@ -105,12 +105,32 @@ def test_a_term_written_wrongly_is_refused(text: str, complaint: str) -> None:
         parse_term(text)
 
 
-def test_labels_that_are_blended_are_no_classes_to_learn() -> None:
-    """Red when: a cross-entropy is asked for class 143, at the first step and with a traceback."""
-    blended = DataConfig(augment=AugmentConfig(labels="grey-blended"))
-    complaint = r"--data\.augment\.labels is grey-blended: expected nearest"
-    with pytest.raises(ValueError, match=complaint):
-        RunConfig(data=blended, loss=LossConfig(terms=(parse_term("segmentation:1"),)))
-    with pytest.raises(ValueError, match=complaint):
-        RunConfig(data=blended, model=ModelConfig(conditioning="truth"))
-    RunConfig(data=blended, loss=LossConfig(terms=(parse_term("semantic-v1:0.5"),)))
+def test_fields_of_earlier_versions_become_alterations(tmp_path: Path) -> None:
+    """Red when: an old run can't be read, its fault or a switch is forgotten, or a default becomes one."""
+    config = RunConfig(loss=LossConfig(terms=(parse_term("semantic-v1:1"),)))
+    path = tmp_path / "config.json"
+
+    def read(fault: dict[str, Any], switches: dict[str, str]) -> RunConfig:
+        old = json.loads(to_json(config))
+        del old["altered"]
+        old["fault"] = fault
+        old["data"]["draws"] = switches.get("draws", "by-seed")
+        old["data"]["augment"] |= {
+            "invalid_targets": switches.get("targets", "left-out"),
+            "labels": switches.get("labels", "nearest"),
+        }
+        old["loss"]["normalize"] = switches.get("normalize", "valid")
+        old["loss"]["terms"][0] |= {"mean": switches.get("mean", "mask"), "masked_by": "own"}
+        old["loss"]["terms"][0]["options"] = {"masked_by": switches.get("masked_by", "own")}
+        path.write_text(json.dumps(old))
+        return load_config(path)
+
+    assert read({"kind": "none", "step": 1}, {}) == config
+    found = read(
+        {"kind": "swapped-flow", "step": 9}, {"draws": "fixed", "targets": "as-65504", "mean": "all"}
+    )
+    assert found == replace(config, altered=("swapped-flow@9", "fixed-draws", "as-65504", "v1-mean-all"))
+    found = read({"kind": "none", "step": 1}, {"labels": "grey-blended", "masked_by": "broadcast"})
+    assert found.altered == ("grey-labels", "v1-broadcast-mask")
+    found = read({"kind": "none", "step": 1}, {"normalize": "valid-broadcast"})
+    assert (found.altered, found.loss.normalize) == (("broadcast-flow-mask",), "valid")

@@ -9,7 +9,6 @@ import numpy as np
 from semraft.config import LossConfig, OptimConfig, TermConfig
 from semraft.diagnosis.record import Line
 from semraft.diagnosis.run_diff import FALSE_ALARM, compare_records, settings
-from semraft.faults.fault_config import FaultConfig
 from tests.unit.diagnosis.made_runs import CONFIG, ONSET, health, pulse, record_of, set_from
 
 WORSE = {"epe_px": 1.25, "first_epe_px": 1.25, "l1_px": 1.25, "flow_loss": 1.25}
@@ -120,7 +119,7 @@ def test_settings_that_differ_are_written_as_one_types_them() -> None:
     other = replace(
         CONFIG,
         recipe="fault-learning-rate",
-        fault=FaultConfig(kind="learning-rate", step=3),
+        altered=("learning-rate@3",),
         loss=LossConfig(terms=terms),
         optim=OptimConfig(steps=120, learning_rate=1e-3),
     )

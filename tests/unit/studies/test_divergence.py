@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from semraft.config import RunConfig, to_json
-from semraft.config.recipes import RECIPES
+from semraft.faults.altered_recipes import ALTERED_RECIPES
+from semraft.faults.altered_training import draw_seed
+from semraft.faults.fault_config import AS_IT_WAS
 from semraft.losses.auxiliary_term import option_values
 from semraft.losses.terms import TERMS
 from semraft.models.build import build_model
@@ -36,8 +38,10 @@ def test_a_run_with_v1_differs_from_its_base_by_v1_alone() -> None:
         assert names == [WITHOUT_FLOOR.get(variant, "semantic-v1")]
         base = STUDY.variants[STUDY.against.get(variant, STUDY.base)]
         held = {"loss.combine", "loss.share_cap"}  # Nothing to a run without terms.
-        differs = set(differing_fields(config, base)) - {"data.augment.labels"} - held
-        assert differs == {"loss.terms"}, variant
+        differs = set(differing_fields(config, base)) - held
+        of_v1 = {"v1-mean-all", "v1-broadcast-mask", "grey-labels"}
+        assert set(config.altered) - of_v1 == set(base.altered), variant
+        assert differs - {"altered"} == {"loss.terms"}, variant
 
 
 def test_a_fault_alone_is_one_change_of_v1() -> None:
@@ -52,14 +56,14 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
             alone[variant] = {name for name in one if name != "loss.terms" and one[name] != two[name]}
             alone[variant] -= {"recipe"}
     # A mean over all pixels is of both losses, and doubles V1's weight beside a mean over both components.
-    assert alone.pop("v1-all-pixels") == {"loss.normalize", "mean", "weight"}
+    assert alone.pop("v1-all-pixels") == {"loss.normalize", "altered", "weight"}
     assert alone.pop("v1-5-updates-8") == {"weight", "num_updates", "validation_updates"}
     assert alone == {
-        "v1-broadcast-mask": {"masked_by"},
-        "v1-repaired": {"loss.normalize"},
-        "v1-zero-targets": {"data.augment.invalid_targets"},
-        "v1-huge-targets": {"data.augment.invalid_targets"},
-        "v1-grey-labels": {"data.augment.labels"},
+        "v1-broadcast-mask": {"altered"},
+        "v1-repaired": {"altered"},
+        "v1-zero-targets": {"altered"},
+        "v1-huge-targets": {"altered"},
+        "v1-grey-labels": {"altered"},
         "v1-2": {"weight"},
         "v1-5": {"weight"},
         "v1-5-learning-rate": {"weight", "schedule"},
@@ -78,8 +82,10 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
     }
     whole = flat(STUDY.variants["as-it-was"]) | flat_terms(STUDY.variants["as-it-was"])
     assert (whole["loss.normalize"], whole["loss.gamma"]) == ("all", 0.85)
-    assert whole["data.augment.invalid_targets"] == "as-zero"
-    assert (whole["weight"], whole["mean"], whole["masked_by"]) == (1.0, "all", "broadcast")
+    assert whole["altered"] == ("as-zero", "v1-mean-all", "v1-broadcast-mask")
+    assert whole["weight"] == 1
+    every = {name for config in STUDY.variants.values() for name in config.altered}
+    assert every == set(AS_IT_WAS) - {"fixed-draws"}
 
 
 def test_what_takes_the_floor_away_takes_nothing_else() -> None:
@@ -111,7 +117,7 @@ def test_the_study_and_its_start_are_of_the_scenes_for_reporting() -> None:
         (world,) = {config.data.world for config in configs}
         seeds[name] = world.seed
     assert seeds == {"divergence": 5, "divergence-seeds": 5, "divergence-cured": 7}
-    assert {config.data.draws for config in STUDY.variants.values()} == {"by-seed"}
+    assert not any("fixed-draws" in config.altered for config in STUDY.variants.values())
 
 
 def test_more_seeds_are_of_the_same_runs() -> None:
@@ -145,14 +151,14 @@ def test_the_three_seeds_that_were_one_are_refused(tmp_path: Path) -> None:
     """The recipe of the original's code, with two seeds, from given weights: fingerprints tell that it is one
     run twice, and a study does not go on. Red when: --seed reaches order or augmentation after all, or given
     weights excuse everything."""
-    config = RECIPES["world-as-it-was"].config
+    config = ALTERED_RECIPES["world-as-it-was"].config
     data = replace(config.data, crop=(64, 72), world=replace(config.data.world, size=(72, 96), scenes=5))
     config = replace(config, data=data, model=replace(config.model, weights="things.pth"))
     datasets, shares = training_data(data)
     weights = build_model(replace(config.model, weights=""), 0).state_dict()
 
     def begin(seed: int, wanted: RunConfig) -> Cell:
-        cell = Cell(study=tmp_path / wanted.data.draws, variant="v1", seed=seed, steps=9)
+        cell = Cell(study=tmp_path / str(len(wanted.altered)), variant="v1", seed=seed, steps=9)
         cell.config.parent.mkdir(parents=True, exist_ok=True)
         cell.run.mkdir(parents=True)
         begun = replace(wanted, seed=seed)
@@ -161,7 +167,7 @@ def test_the_three_seeds_that_were_one_are_refused(tmp_path: Path) -> None:
         (cell.run / "config.json").write_text(to_json(ran))
         record = {
             "data": {"train": [], "validation": {}},
-            "fingerprints": fingerprints(begun, weights, datasets, shares),
+            "fingerprints": fingerprints(begun, weights, datasets, shares, draw_seed(begun)),
         }
         (cell.run / "environment.json").write_text(json.dumps(record))
         return cell
@@ -170,4 +176,4 @@ def test_the_three_seeds_that_were_one_are_refused(tmp_path: Path) -> None:
         StudyStopped, match=r"v1: seeds 0 and 42 have the same sample order and first batches"
     ):
         prove([begin(seed, config) for seed in (0, 42, 1234)], "v1")
-    prove([begin(seed, replace(config, data=replace(data, draws="by-seed"))) for seed in (0, 42)], "v1")
+    prove([begin(seed, replace(config, altered=())) for seed in (0, 42)], "v1")

@@ -18,7 +18,8 @@ CONFIG = replace(
 
 def of(config: RunConfig) -> dict[str, str]:
     datasets, shares = training_data(config.data)
-    return fingerprints(config, build_model(config.model, config.seed).state_dict(), datasets, shares)
+    weights = build_model(config.model, config.seed).state_dict()
+    return fingerprints(config, weights, datasets, shares, config.seed)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
-"""Faulty training steps, and a training with a fault: the sound loop around both."""
+"""Altered trainings: the loop around batches and steps with a fault or with the original study's code."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semraft.agreement import Ending
 from semraft.config import LossConfig, RunConfig, TermConfig
-from semraft.faults.fault_config import FaultConfig
+from semraft.faults.as_it_was import objective_as_it_was, resize_as_it_was
+from semraft.faults.fault_config import FaultConfig, fault_of
 from semraft.faults.faulty_batches import faulty_batches
 from semraft.sample import FlowBatch
 from semraft.step_result import StepResult
@@ -19,20 +22,50 @@ from semraft.training.step import training_step
 
 TIMES_THE_RATE = 30
 V1_WEIGHTS = {"v1-weight": 20.0, "v1-constant": 5.0}
+OF_LOSSES = {"broadcast-flow-mask", "v1-broadcast-mask", "v1-mean-all"}
+"""Alterations of the losses."""
 LARGEST_HALF = float(torch.finfo(torch.float16).max)
 
 
 def train(config: RunConfig, run: Path, *arguments: Any) -> Path:
-    """`training.loop.train` with the fault of the configuration."""
-    batches = partial(faulty_batches, config.fault)
-    return loop.train(config, run, *arguments, open_batches=batches, step=partial(faulty_step, config.fault))
+    """`training.loop.train` with the alterations of the configuration.
+
+    Raises:
+        ValueError: An alteration that does not exist, or that does not fit the run.
+    """
+    altered, fault = frozenset(config.altered), fault_of(config.altered)
+    learnt = config.model.conditioning == "truth" or "segmentation" in {t.name for t in config.loss.terms}
+    if "grey-labels" in altered and learnt:
+        raise ValueError("--altered grey-labels gives new classes: take a run that learns no classes")
+    resized = partial(resize_as_it_was, altered)
+    return loop.train(
+        config,
+        run,
+        *arguments,
+        draw_seed=draw_seed(config),
+        open_batches=partial(faulty_batches, fault, resized=resized),
+        step=partial(altered_step, altered, fault),
+    )
 
 
-def faulty_step(
-    fault: FaultConfig, state: TrainingState, batch: FlowBatch, config: RunConfig, *arguments: Any
+def draw_seed(config: RunConfig) -> int:
+    """The seed of sample order and augmentation."""
+    return 0 if "fixed-draws" in config.altered else config.seed
+
+
+def altered_step(
+    altered: frozenset[str],
+    fault: FaultConfig,
+    state: TrainingState,
+    batch: FlowBatch,
+    config: RunConfig,
+    separate_terms: bool = False,
+    own_ending: Callable[[], Ending] = lambda: Ending.NONE,
 ) -> StepResult:
-    """`training_step` with a fault."""
-    return training_step(state, batch, inject(fault, config, state), *arguments)
+    """`training_step` with the alterations of a run."""
+    losses = partial(objective_as_it_was, altered) if altered & OF_LOSSES else None
+    config = inject(fault, config, state)
+    return training_step(state, batch, config, separate_terms, own_ending, losses)
 
 
 def inject(fault: FaultConfig, config: RunConfig, state: TrainingState) -> RunConfig:

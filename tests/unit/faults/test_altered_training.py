@@ -1,4 +1,4 @@
-"""Planted faults of the step: what it then does, and that nothing changes before."""
+"""Altered trainings: what a fault does to a step, and that nothing changes before."""
 
 import json
 from dataclasses import replace
@@ -11,12 +11,12 @@ import torch
 
 from semraft import tracking
 from semraft.agreement import Ending
-from semraft.config import RunConfig, to_json
-from semraft.config.recipes import RECIPES
+from semraft.config import RunConfig, parse_term, to_json
 from semraft.data import open_dataset
 from semraft.data.loader import collate
-from semraft.faults.fault_config import Fault, FaultConfig
-from semraft.faults.faulty_training import faulty_step, inject, train
+from semraft.faults.altered_recipes import ALTERED_RECIPES
+from semraft.faults.altered_training import altered_step, inject, train
+from semraft.faults.fault_config import Fault, FaultConfig, fault_of
 from semraft.monitor.monitor import Monitor
 from semraft.sample import FlowBatch
 from semraft.training.state import initial_state
@@ -25,15 +25,15 @@ STEP = 2
 
 
 def config_of(fault: Fault) -> RunConfig:
-    config = RECIPES[f"fault-{fault}"].config
+    config = ALTERED_RECIPES[f"fault-{fault}"].config
     optim = replace(config.optim, steps=6)
-    fault_config = FaultConfig(kind=fault, step=STEP)
-    return replace(config, precision="float32", num_updates=2, optim=optim, fault=fault_config)
+    planted = (FaultConfig(kind=fault, step=STEP).text,)
+    return replace(config, precision="float32", num_updates=2, optim=optim, altered=planted)
 
 
 @pytest.fixture(scope="module")
 def batch() -> FlowBatch:
-    data = RECIPES["fault-normalization"].config.data
+    data = ALTERED_RECIPES["fault-normalization"].config.data
     world = open_dataset("world", None, "train", data.world)
     found = collate([world[index] for index in range(2)])
     known = ~found.moving1 if found.moving1 is not None else found.valid
@@ -58,7 +58,7 @@ def observed(
         tracker=Mock(spec=tracking.Tracker),
     )
     for _ in range(steps):
-        result = faulty_step(config.fault, state, batch, config)
+        result = altered_step(frozenset(), fault_of(config.altered), state, batch, config)
         monitor.observe(result, batch)
     return result.ending, [json.loads(line) for line in (run / "pulse.jsonl").read_text().splitlines()]
 
@@ -74,9 +74,9 @@ def test_what_the_configuration_becomes(fault: Fault) -> None:
     """Red when: a fault acts too early, or changes another field."""
     config = config_of(fault)
     state = initial_state(config, torch.device("cpu"))
-    assert inject(config.fault, config, state) == config
+    assert inject(fault_of(config.altered), config, state) == config
     state.step = STEP - 1
-    after = inject(config.fault, config, state)
+    after = inject(fault_of(config.altered), config, state)
     optim, loss = config.optim, config.loss
     expected = {
         "learning-rate": replace(config, optim=replace(optim, learning_rate=30 * optim.learning_rate)),
@@ -112,7 +112,7 @@ def test_the_mean_that_the_flow_loss_should_be(
     drawn = torch.rand(batch.valid.shape, generator=torch.Generator().manual_seed(1)) < truth_frac
     batch = replace(batch, valid=batch.valid & drawn)
     config = config_of("normalization")
-    config = replace(config, loss=replace(config.loss, normalize=normalize), fault=FaultConfig())
+    config = replace(config, loss=replace(config.loss, normalize=normalize), altered=())
     _, (line,) = observed(config, batch, 1, tmp_path)
     assert line["flow_loss"] / line["l1_px"] == pytest.approx(1, rel=1e-4)
 
@@ -153,3 +153,26 @@ def test_a_training_has_its_fault(fault: Fault, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "pulse.jsonl").read_text().splitlines()]
     name = "between_classes_frac" if fault == "label-resize" else "rate_ratio"
     assert lines[1][name] > 2 * lines[0][name]
+
+
+@pytest.mark.parametrize(
+    "text", ["learning-rate", "learning-rate@", "learning-rate@0", "sparks@3", "@3", "as-one"]
+)
+def test_an_alteration_that_does_not_exist_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected one FAULT@STEP|begins at step 0"):
+        fault_of((text,))
+    with pytest.raises(ValueError, match="expected one FAULT@STEP"):
+        fault_of(("no-clipping@3", "learning-rate@3"))
+    assert fault_of(("as-zero", "no-clipping@3")) == FaultConfig(kind="no-clipping", step=3)
+
+
+def test_blended_labels_are_no_classes_to_learn(tmp_path: Path) -> None:
+    """Red when: a cross-entropy is asked for class 143, at the first step and with a traceback."""
+    config = replace(config_of("no-clipping"), altered=("grey-labels",))
+    learning = replace(config.loss, terms=(parse_term("segmentation:1"),))
+    for learns in (
+        replace(config, loss=learning),
+        replace(config, model=replace(config.model, conditioning="truth")),
+    ):
+        with pytest.raises(ValueError, match="learns no classes"):
+            train(learns, tmp_path / "run")

@@ -1,23 +1,31 @@
-"""The resize of the original study, applied to targets and labels, against loops."""
+"""The original study's resize of targets and labels, each an alteration, against loops."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from semraft.config import AugmentConfig, DataConfig
-from semraft.config.recipes import RECIPES
-from semraft.data.augment import augment, resize
-from semraft.data.loader import training_batches, training_sample
+from semraft.config import RunConfig
+from semraft.data.augment import Resize, resize
 from semraft.data.taxonomy import CLASSES, VIPER_CLASSES
-from semraft.sample import FlowSample
-from semraft.training.run_data import training_data
+from semraft.faults import altered_training
+from semraft.faults.altered_recipes import ALTERED_RECIPES
+from semraft.faults.altered_training import altered_step
+from semraft.faults.as_it_was import resize_as_it_was
+from semraft.sample import FlowBatch, FlowSample
+from semraft.step_result import StepResult
+from semraft.training.state import TrainingState
 from tests.helpers import make_sample
 
 SIZE, CROPS = (13, 19), [(24, 31), (11, 40), (9, 12)]
-ZEROS, HUGE = AugmentConfig(invalid_targets="as-zero"), AugmentConfig(invalid_targets="as-65504")
-GREYS = AugmentConfig(labels="grey-blended")
+ZEROS, HUGE, GREYS = (
+    partial(resize_as_it_was, frozenset({name})) for name in ("as-zero", "as-65504", "grey-labels")
+)
 
 
 def shares(crop: tuple[int, int]) -> Iterator[tuple[int, int, list[tuple[int, int, float]]]]:
@@ -36,14 +44,14 @@ def shares(crop: tuple[int, int]) -> Iterator[tuple[int, int, list[tuple[int, in
 
 
 @pytest.mark.parametrize("crop", CROPS)
-@pytest.mark.parametrize(("config", "nothing_px"), [(ZEROS, 0.0), (HUGE, 65504.0)])
+@pytest.mark.parametrize(("resized", "nothing_px"), [(ZEROS, 0.0), (HUGE, 65504.0)])
 def test_targets_blended_with_what_is_not_known_by_loops(
-    config: AugmentConfig, nothing_px: float, crop: tuple[int, int], rng: np.random.Generator
+    resized: Resize, nothing_px: float, crop: tuple[int, int], rng: np.random.Generator
 ) -> None:
     """Red when: the mask comes from the nearest pixel, a blend is left out, or NaN is multiplied."""
     sample = make_sample(rng, *SIZE)
     sample = replace(sample, flow=np.where(sample.valid[..., None], sample.flow, np.float32(np.nan)))
-    result = resize(sample, crop, config)
+    result = resized(sample, crop)
     for i, j, corners in shares(crop):
         assert result.valid[i, j] == any(sample.valid[row, column] for row, column, _ in corners)
         if not result.valid[i, j]:
@@ -60,23 +68,24 @@ def test_targets_blended_with_what_is_not_known_by_loops(
 def test_only_a_resize_blends_and_only_dense_truth(rng: np.random.Generator) -> None:
     """Red when: a crop at its own size loses a pixel, or KITTI's measurements are spread."""
     sample = make_sample(rng, *SIZE)
-    for config in (ZEROS, HUGE):
-        same = resize(sample, SIZE, config)
+    for resized in (ZEROS, HUGE):
+        same = resized(sample, SIZE)
         np.testing.assert_array_equal(same.valid, sample.valid)
         np.testing.assert_array_equal(same.flow, sample.flow)
         sparse = replace(sample, sparse=True)
-        one, two = resize(sparse, (24, 31), config), resize(sparse, (24, 31))
+        one, two = resized(sparse, (24, 31)), resize(sparse, (24, 31))
         np.testing.assert_array_equal(one.flow, two.flow)
         np.testing.assert_array_equal(one.valid, two.valid)
 
 
-def test_the_defaults_blend_nothing(rng: np.random.Generator) -> None:
-    """Red when: a default of the configuration is one of the original's faults."""
+def test_other_alterations_blend_nothing(rng: np.random.Generator) -> None:
+    """Red when: an alteration of the losses reaches the resize, or one of labels the targets."""
     sample = make_sample(rng, *SIZE)
-    clean, plain = resize(sample, (24, 31), AugmentConfig()), resize(sample, (24, 31))
-    assert np.array_equal(clean.flow, plain.flow)
-    assert np.array_equal(clean.labels1, plain.labels1)
-    assert clean.valid.mean() < resize(sample, (24, 31), ZEROS).valid.mean()
+    plain = resize(sample, (24, 31))
+    other = resize_as_it_was(frozenset({"fixed-draws", "v1-mean-all"}), sample, (24, 31))
+    assert same(other, plain)
+    assert np.array_equal(GREYS(sample, (24, 31)).flow, plain.flow)
+    assert plain.valid.mean() < ZEROS(sample, (24, 31)).valid.mean()
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -87,7 +96,7 @@ def test_labels_blended_as_greys_by_loops(crop: tuple[int, int], rng: np.random.
     grey_of = {c.id: 0.299 * c.color[0] + 0.587 * c.color[1] + 0.114 * c.color[2] for c in CLASSES}
     class_at = {round(level): number for number, level in grey_of.items()} | {0: 255}
     grey_of = {number: float(round(level)) for number, level in grey_of.items()} | {255: 0.0}
-    result = resize(sample, crop, GREYS)
+    result = GREYS(sample, crop)
     for source, found in ((sample.labels1, result.labels1), (sample.labels2, result.labels2)):
         assert source is not None
         assert found is not None
@@ -106,7 +115,7 @@ def test_labels_blended_as_greys_by_loops(crop: tuple[int, int], rng: np.random.
 
 
 def test_which_classes_have_one_grey() -> None:
-    """The effect of grey levels alone: nothing to the common classes, next to nothing to VIPER's.
+    """What grey levels alone can do: nothing to the common classes, next to nothing to VIPER's.
 
     Red when: a colour or the rounding changes so that more of them collide.
     """
@@ -121,43 +130,49 @@ def test_which_classes_have_one_grey() -> None:
     assert len(common) == len(CLASSES)
 
 
-def test_the_options_reach_the_samples_that_are_trained_on() -> None:
-    """Red when: `augment` or the loader resizes as it always did. Truth is missing in the world's sky."""
-    made = np.random.default_rng(3)
-    sample = make_sample(made, 40, 60)
-    for config in (ZEROS, HUGE, GREYS):
-        results = [
-            augment(sample, each, (24, 31), np.random.default_rng(1)) for each in (config, AugmentConfig())
-        ]
-        assert not same(*results)
-    data = RECIPES["world-as-it-was"].config.data
-    data = replace(data, crop=(64, 72), world=replace(data.world, size=(72, 96), scenes=4))
-    datasets, weights = training_data(data)
-    left_out = replace(data, augment=replace(data.augment, invalid_targets="left-out"))
-    pairs = [
-        [training_sample(number, 0, datasets, weights, each).sample for each in (data, left_out)]
-        for number in range(6)
-    ]
-    assert sum(int((bad.valid & ~clean.valid).sum()) for bad, clean in pairs) > 10
-    assert all(np.array_equal(bad.image1, clean.image1) for bad, clean in pairs)
-
-
 def same(one: FlowSample, two: FlowSample) -> bool:
     return np.array_equal(one.flow, two.flow) and np.array_equal(one.labels1, two.labels1)
 
 
-def test_fixed_draws_are_those_of_seed_0() -> None:
-    """Red when: the order or the augmentation of fixed draws still moves with the seed."""
-    config = RECIPES["world-as-it-was"].config
+def trained_on(
+    config: RunConfig, run: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 2
+) -> list[FlowBatch]:
+    """The batches of the first steps of an altered training."""
     world = replace(config.data.world, size=(72, 96), scenes=5)
-    data = replace(config.data, crop=(64, 72), world=world, workers=0)
-    datasets, weights = training_data(data)
-    optim = replace(config.optim, steps=2, batch=2)
+    data = replace(config.data, crop=(64, 72), world=world, workers=0, validation_pairs=1)
+    optim = replace(config.optim, steps=steps, batch=2)
+    batches: list[FlowBatch] = []
 
-    def first(seed: int, draws: DataConfig) -> list[np.ndarray]:
-        return [b.image1.numpy() for b, _ in training_batches(datasets, weights, draws, seed, optim)]
+    def kept(altered: Any, fault: Any, state: TrainingState, batch: FlowBatch, *arguments: Any) -> StepResult:
+        batches.append(batch)
+        return altered_step(altered, fault, state, batch, *arguments)
 
-    by_seed = replace(data, draws="by-seed")
-    np.testing.assert_array_equal(first(0, by_seed), first(0, data))
-    np.testing.assert_array_equal(first(42, data), first(0, data))
-    assert not np.array_equal(first(42, by_seed), first(0, by_seed))
+    monkeypatch.setattr(altered_training, "altered_step", kept)
+    config = replace(config, data=data, optim=optim, num_updates=1, validation_updates=1, saved_pairs=0)
+    altered_training.train(replace(config, device="cpu", precision="float32"), run)
+    return batches
+
+
+def test_alterations_reach_the_batches_that_are_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Order, augmentation and targets. Red when: the loader resizes as it always does, or fixed draws still
+    move with the seed. Truth is missing in the world's sky."""
+    config = ALTERED_RECIPES["world-as-it-was"].config
+    one, two, sound, other = (
+        trained_on(replace(config, seed=seed, altered=altered), tmp_path / name, monkeypatch)
+        for name, seed, altered in (
+            ("one", 0, config.altered),
+            ("two", 42, config.altered),
+            ("sound", 0, ()),
+            ("other", 42, ()),
+        )
+    )
+    assert [batch.ids for batch in one] == [batch.ids for batch in two] == [batch.ids for batch in sound]
+    assert [batch.ids for batch in other] != [batch.ids for batch in sound]
+    for first, second, clean in zip(one, two, sound, strict=True):
+        assert torch.equal(first.image1, second.image1)
+        assert torch.equal(first.flow, second.flow)
+        assert torch.equal(first.image1, clean.image1)
+    new = sum(int((bad.valid & ~clean.valid).sum()) for bad, clean in zip(one, sound, strict=True))
+    assert new > 5

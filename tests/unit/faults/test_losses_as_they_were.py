@@ -1,4 +1,4 @@
-"""The original study's masks and means, each an option, against loops written from what its code did."""
+"""The original study's masks and means, each an alteration, against loops written from its code."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from semraft.config import LossConfig, parse_term
+from semraft.faults.as_it_was import objective_as_it_was
 from semraft.losses import sequence_loss
 from semraft.losses.objective import check_terms, objective
 from semraft.sample import OPTIONAL_FIELDS, FlowBatch, Prediction
@@ -94,67 +95,75 @@ def v1_by_loops(flows: list[Tensor], batch: FlowBatch, mean: str, masked_by: str
     return total
 
 
-def total_of(flows: list[Tensor], batch: FlowBatch, term: str) -> float:
-    """The contribution of a term to the objective."""
+def total_of(flows: list[Tensor], batch: FlowBatch, term: str, *altered: str) -> float:
+    """The term's part of an objective."""
     prediction = Prediction(flows=flows, features1=flows[0], features2=flows[0])
     config = LossConfig(gamma=GAMMA, terms=(parse_term(term),))
     check_terms(config, {"some": frozenset(OPTIONAL_FIELDS)})
+    weights = {chosen.name: chosen.weight for chosen in config.terms}
     without = objective(prediction, batch, replace(config, terms=())).total
-    return float(objective(prediction, batch, config).total - without)
+    return float(objective_as_it_was(frozenset(altered), prediction, batch, config, weights).total - without)
+
+
+def repaired(flows: list[Tensor], batch: FlowBatch) -> float:
+    prediction = Prediction(flows=flows, features1=flows[0], features2=flows[0])
+    config, altered = LossConfig(gamma=GAMMA), frozenset({"broadcast-flow-mask"})
+    return float(objective_as_it_was(altered, prediction, batch, config, {}).total)
 
 
 def test_the_repaired_flow_loss_by_loops(flows: list[Tensor], batch: FlowBatch) -> None:
     """Red when: a sample is masked by its own mask alone, or the sum is divided by pairs of samples."""
-    loss = sequence_loss(flows, batch.flow, batch.valid, GAMMA, "valid-broadcast")
-    assert float(loss) == pytest.approx(repaired_by_loops(flows, batch), rel=1e-6)
-    config = LossConfig(gamma=GAMMA, normalize="valid-broadcast")
-    prediction = Prediction(flows=flows, features1=flows[0], features2=flows[0])
-    assert torch.equal(objective(prediction, batch, config).total, loss)
+    assert repaired(flows, batch) == pytest.approx(repaired_by_loops(flows, batch), rel=1e-6)
 
 
 def test_the_repaired_flow_loss_grows_with_the_batch(flows: list[Tensor], batch: FlowBatch) -> None:
     """Facts of the original study, finding 4: "grew more than expected". Red when: it does not."""
-    everywhere = torch.ones_like(batch.valid)
-    still = torch.zeros_like(batch.flow)
-    right = sequence_loss(flows, still, everywhere, GAMMA)
-    repaired = sequence_loss(flows, still, everywhere, GAMMA, "valid-broadcast")
-    assert torch.allclose(repaired, BATCH * right)
+    still = replace(batch, valid=torch.ones_like(batch.valid), flow=torch.zeros_like(batch.flow))
+    right = sequence_loss(flows, still.flow, still.valid, GAMMA)
+    assert repaired(flows, still) == pytest.approx(BATCH * float(right))
 
 
 @pytest.mark.parametrize("mask", ["same-label", "exact", "none"])
 @pytest.mark.parametrize("masked_by", ["own", "broadcast"])
 @pytest.mark.parametrize("mean", ["mask", "all"])
 def test_v1_by_loops(flows: list[Tensor], batch: FlowBatch, mean: str, masked_by: str, mask: str) -> None:
-    """Red when: validity is broadcast too, no mask has an axis less, or an option is not read."""
-    found = total_of(flows, batch, f"semantic-v1:1,mean={mean},masked-by={masked_by},mask={mask}")
+    """Red when: validity is broadcast too, no mask has an axis less, or an alteration is not read."""
+    altered = ["v1-mean-all"] * (mean == "all") + ["v1-broadcast-mask"] * (masked_by == "broadcast")
+    found = total_of(flows, batch, f"semantic-v1:1,mask={mask}", *altered)
     assert found == pytest.approx(v1_by_loops(flows, batch, mean, masked_by, mask), rel=1e-5)
 
 
-def test_v1_s_defaults_are_the_definition(flows: list[Tensor], batch: FlowBatch) -> None:
-    """Red when: a default is one of the original's faults, or `auto` is not its stand-in."""
-    plain = total_of(flows, batch, "semantic-v1:1")
-    assert plain == total_of(flows, batch, "semantic-v1:1,mean=mask,masked-by=own,mask=same-label")
-    others = {
-        total_of(flows, batch, f"semantic-v1:1,{option}")
-        for option in ("mean=all", "masked-by=broadcast", "mask=exact")
-    }
-    assert len(others | {plain}) == 4
+def test_an_alteration_changes_its_own_loss_alone(flows: list[Tensor], batch: FlowBatch) -> None:
+    """Red when: an alteration of resizing reaches the losses, V1's own reaches the flow loss, or a weight of
+    0 counts."""
+    plain = total_of(flows, batch, "semantic-v1:1", "as-zero", "fixed-draws")
+    assert plain == pytest.approx(v1_by_loops(flows, batch, "mask", "own", "same-label"), rel=1e-5)
+    assert total_of(flows, batch, "semantic-v1:0", "v1-mean-all") == 0
+    prediction = Prediction(flows=flows, features1=flows[0], features2=flows[0])
+    config = LossConfig(gamma=GAMMA, terms=(parse_term("semantic-v1:2"),))
+    weights = {"semantic-v1": 2.0}
+    found = objective_as_it_was(frozenset({"v1-mean-all"}), prediction, batch, config, weights)
+    sound = objective(prediction, batch, config, weights)
+    assert torch.equal(found.values["flow_loss"], sound.values["flow_loss"])
+    assert not torch.equal(found.values["semantic_loss"], sound.values["semantic_loss"])
 
 
-@pytest.mark.parametrize("options", ["mean=all", "masked-by=broadcast", "mean=all,masked-by=broadcast"])
-def test_a_batch_without_truth_is_zero_under_every_option(
-    flows: list[Tensor], batch: FlowBatch, options: str
+@pytest.mark.parametrize(
+    "altered", [("v1-mean-all",), ("v1-broadcast-mask",), ("v1-mean-all", "v1-broadcast-mask")]
+)
+def test_a_batch_without_truth_is_zero_under_every_alteration(
+    flows: list[Tensor], batch: FlowBatch, altered: tuple[str, ...]
 ) -> None:
-    """The original's sum / sum(mask) would be NaN here. Red when: an option of ours divides by nothing."""
+    """The original's sum / sum(mask) would be NaN here. Red when: an alteration divides by nothing."""
     nothing = replace(batch, valid=torch.zeros_like(batch.valid))
-    assert total_of(flows, nothing, f"semantic-v1:1,{options}") == 0
-    assert sequence_loss(flows, batch.flow, nothing.valid, GAMMA, "valid-broadcast") == 0
+    assert total_of(flows, nothing, "semantic-v1:1", *altered) == 0
+    assert repaired(flows, nothing) == 0
 
 
 @pytest.mark.parametrize("option", ["mean=all", "masked-by=broadcast"])
-def test_other_terms_have_no_such_option(option: str) -> None:
-    config = LossConfig(terms=(parse_term(f"smoothness:1,{option}"),))
-    with pytest.raises(ValueError, match=f"'smoothness' has no option {option.partition('=')[0]}; it has"):
+def test_no_term_has_such_an_option(option: str) -> None:
+    config = LossConfig(terms=(parse_term(f"semantic-v1:1,{option}"),))
+    with pytest.raises(ValueError, match=f"'semantic-v1' has no option {option.partition('=')[0]}; it has"):
         check_terms(config, {"some": frozenset(OPTIONAL_FIELDS)})
 
 
