@@ -82,7 +82,7 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
     }
     whole = flat(STUDY.variants["as-it-was"]) | flat_terms(STUDY.variants["as-it-was"])
     assert (whole["loss.normalize"], whole["loss.gamma"]) == ("all", 0.85)
-    assert whole["altered"] == ("as-zero", "v1-mean-all", "v1-broadcast-mask")
+    assert whole["altered"] == ["as-zero", "v1-mean-all", "v1-broadcast-mask"]
     assert whole["weight"] == 1
     every = {name for config in STUDY.variants.values() for name in config.altered}
     assert every == set(AS_IT_WAS) - {"fixed-draws"}
