@@ -8,7 +8,7 @@ from benchmarks import fault_data, faults
 
 from semraft.config import WorldConfig
 from semraft.data import open_dataset
-from semraft.faults.fault_config import FAULTS, Fault
+from semraft.faults.fault_config import FAULTS, Fault, fault_of
 
 CROP = (96, 192)
 
@@ -59,6 +59,7 @@ def test_wide_draws_are_functions_of_their_number(
     trained = {config.data.train for config in draws}
     assert trained <= names if names else len(trained) == 4
     assert len({config.seed for config in draws}) == 20
-    assert all(1 <= config.optim.batch <= 6 and config.fault.kind == fault for config in draws)
+    assert {fault_of(config.altered).kind for config in draws} == {fault}
+    assert all(1 <= config.optim.batch <= 6 for config in draws)
     large = sum(config.model.arch == "large" for config in draws)
     assert large == (20 if fault == "batch-norm" else 1 if fault == "none" else 0)
