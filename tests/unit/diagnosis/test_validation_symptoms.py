@@ -65,7 +65,7 @@ def test_a_run_that_is_worse_than_where_it_began_is_named_first(
     )
     (undone,) = [entry for entry in found["symptoms"] if entry["name"] == "refinements-undone"]
     assert undone["evidence"].startswith(
-        "kitti: EPE 3.35 px after refinement 6, 5.39 after the last of 8: refinements from 7 on undo"
+        "kitti: EPE 3.35 px after refinement 6, 5.39 after refinement 8: refinements from 7 on undo"
     )
     causes = {cause["name"]: cause for cause in found["ranked_causes"]}
     differs = causes["validation-differs"]["evidence_for"]
@@ -113,13 +113,16 @@ def test_when_a_run_is_worse_than_its_start(
         ([(3.0, 2.0, 2.6), (3.0, 2.0, 2.5), (3.0, 2.0, 2.5)], None),
         ([(3.0, 2.0, 2.1), (3.0, 2.0, 2.5), (3.0, 2.0, 2.5)], 60),
         ([(2.5,)], None),
+        ([(3.0, 2.0, *(12 * [2.1]), 2.9)], None),
+        ([(3.0, 2.0, *(13 * [2.1])), (3.0, 2.0, *(12 * [2.1]), 2.9), (3.0, 2.0, *(12 * [2.1]), 2.9)], 60),
     ],
 )
 def test_refinements_that_undo_earlier_ones(
     tmp_path: Path, validations: Sequence[Sequence[float]], since: int | None
 ) -> None:
-    """Of three validations the first is of the start. Red when: weights that undid as much before their first
-    step are this run's fault, or an early validation is."""
+    """Of three validations the first is of the start; 12 refinements are trained with. Red when: weights that
+    undid as much before their first step are this run's fault, an early validation is, or a network from
+    scratch is held to more refinements than it has learnt."""
     steps = (0, 60, STEPS)[-len(validations) :]
     lines = [line(step, "kitti", errors) for step, errors in zip(steps, validations, strict=True)]
     found = list(refinements_undone(record_of(tmp_path / "run", pulses=pulse(), metrics=lines)))
