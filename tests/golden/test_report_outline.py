@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).with_name("report_outline.json")
 
 def outline(page: Page) -> dict[str, list[object]]:
     """The outline of the page: headings, tables and captions, without numbers and pictures."""
-    charts = [a for tag, a in page.tags if tag == "svg" and "aria-label" in a]
+    charts = [a for tag, a in page.tags if tag in ("svg", "figure") and "aria-label" in a]
     return {
         "headings": [list(heading) for heading in page.outline],
         "charts": [chart["aria-label"] for chart in charts],

@@ -1,15 +1,18 @@
-// Charts: a readout under the pointer, a closer look at a range of steps, one variant picked out, smoothing.
+// Charts by uPlot: values under the pointer, ranges picked by dragging, one variant picked out, smoothing.
 
+const HEIGHT = 190;
 const SMOOTH_OVER = 0.08; // Half the width of the moving mean, as a part of a curve's points.
+const FADED = 0.08;
+const DASHES = [[], [6, 4], [2, 4]]; // Seven colours; the next seven variants are dashed, then dotted.
+const WHOLE_STEPS = [1, 2, 5].flatMap((factor) => [...Array(9).keys()].map((n) => factor * 10 ** n)).sort((a, b) => a - b);
 let smoothed = false;
 
-function nearest(sorted, wanted) {
-  let best = 0;
-  for (let i = 1; i < sorted.length; i++) {
-    if (Math.abs(sorted[i] - wanted) <= Math.abs(sorted[best] - wanted)) best = i;
-  }
-  return best;
-}
+const variantButtons = [...document.querySelectorAll(".legend button[data-variant]")];
+const smoothButton = document.querySelector(".smooth");
+const wholeButton = document.querySelector(".whole");
+
+// Read at every drawing: the colours follow the light and the dark scheme.
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function movingMean(values) {
   const half = Math.floor(values.length * SMOOTH_OVER);
@@ -20,256 +23,206 @@ function movingMean(values) {
   });
 }
 
-function niceTicks(low, high, about) {
-  const raw = (high - low) / about;
-  const size = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * size).find((candidate) => candidate >= raw);
-  const ticks = [];
-  for (let n = Math.ceil(low / step); n * step <= high; n++) ticks.push(n * step);
-  return ticks;
-}
-
 function logTicks(low, high) {
-  const factors = high - low > 3 ? [1] : high - low > 0.7 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
+  const decades = Math.log10(high / low);
+  const factors = decades > 3 ? [1] : decades > 0.7 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
   const ticks = [];
-  for (let decade = Math.floor(low); decade <= Math.ceil(high); decade++) {
+  for (let decade = Math.floor(Math.log10(low)); 10 ** decade <= high; decade++) {
     for (const factor of factors) ticks.push(factor * 10 ** decade);
   }
-  return ticks.filter((tick) => low <= Math.log10(tick) && Math.log10(tick) <= high);
+  return ticks.filter((tick) => low <= tick && tick <= high);
 }
 
 function shortNumber(value) {
+  if (value && Math.abs(value) < 1e-3) return (+value.toPrecision(4)).toExponential();
   return Math.abs(value) >= 10000 ? `${+(value / 1000).toPrecision(5)}k` : String(+value.toPrecision(5));
+}
+
+// A line takes one column, or three with a band: its upper edge, its lower edge, the line.
+function columnsOf({ lines, logarithmic }) {
+  const lowest = Math.min(...lines.flatMap((line) => line.y.filter((value) => value !== null)));
+  const tables = lines.map((line) => {
+    const y = smoothed ? movingMean(line.y) : line.y;
+    if (!line.spread.length) return [line.x, y];
+    // On a logarithmic axis the lower edge of a band may not be positive.
+    const inside = (value) => (logarithmic ? Math.max(value, lowest) : value);
+    const edge = (sign) => y.map((value, i) => (value === null ? null : inside(value + sign * line.spread[i])));
+    return [line.x, edge(1), edge(-1), y];
+  });
+  return uPlot.join(tables); // Steps that a line lacks do not break it, values that are not finite do.
 }
 
 class Chart {
   constructor(figure) {
     this.figure = figure;
-    this.svg = figure.querySelector("svg");
-    this.plot = figure.querySelector(".plot");
-    this.cursor = figure.querySelector(".cursor");
-    this.selection = figure.querySelector(".selection");
-    Object.assign(this, JSON.parse(figure.dataset.chart)); // lines, marks, logarithmic
-    this.whole = this.range = JSON.parse(figure.dataset.range);
-    [this.left, this.right, this.top, this.bottom] = JSON.parse(figure.dataset.plot);
-    this.steps = [...new Set(this.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
+    Object.assign(this, JSON.parse(figure.dataset.chart)); // axis, logarithmic, lines, marks
+    this.series = [{}];
+    this.bands = [];
+    for (const line of this.lines) this.addLine(line);
     this.tip = make("div", { className: "tip", hidden: true });
+    this.plot = new uPlot(this.options(), columnsOf(this), figure);
+    figure.classList.add("drawn");
     figure.append(this.tip);
-    this.listen();
+    new ResizeObserver(() => this.plot.setSize({ width: figure.clientWidth, height: HEIGHT })).observe(figure);
+    figure.addEventListener("blur", () => this.point(null));
+    figure.addEventListener("keydown", (event) => this.key(event));
   }
 
-  xAt(step) {
-    const [low, high] = this.range;
-    return this.left + ((step - low) / (high - low)) * (this.right - this.left);
-  }
-
-  stepAt(event) {
-    const box = this.svg.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * this.svg.viewBox.baseVal.width;
-    const [low, high] = this.range;
-    const step = low + ((x - this.left) / (this.right - this.left)) * (high - low);
-    return Math.min(high, Math.max(low, step));
-  }
-
-  shownValues(line) {
-    return smoothed ? movingMean(line.y) : line.y;
-  }
-
-  redraw() {
-    const [from, to] = this.range;
-    const scale = (value) => (this.logarithmic ? Math.log10(value) : value);
-    const shown = this.lines.map((line) => ({ line, values: this.shownValues(line) }));
-    const inside = (x, i) => x[i] >= from && x[i] <= to;
-    const heights = shown.flatMap(({ line, values }) =>
-      values.flatMap((value, i) => {
-        if (value === null || !inside(line.x, i) || (this.logarithmic && value <= 0)) return [];
-        const spread = this.logarithmic ? 0 : line.spread[i] ?? 0;
-        return [scale(value) - spread, scale(value) + spread];
-      }),
-    );
-    if (!heights.length) return;
-    let low = Math.min(...heights);
-    let high = Math.max(...heights);
-    const margin = 0.05 * (high - low) || 0.05 * Math.abs(high) || 1;
-    [low, high] = [low - margin, high + margin];
-    const yAt = (value) => {
-      const height = this.logarithmic ? (value > 0 ? Math.log10(value) : low) : value;
-      return this.top + ((high - height) / (high - low)) * (this.bottom - this.top);
-    };
-    const point = (x, y) => `${this.xAt(x).toFixed(1)} ${yAt(y).toFixed(1)}`;
-    for (const path of this.plot.querySelectorAll(".line, .band")) {
-      const { line, values } = shown[Number(path.dataset.line)];
-      if (path.classList.contains("band")) {
-        const edge = (sign) => values.flatMap((value, i) => (value === null ? [] : [point(line.x[i], value + sign * line.spread[i])]));
-        path.setAttribute("d", `M${[...edge(1), ...edge(-1).reverse()].join("L")}Z`);
-      } else {
-        let pen = "M";
-        const commands = values.map((value, i) => {
-          const command = value === null ? "" : pen + point(line.x[i], value);
-          pen = value === null ? "M" : "L";
-          return command;
-        });
-        path.setAttribute("d", commands.join(""));
-      }
+  addLine(line) {
+    if (line.spread.length) {
+      const upper = this.series.length;
+      this.bands.push({ series: [upper, upper + 1], fill: () => `${css(`--c${line.color % 7}`)}24` });
+      for (let edge = 0; edge < 2; edge++) this.series.push({ variant: line.color, points: { show: false } });
     }
-    for (const dot of this.plot.querySelectorAll(".dot")) dot.remove();
-    for (const { line, values } of shown) {
-      if (line.x.length > 12) continue;
-      values.forEach((value, i) => {
-        if (value === null) return;
-        const [cx, cy] = point(line.x[i], value).split(" ");
-        const radius = line.kind === "variant" ? 2.6 : 1.6;
-        const dot = makeSvg("circle", { class: `dot ${line.kind} c${line.color % 7}`, cx, cy, r: radius });
-        dot.dataset.variant = line.color;
-        this.plot.append(dot);
-      });
-    }
-    this.plot.querySelectorAll(".mark").forEach((mark, i) => {
-      for (const end of ["x1", "x2"]) mark.setAttribute(end, this.xAt(this.marks[i].step));
+    const seed = line.kind === "seed";
+    const color = () => css(`--c${line.color % 7}`) + (seed ? "73" : "");
+    line.column = this.series.length;
+    this.series.push({
+      variant: line.color,
+      stroke: color,
+      width: seed ? 1 : 2,
+      dash: DASHES[Math.floor(line.color / 7) % 3],
+      points: { show: line.x.length <= 12, size: seed ? 3 : 5, fill: color, width: 0 },
     });
-    this.drawTicks(low, high, yAt);
-    fadeOthers();
   }
 
-  drawTicks(low, high, yAt) {
-    const heights = this.logarithmic ? logTicks(low, high) : niceTicks(low, high, 5);
-    this.figure.querySelector(".y-ticks").replaceChildren(
-      ...heights.flatMap((value) => [
-        makeSvg("line", { class: "grid", x1: this.left, x2: this.right, y1: yAt(value), y2: yAt(value) }),
-        makeSvg("text", { x: this.left - 6, y: yAt(value) + 4, "text-anchor": "end" }, shortNumber(value)),
-      ]),
-    );
-    const y = this.svg.viewBox.baseVal.height - 6;
-    const steps = niceTicks(...this.range, 4);
-    this.figure.querySelector(".x-ticks").replaceChildren(
-      ...steps.map((step) => makeSvg("text", { x: this.xAt(step), y, "text-anchor": "middle" }, shortNumber(step))),
-    );
+  options() {
+    const axis = { stroke: () => css("--soft"), font: "11px system-ui, sans-serif", ticks: { show: false } };
+    const grid = { stroke: () => css("--line"), width: 1 };
+    const labels = (plot, ticks) => ticks.map(shortNumber);
+    const logarithmic = this.logarithmic && {
+      splits: (plot, index, low, high) => logTicks(low, high),
+      filter: (plot, ticks) => ticks,
+    };
+    return {
+      width: this.figure.clientWidth,
+      height: HEIGHT,
+      padding: [8, 10, 0, 0],
+      legend: { show: false },
+      series: this.series,
+      bands: this.bands,
+      scales: { x: { time: false }, y: { distr: this.logarithmic ? 3 : 1, range: (plot, low, high) => this.withMargin(low, high) } },
+      axes: [
+        { ...axis, size: 24, gap: 4, space: 60, grid: { show: false }, incrs: WHOLE_STEPS, values: labels },
+        { ...axis, size: 46, gap: 6, space: 28, grid, values: labels, ...logarithmic },
+      ],
+      cursor: { y: false, points: { show: false }, drag: { x: true, y: false, dist: 8 } },
+      hooks: { setCursor: [(plot) => this.readOut(plot)], setScale: [refreshTools], draw: [(plot) => this.drawMarks(plot)] },
+    };
   }
 
-  zoom(low, high) {
-    const known = this.steps.filter((step) => step >= low && step <= high);
-    if (known.length < 2) return;
-    this.range = [low, high];
-    this.hide();
-    this.redraw();
-    refreshTools();
+  withMargin(low, high) {
+    if (this.logarithmic) return [low / (high / low) ** 0.05, high * (high / low) ** 0.05];
+    const margin = 0.05 * (high - low) || 0.05 * Math.abs(high) || 1;
+    return [low - margin, high + margin];
+  }
+
+  drawMarks(plot) {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+    ctx.lineWidth = 1.5 * devicePixelRatio;
+    for (const mark of this.marks) {
+      const x = plot.valToPos(mark.step, "x", true);
+      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.strokeStyle = css(`--c${mark.color % 7}`);
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
+
+  readOut(plot) {
+    const index = plot.cursor.idx;
+    this.tip.hidden = plot.cursor.left < 0 || index === null;
+    if (this.tip.hidden) return;
+    const step = plot.data[0][index];
+    const x = plot.valToPos(step, "x");
+    this.tip.replaceChildren(make("div", { textContent: `${this.axis} ${step}` }));
+    for (const line of this.lines) {
+      const value = plot.data[line.column][index];
+      if (value === undefined) continue;
+      const spread = line.spread.length ? ` ± ${+line.spread[line.x.indexOf(step)].toPrecision(3)}` : "";
+      const text = value === null ? "-" : `${+value.toPrecision(5)}${spread}`;
+      const row = make("div");
+      row.append(
+        make("span", { className: `key c${line.color % 7} d${Math.floor(line.color / 7)}` }),
+        line.label,
+        make("b", { textContent: text }),
+      );
+      this.tip.append(row);
+    }
+    for (const mark of this.marks) {
+      if (Math.abs(plot.valToPos(mark.step, "x") - x) < 5) this.tip.append(make("div", { textContent: mark.label }));
+    }
+    const at = plot.over.offsetLeft + x;
+    const beside = x > plot.over.clientWidth / 2 ? at - this.tip.offsetWidth - 10 : at + 10;
+    this.tip.style.left = `${Math.max(0, Math.min(this.figure.clientWidth - this.tip.offsetWidth, beside))}px`;
+  }
+
+  point(index) {
+    const left = index === null ? -10 : this.plot.valToPos(this.plot.data[0][index], "x");
+    this.plot.setCursor({ left, top: 10 });
+  }
+
+  isZoomed() {
+    const { data, scales } = this.plot;
+    return scales.x.min > data[0][0] || scales.x.max < data[0].at(-1);
   }
 
   reset() {
-    this.range = this.whole;
-    this.hide();
-    this.redraw();
-    refreshTools();
+    this.plot.setData(columnsOf(this), true);
   }
 
-  show(step) {
-    this.step = step;
-    const x = this.xAt(step);
-    for (const end of ["x1", "x2"]) this.cursor.setAttribute(end, x);
-    this.cursor.style.visibility = "visible";
-    this.tip.replaceChildren(make("div", { textContent: `${this.figure.dataset.axis} ${step}` }));
-    for (const line of this.lines) {
-      const index = line.x.indexOf(step);
-      if (index < 0) continue;
-      const value = this.shownValues(line)[index];
-      const row = make("div");
-      const key = make("span", { className: `key c${line.color % 7} d${Math.floor(line.color / 7)}` });
-      const spread = line.spread.length ? ` ± ${line.spread[index]}` : "";
-      const text = value === null ? "-" : `${+value.toPrecision(5)}${spread}`;
-      row.append(key, line.label, make("b", { textContent: text }));
-      this.tip.append(row);
-    }
-    this.tip.hidden = false;
-    const box = this.svg.getBoundingClientRect();
-    const width = this.svg.viewBox.baseVal.width;
-    const beside = (x / width) * box.width + (x > width / 2 ? -this.tip.offsetWidth - 10 : 10);
-    const room = this.figure.clientWidth - this.tip.offsetWidth;
-    this.tip.style.left = `${Math.max(0, Math.min(room, beside))}px`;
+  smooth() {
+    const { min, max } = this.plot.scales.x;
+    this.plot.setData(columnsOf(this), false);
+    this.plot.setScale("x", { min, max });
   }
 
-  hide() {
-    this.tip.hidden = true;
-    this.cursor.style.visibility = "hidden";
-    this.selection.setAttribute("width", 0);
-  }
-
-  inRange() {
-    return this.steps.filter((step) => step >= this.range[0] && step <= this.range[1]);
-  }
-
-  drag(event) {
-    const [low, high] = [this.from, this.stepAt(event)].sort((a, b) => a - b);
-    this.selection.setAttribute("x", this.xAt(low));
-    this.selection.setAttribute("width", this.xAt(high) - this.xAt(low));
-  }
-
-  listen() {
-    this.svg.addEventListener("pointermove", (event) => {
-      if (this.from !== undefined) this.drag(event);
-      const steps = this.inRange();
-      this.show(steps[nearest(steps, this.stepAt(event))]);
-    });
-    this.svg.addEventListener("pointerleave", () => this.hide());
-    this.svg.addEventListener("pointerdown", (event) => {
-      this.from = this.stepAt(event);
-      this.svg.setPointerCapture(event.pointerId);
-    });
-    this.svg.addEventListener("pointerup", (event) => {
-      const [low, high] = [this.from, this.stepAt(event)].sort((a, b) => a - b);
-      this.from = undefined;
-      this.selection.setAttribute("width", 0);
-      if (this.xAt(high) - this.xAt(low) > 8) this.zoom(low, high);
-    });
-    this.svg.addEventListener("pointercancel", () => {
-      this.from = undefined;
-      this.hide();
-    });
-    this.svg.addEventListener("dblclick", () => this.reset());
-    this.figure.addEventListener("blur", () => this.hide());
-    this.figure.addEventListener("keydown", (event) => this.key(event));
+  pickOut(variant) {
+    for (const series of this.plot.series.slice(1)) series.alpha = variant === null || series.variant === variant ? 1 : FADED;
+    this.plot.redraw(false);
   }
 
   key(event) {
-    const steps = this.inRange();
-    const at = this.step === undefined ? -1 : steps.indexOf(this.step);
-    const [low, high] = this.range;
-    const centre = this.step ?? (low + high) / 2;
-    const moves = { ArrowRight: at + 1, ArrowLeft: at < 0 ? steps.length - 1 : at - 1 };
-    if (event.key in moves) this.show(steps[Math.min(steps.length - 1, Math.max(0, moves[event.key]))]);
-    else if (event.key === "+") this.zoom(Math.max(low, centre - (high - low) / 4), Math.min(high, centre + (high - low) / 4));
-    else if (event.key === "-" || event.key === "Escape") this.reset();
+    const steps = this.plot.data[0];
+    const { min, max } = this.plot.scales.x;
+    const first = steps.findIndex((step) => step >= min);
+    const last = steps.findLastIndex((step) => step <= max);
+    const at = this.plot.cursor.idx ?? null;
+    const moves = { ArrowRight: at === null ? first : at + 1, ArrowLeft: at === null ? last : at - 1 };
+    if (event.key in moves) this.point(Math.min(last, Math.max(first, moves[event.key])));
+    else if (event.key === "+") {
+      const [centre, quarter] = [at === null ? (min + max) / 2 : steps[at], (max - min) / 4];
+      this.plot.setScale("x", { min: Math.max(min, centre - quarter), max: Math.min(max, centre + quarter) });
+    } else if (event.key === "-" || event.key === "Escape") this.reset();
     else return;
     event.preventDefault();
   }
 }
 
-const charts = [...document.querySelectorAll(".chart")].map((figure) => new Chart(figure));
-const variantButtons = [...document.querySelectorAll(".legend button[data-variant]")];
-const smoothButton = document.querySelector(".smooth");
-const wholeButton = document.querySelector(".whole");
-
-function fadeOthers() {
-  const picked = variantButtons.find(isPressed);
-  for (const mark of document.querySelectorAll(".line, .dot, .band")) {
-    mark.classList.toggle("faded", Boolean(picked) && mark.dataset.variant !== picked.dataset.variant);
-  }
-}
+const charts = [];
+for (const figure of document.querySelectorAll(".chart")) charts.push(new Chart(figure));
 
 function refreshTools() {
-  wholeButton.disabled = charts.every((chart) => chart.range === chart.whole);
+  wholeButton.disabled = !charts.some((chart) => chart.isZoomed());
 }
 
 for (const button of variantButtons) {
   button.addEventListener("click", () => {
     const picked = !isPressed(button);
     for (const other of variantButtons) press(other, picked && other === button);
-    fadeOthers();
+    for (const chart of charts) chart.pickOut(picked ? Number(button.dataset.variant) : null);
   });
 }
 smoothButton.addEventListener("click", () => {
   smoothed = !smoothed;
   press(smoothButton, smoothed);
-  for (const chart of charts) chart.redraw();
+  for (const chart of charts) chart.smooth();
 });
 wholeButton.addEventListener("click", () => charts.forEach((chart) => chart.reset()));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.plot.redraw(false)));
 document.querySelector(".tools").hidden = charts.length === 0;

@@ -12,10 +12,9 @@ from semraft.diagnosis.diagnose import Diagnosis
 from semraft.diagnosis.ranking import RankedCause
 from semraft.diagnosis.record import Record, Series, Values
 from semraft.diagnosis.run_diff import Comparison
-from semraft.report.figures import Chart, Curve, make_chart
+from semraft.report.figures import Chart, Curve, Mark, make_chart
 from semraft.report.page import write_html
 
-SCRIPTS, STYLES = ("report.js", "charts.js"), ("report.css", "charts.css", "diagnosis.css")
 WIDTH = 96
 """Characters of a line of the terminal's page; commands are never broken."""
 OWN, OTHER, THIRD = 0, 1, 2
@@ -115,7 +114,7 @@ def write_page(diagnosis: Diagnosis, out: Path) -> None:
         "charts": list(charts(diagnosis)),
         "beside": list(beside(diagnosis.against)) if diagnosis.against else [],
     }
-    write_html(out, "diagnosis.html.jinja", SCRIPTS, STYLES, values)
+    write_html(out, "diagnosis.html.jinja", values, extra=("diagnosis.css",))
 
 
 def charts(diagnosis: Diagnosis) -> Iterator[Chart]:
@@ -146,12 +145,13 @@ def charts(diagnosis: Diagnosis) -> Iterator[Chart]:
             yield replace(chart, unit=unit or chart.unit)
 
 
-def _marks(diagnosis: Diagnosis) -> list[tuple[float, str, int]]:
+def _marks(diagnosis: Diagnosis) -> list[Mark]:
     """The first symptom; of a cause without symptoms, its first step."""
     if symptom := diagnosis.first_symptom:
-        return [(float(symptom.first_step), f"first symptom: {symptom.name.replace('-', ' ')}", OWN)]
+        label = f"first symptom: {symptom.name.replace('-', ' ')}"
+        return [Mark(step=symptom.first_step, label=label, color=OWN)]
     first = diagnosis.verdict.first_step
-    return [] if first is None else [(float(first), diagnosis.verdict.causes[0].name, OWN)]
+    return [] if first is None else [Mark(step=first, label=diagnosis.verdict.causes[0].name, color=OWN)]
 
 
 def _curve(label: str, color: int, steps: np.ndarray, values: Values) -> Curve:

@@ -1,8 +1,9 @@
-"""Charts as geometry that the template turns into SVG: curves, scales, ticks.
+"""Curves of metrics as data: which there are, how long ones are shortened, which axis is logarithmic.
 
-Knows nothing of pages, and computes no metric; the pictures of pairs are made in pictures.py.
+Drawing is uPlot's in charts.js; the pictures of pairs are made in pair_pictures.py.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,74 +15,18 @@ from jaxtyping import Float64
 from semraft.analysis.runs import Run
 from semraft.analysis.variants import definition
 
-WIDTH, HEIGHT = 320, 190
-LEFT, RIGHT, TOP, BOTTOM = 40, 310, 8, 166
-"""The size of a chart and the edges of its plot, in units of its own coordinates."""
-
 MAX_POINTS = 240
-"""A longer curve is drawn as means of equal stretches of it."""
+"""Points of a drawn curve: a longer one is shown by means of equal stretches, to keep the page small."""
 
-MAX_DOTS = 12
-"""A curve of no more points shows each of them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """A curve in the chart's coordinates, and its values: None where not finite. Short ones have dots.
-
-    `band` is the outline of mean plus and minus `spread`, empty where there is none.
-    """
-
-    label: str
-    color: int
-    kind: Literal["seed", "variant"]
-    path: str
-    band: str
-    dots: list[tuple[float, float]]
-    x: list[float]
-    y: list[float | None]
-    spread: list[float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tick:
-    """A position along an axis, in the chart's coordinates, and what is written there."""
-
-    at: float
-    label: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
-    """A step at which a run went wrong, in steps and in the chart's coordinates."""
-
-    step: float
-    at: float
-    label: str
-    color: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chart:
-    """Curves of one metric, ready to be drawn. `stretch` is how many logged values a point is the mean of."""
-
-    title: str
-    unit: str
-    x_label: str
-    logarithmic: bool
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    x_range: tuple[float, float]
-    lines: list[Line]
-    marks: list[Mark]
-    stretch: int
+TABLE_STEPS = 4
+"""Steps in the table that stands for a chart where no script runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
     """The values of one metric in one run (`seed`) or the mean over a variant's seeds (`variant`).
 
-    `spread` is the standard deviation over those seeds; zero for a single run.
+    `color` is the number of the variant. `spread` is the standard deviation over the seeds; zero for one run.
     """
 
     label: str
@@ -90,6 +35,61 @@ class Curve:
     x: Float64[np.ndarray, " points"]
     y: Float64[np.ndarray, " points"]
     spread: Float64[np.ndarray, " points"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """A step at which a run went wrong, with a sentence on it and the number of its variant."""
+
+    step: int
+    label: str
+    color: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """Curves of one metric over steps or refinements. A point is the mean of `stretch` logged values."""
+
+    title: str
+    unit: str
+    x_label: str
+    logarithmic: bool
+    stretch: int
+    curves: tuple[Curve, ...]
+    marks: tuple[Mark, ...]
+
+    def to_json(self) -> str:
+        """The curves as charts.js reads them: rounded to five digits, None where not finite."""
+        lines = [
+            {
+                "label": curve.label,
+                "color": curve.color,
+                "kind": curve.kind,
+                "x": [float(f"{step:.6g}") for step in curve.x],
+                "y": [_rounded(value) for value in curve.y],
+                "spread": [_rounded(value) for value in curve.spread] if curve.spread.any() else [],
+            }
+            for curve in self.curves
+        ]
+        marks = [{"step": mark.step, "label": mark.label, "color": mark.color} for mark in self.marks]
+        contents = {"axis": self.x_label, "logarithmic": self.logarithmic, "lines": lines, "marks": marks}
+        return json.dumps(contents, separators=(",", ":"))
+
+    def table(self) -> tuple[list[str], list[tuple[str, list[str]]]]:
+        """A few steps, first and last among them, and by curve its values there: "-" where it has none."""
+        steps = np.unique(np.concatenate([curve.x for curve in self.curves]))
+        places = np.linspace(0, steps.size - 1, min(TABLE_STEPS, steps.size)).round().astype(int)
+        shown = steps[places].tolist()
+        rows = []
+        for curve in self.curves:
+            values = dict(zip(curve.x.tolist(), curve.y.tolist(), strict=True))
+            found = [_rounded(values.get(step, math.nan)) for step in shown]
+            rows.append((curve.label, ["-" if value is None else f"{value:g}" for value in found]))
+        return [f"{step:g}" if step < 1e6 else str(int(step)) for step in shown], rows
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def step_curves(groups: dict[str, list[Run]], split: str, metric: str) -> list[Curve]:
@@ -144,19 +144,15 @@ def refinement_curves(rows: Sequence[tuple[str, int, dict[str, float]]], metric:
 
 
 def make_chart(
-    title: str,
-    x_label: str,
-    metric: str,
-    curves: Sequence[Curve],
-    marks: Sequence[tuple[float, str, int]] = (),
+    title: str, x_label: str, metric: str, curves: Sequence[Curve], marks: Sequence[Mark] = ()
 ) -> Chart | None:
-    """Scales curves to a chart; None where no curve has a finite value.
+    """A chart of curves; None where no curve has a finite value.
 
-    The value axis is logarithmic for losses and errors in px that span a factor of ten or more. `marks` are
-    steps to point at, each with a label and the colour of its variant.
+    The value axis is logarithmic for losses and errors in px that span a factor of ten or more. Marks outside
+    of the curves' steps are left out.
     """
     stretch = max((math.ceil(curve.x.size / MAX_POINTS) for curve in curves), default=1)
-    drawn = [
+    drawn = tuple(
         replace(
             curve,
             x=_means(curve.x, stretch),
@@ -164,70 +160,20 @@ def make_chart(
             spread=_means(curve.spread, stretch),
         )
         for curve in curves
-    ]
+    )
     values = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in drawn] or [np.empty(0)])
     if not values.size:
         return None
     steps = np.concatenate([curve.x for curve in drawn])
-    low, high = float(values.min()), float(values.max())
-    logarithmic = _may_be_logarithmic(metric) and low > 0 and high >= 10 * low
-    if logarithmic:
-        low, high = math.log10(low), math.log10(high)
-    else:  # On a logarithmic axis a band may leave the chart; its lower edge may not even be positive.
-        ends = np.concatenate([curve.y + sign * curve.spread for curve in drawn for sign in (-1, 1)])
-        ends = ends[np.isfinite(ends)]
-        low, high = float(ends.min()), float(ends.max())
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    low, high = low - margin, high + margin
-    x_low, x_high = float(steps.min()), float(steps.max())
-    x_span = (x_high - x_low) or 1.0
-
-    def x_at(x: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * (x - x_low) / x_span, 1)
-
-    def y_at(y: float) -> float:
-        scaled = (math.log10(y) if y > 0 else low) if logarithmic else y
-        return round(TOP + (BOTTOM - TOP) * (high - scaled) / (high - low), 1)
-
-    lines = []
-    for curve in drawn:
-        xs, ys = curve.x.tolist(), curve.y.tolist()
-        points = [(x_at(x), y_at(y) if math.isfinite(y) else None) for x, y in zip(xs, ys, strict=True)]
-        edges = [
-            (x_at(x), y_at(y + d), y_at(y - d))
-            for x, y, d in zip(xs, ys, curve.spread.tolist(), strict=True)
-            if d > 0
-        ]
-        lines.append(
-            Line(
-                label=curve.label,
-                color=curve.color,
-                kind=curve.kind,
-                path=_path(points),
-                band=_band(edges),
-                dots=[(x, y) for x, y in points if y is not None] if len(points) <= MAX_DOTS else [],
-                x=[float(f"{step:.6g}") for step in xs],
-                y=[float(f"{value:.5g}") if math.isfinite(value) else None for value in ys],
-                spread=[float(f"{d:.4g}") for d in curve.spread] if edges else [],
-            )
-        )
-    x_values = linear_ticks(x_low, x_high, 4, whole=True)
-    y_values = _log_ticks(low, high) if logarithmic else linear_ticks(low, high, 5)
+    known = definition(metric)
     return Chart(
         title=title,
-        unit=known.unit if (known := definition(metric)) else "",
+        unit=known.unit if known else "",
         x_label=x_label,
-        logarithmic=logarithmic,
-        x_ticks=[Tick(at=x_at(x), label=short_number(x)) for x in x_values],
-        y_ticks=[Tick(at=y_at(y), label=short_number(y)) for y in y_values],
-        x_range=(x_low, x_low + x_span),
-        lines=lines,
-        marks=[
-            Mark(step=step, at=x_at(step), label=label, color=color)
-            for step, label, color in marks
-            if x_low <= step <= x_high
-        ],
+        logarithmic=_may_be_logarithmic(metric) and bool(0 < 10 * values.min() <= values.max()),
         stretch=stretch,
+        curves=drawn,
+        marks=tuple(mark for mark in marks if steps.min() <= mark.step <= steps.max()),
     )
 
 
@@ -239,50 +185,3 @@ def _means(values: Float64[np.ndarray, " points"], stretch: int) -> Float64[np.n
 def _may_be_logarithmic(metric: str) -> bool:
     known = definition(metric)
     return metric.endswith("loss") or metric.startswith("gradient_norm") or bool(known and known.unit == "px")
-
-
-def _path(points: Sequence[tuple[float, float | None]]) -> str:
-    """SVG path data; a value that is not finite breaks the curve."""
-    commands = []
-    pen = "M"
-    for x, y in points:
-        if y is None:
-            pen = "M"
-        else:
-            commands.append(f"{pen}{x:g} {y:g}")
-            pen = "L"
-    return "".join(commands)
-
-
-def _band(points: Sequence[tuple[float, float, float]]) -> str:
-    """SVG path data of the area between the upper and the lower edge."""
-    if not points:
-        return ""
-    there = [f"{x:g} {high:g}" for x, high, _ in points]
-    back = [f"{x:g} {low:g}" for x, _, low in reversed(points)]
-    return "M" + "L".join([*there, *back]) + "Z"
-
-
-def linear_ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:
-    """About so many round numbers; `whole`: of what is counted, so none between two steps."""
-    if high <= low:
-        return [low]
-    raw = max((high - low) / about, 1 if whole else 0)
-    size = 10.0 ** math.floor(math.log10(raw))
-    factors = (1, 2, 5, 10) if whole and size == 1 else (1, 2, 2.5, 5, 10)
-    step = next(size * factor for factor in factors if size * factor >= raw)
-    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    factors = (1,) if high - low > 3 else (1, 2, 5)
-    decades = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-    return [tick for tick in ticks if low <= math.log10(tick) <= high]
-
-
-def short_number(value: float) -> str:
-    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        digits, exponent = f"{value:.3e}".split("e")
-        return f"{float(digits):g}e{int(exponent)}"
-    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.5g}"

@@ -3,13 +3,13 @@
 Every number shown is a comparison's own, from the summary.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from semraft.analysis.variants import definition
 from semraft.metrics import ALL, METRICS, OF_HEADS, split_metric_name
-from semraft.report.figures import Tick, linear_ticks, short_number
 
 FOREST_METRICS = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary", *OF_HEADS)
 """What the forest plot shows, where it was compared."""
@@ -29,6 +29,14 @@ _PLACES = {
     "Visibility": ("visible", "occluded", "out_of_frame", "covered", "noc"),
     "Speed": ("speed_0_10", "speed_10_40", "speed_40"),
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """A position along a strip and the number written there."""
+
+    at: float
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,11 +143,27 @@ def _forest(metric: str, entries: Sequence[dict[str, Any]], colors: dict[str, in
         zero=at(0.0),
         ticks=[
             Tick(at=at(value), label=short_number(value))
-            for value in linear_ticks(low - margin, high + margin, 4)
+            for value in linear_ticks(low - margin, high + margin, about=4)
         ],
         better_left=known is None or known.better == "lower",
         strips=strips,
     )
+
+
+def linear_ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers from `low` to `high`, about so many."""
+    raw = (high - low) / about
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def short_number(value: float) -> str:
+    """A tick's number, with thousands as k and very small or large ones with an exponent."""
+    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
+        digits, exponent = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.5g}"
 
 
 def _cell(entry: dict[str, Any]) -> Cell:

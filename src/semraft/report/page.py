@@ -5,7 +5,6 @@ Names come from people and folders: everything is escaped, and the page's policy
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,26 @@ import jinja2
 from markupsafe import Markup
 
 from semraft.analysis.variants import definition, format_value
-from semraft.report import figures
-from semraft.report.figures import Chart
 from semraft.tracking import write_text
 
+COMMON = (
+    *("report.js", "vendor/uPlot.iife.min.js", "charts.js"),
+    *("report.css", "vendor/uPlot.min.css", "charts.css"),
+)
+"""The scripts and styles of every page: values under the pointer, and curves by uPlot 1.6.32."""
 
-def write_html(
-    out: Path, template: str, scripts: Sequence[str], styles: Sequence[str], values: Mapping[str, Any]
-) -> None:
+
+def write_html(out: Path, template: str, values: Mapping[str, Any], extra: Sequence[str] = ()) -> None:
     """Writes a page, whole or not at all.
 
     Args:
+        out: The page.
         template: A file beside this one.
-        scripts: Files beside this one that become the page's one script.
-        styles: And its one style.
-        values: What the template and its macros read.
+        values: The variables of the template and its macros.
+        extra: Further scripts (.js) and styles (.css) beside this file.
     """
-    script = "\n".join(_beside(name) for name in scripts)
+    # The licence of uPlot wants its notice in every copy.
+    script = "\n".join([f"/*\n{_beside('vendor/LICENSE')}*/", *_contents([*COMMON, *extra], ".js")])
     page = (
         _templates()
         .get_template(template)
@@ -39,7 +41,7 @@ def write_html(
                 **values,
                 "script": Markup(script),
                 "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-                "style": Markup("\n".join(_beside(name) for name in styles)),
+                "style": Markup("\n".join(_contents([*COMMON, *extra], ".css"))),
             }
         )
     )
@@ -55,19 +57,13 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        definition=definition, format_value=format_value, figure=figures, chart_data=_chart_data
-    )
+    environment.globals.update(definition=definition, format_value=format_value)
     return environment
+
+
+def _contents(names: Sequence[str], suffix: str) -> list[str]:
+    return [_beside(name) for name in names if name.endswith(suffix)]
 
 
 def _beside(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
-
-def _chart_data(chart: Chart) -> str:
-    """What the readout of a chart needs, as JSON for an attribute."""
-    fields = ("label", "color", "kind", "x", "y", "spread")
-    lines = [{name: getattr(line, name) for name in fields} for line in chart.lines]
-    contents = {"lines": lines, "marks": [{"step": mark.step} for mark in chart.marks]}
-    return json.dumps(contents | {"logarithmic": chart.logarithmic}, separators=(",", ":"))

@@ -5,15 +5,6 @@ function make(tag, properties) {
   return Object.assign(document.createElement(tag), properties);
 }
 
-const drawings = document.querySelector("svg")?.namespaceURI;
-
-function makeSvg(tag, attributes, text = "") {
-  const element = document.createElementNS(drawings, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.textContent = text;
-  return element;
-}
-
 function press(button, pressed) {
   button.setAttribute("aria-pressed", String(pressed));
 }

@@ -24,15 +24,12 @@ from semraft.metrics import METRICS, STRATA
 from semraft.ops.color import color_wheel_legend
 from semraft.report import forest
 from semraft.report.caveats import in_order, notices, replicate_notices
-from semraft.report.figures import Chart, make_chart, refinement_curves, step_curves
+from semraft.report.figures import Chart, Mark, make_chart, refinement_curves, step_curves
 from semraft.report.forest import MAP_METRICS, forests, map_groups
 from semraft.report.hover_data import STEPS_PER_PX, UNKNOWN
 from semraft.report.page import write_html
 from semraft.report.pair_pictures import MAX_PAIRS, change_colors, data_uri, error_colors, pair_pictures
 from semraft.report.tables import tables
-
-SCRIPTS, STYLES = ("report.js", "charts.js", "pairs.js"), ("report.css", "charts.css", "pairs.css")
-"""The files beside this one that become the page's one script and one style."""
 
 EXTREMES = 5
 """How many of the largest gains and losses of single pairs are listed."""
@@ -105,7 +102,7 @@ def write_page(runs: Sequence[Run], numbers: dict[str, Any], out: Path) -> None:
         "settings": _settings(runs),
         "data_rows": _data_rows(runs),
     }
-    write_html(out, "report.html.jinja", SCRIPTS, STYLES, values)
+    write_html(out, "report.html.jinja", values, extra=("pairs.js", "pairs.css"))
 
 
 def final_table(runs: Sequence[Run], numbers: dict[str, Any]) -> str:
@@ -131,10 +128,10 @@ def final_table(runs: Sequence[Run], numbers: dict[str, Any]) -> str:
     return "\n\n".join([*(blocks or ["No validation yet."]), *(["\n".join(limits)] if limits else [])])
 
 
-def _marks(runs: Sequence[Run]) -> list[tuple[float, str, int]]:
-    """Where runs went wrong."""
+def _marks(runs: Sequence[Run]) -> list[Mark]:
+    """The steps at which runs went wrong."""
     return [
-        (float(health.first_step), f"{name} seed {run.seed}: {health.state} from here", color)
+        Mark(step=health.first_step, label=f"{name} seed {run.seed}: {health.state} from here", color=color)
         for color, (name, group) in enumerate(variants(runs).items())
         for run in group
         if (health := health_of(run)).first_step is not None

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
+UPLOT = "/*! https://github.com/leeoniya/uPlot (v1.6.32) */"
+"""The head of the chart library's file: the one address in a page, in a comment."""
 VOID = frozenset({"meta", "img", "br", "line", "path", "circle", "rect", "link", "input"})
 
 

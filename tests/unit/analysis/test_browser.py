@@ -200,30 +200,100 @@ def test_pairs_are_sorted_by_gain_or_loss(page: Any) -> None:
     assert [text[:5] for text in names.all_inner_texts()] == ["s/003", "s/007"]
 
 
+PIXELS = """(figure) => {
+  const canvas = document.querySelectorAll(".chart")[figure].querySelector("canvas");
+  const surface = new OffscreenCanvas(canvas.width, canvas.height);
+  const copy = surface.getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  return copy.getImageData(0, 0, canvas.width, canvas.height);
+}"""
+INK = f"""([figure, color]) => {{
+  const {{ data, width }} = ({PIXELS})(figure);
+  const wanted = getComputedStyle(document.documentElement).getPropertyValue(`--c${{color}}`).trim();
+  const parts = [1, 3, 5].map((at) => parseInt(wanted.slice(at, at + 2), 16));
+  const marked = [];
+  for (let i = 0; i < data.length; i += 4) {{
+    const apart = parts.reduce((sum, part, channel) => sum + Math.abs(data[i + channel] - part), 0);
+    if (apart < 24 && data[i + 3] > 200) marked.push((i / 4) % width, Math.floor(i / 4 / width));
+  }}
+  return marked;
+}}"""
+
+
+def ink(page: Any, figure: int, color: int) -> np.ndarray:
+    """The canvas pixels (x, y) of a chart that have a variant's full colour."""
+    return np.reshape(page.evaluate(INK, [figure, color]), (-1, 2))
+
+
+def titled(page: Any, title: str) -> int:
+    """The number of the last chart of a name: training's comes after validation's."""
+    names = page.locator(".chart").evaluate_all("figures => figures.map((f) => f.ariaLabel)")
+    return int(len(names) - 1 - names[::-1].index(title))
+
+
+def scale(page: Any, figure: int, axis: str) -> tuple[float, float]:
+    found = page.evaluate(f"(({{min, max}}) => [min, max])(charts[{figure}].plot.scales.{axis})")
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_curve_is_drawn_where_its_values_are(browser: Any, report: Path, scheme: str) -> None:
+    """Red when: a chart stays empty, misses a variant, or has its axis the wrong way up."""
+    for page in opened(browser, report, scheme=scheme):
+        for figure in range(page.locator(".chart").count()):
+            assert len(ink(page, figure, 1)) > 100, figure
+        epe = titled(page, "epe by refinement over refinement")
+        for color in (0, 1):  # Falling curves; base, with the greater error, lies higher: y counts downwards.
+            left, right = (part[:, 1].mean() for part in split_in_x(ink(page, epe, color)))
+            assert left < right
+        assert ink(page, epe, 0)[:, 1].min() < ink(page, epe, 1)[:, 1].min()
+
+
+def split_in_x(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    middle = (points[:, 0].min() + points[:, 0].max()) / 2
+    return points[points[:, 0] < middle], points[points[:, 0] >= middle]
+
+
+def test_without_scripts_tables_hold_the_numbers_of_the_curves(browser: Any, report: Path) -> None:
+    """Red when: a chart is an empty frame for whoever runs no scripts."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert page.locator(".chart table:visible").count() == page.locator(".chart").count() > 8
+    rows = page.locator(".chart").first.locator("tr").all_inner_texts()
+    assert rows[0].split() == ["step", "100", "200", "300", "400"]
+    assert rows[4].split() == ["base", "mean", "of", "3", "5.01", "4.01", "3.01", "2.01"]
+    assert "300: v1 seed 1: worse from here" in rows[-1]
+    context.close()
+
+
 def test_curves_are_read_and_looked_at_closely(page: Any) -> None:
-    """Red when: the readout shows another step's values, or a zoomed chart keeps its old scale."""
+    """Red when: the readout shows another step's values, or a zoomed chart keeps its old scales."""
     chart = page.locator(".chart").first
     chart.scroll_into_view_if_needed()
-    box = chart.locator("svg").first.bounding_box()
-    at = [box["x"] + (40 + share * 270) / 320 * box["width"] for share in (0.05, 0.34, 0.7)]
+    box = chart.locator(".u-over").bounding_box()
+    at = [box["x"] + share * box["width"] for share in (0.05, 0.34, 0.7)]
     middle = box["y"] + box["height"] / 2
     page.mouse.move(at[1], middle)
     tip = chart.locator(".tip").inner_text()
     assert "step 200" in tip
     assert "base mean of 3" in tip
     assert "4.01 ± 0.01" in tip
-    ticks = chart.locator(".x-ticks text")
-    before = ticks.all_text_contents()
-    path = chart.locator(".line").first.get_attribute("d")
+    before, low_before = scale(page, 0, "x"), scale(page, 0, "y")[0]
+    drawn = ink(page, 0, 1)
     page.mouse.move(at[0], middle)
     page.mouse.down()
     page.mouse.move(at[2], middle, steps=4)
     page.mouse.up()
-    assert ticks.all_text_contents() != before
-    assert chart.locator(".line").first.get_attribute("d") != path
+    assert scale(page, 0, "x") == pytest.approx((115, 310), abs=3)
+    assert scale(page, 0, "y")[0] > low_before + 0.5
+    assert not np.array_equal(ink(page, 0, 1), drawn)
     assert page.get_by_role("button", name="Whole range").is_enabled()
     page.get_by_role("button", name="Whole range").click()
-    assert [float(text) for text in ticks.all_text_contents()] == [100, 200, 300, 400]
+    assert scale(page, 0, "x") == before == (100, 400)
+    assert page.get_by_role("button", name="Whole range").is_disabled()
+    page.mouse.move(0, 0)
+    assert chart.locator(".tip").is_hidden()
 
 
 def test_the_keyboard_reaches_charts_cells_and_pictures(page: Any) -> None:
@@ -243,22 +313,68 @@ def test_the_keyboard_reaches_charts_cells_and_pictures(page: Any) -> None:
 
 
 def test_smoothing_and_picking_out_a_variant(page: Any) -> None:
-    training = page.locator(".chart", has=page.locator("svg[aria-label='total_loss over step']"))
-    line = training.locator(".line.variant").first
-    raw = line.get_attribute("d")
+    """Red when: a button changes nothing that is drawn, or fades the variant that was picked."""
+    training = titled(page, "total_loss over step")
+    raw = ink(page, training, 1)
     page.get_by_role("button", name="Smoothed").click()
-    assert line.get_attribute("d") != raw
+    assert not np.array_equal(ink(page, training, 1), raw)
+    page.get_by_role("button", name="Smoothed").click()
+    assert np.array_equal(ink(page, training, 1), raw)
+    assert len(ink(page, training, 0)) > 100
     page.locator(".legend button[data-variant='1']").click()
-    assert training.locator(".line[data-variant='0'].faded").count() == 4
-    assert training.locator(".line[data-variant='1'].faded").count() == 0
+    assert len(ink(page, training, 0)) == 0
+    assert len(ink(page, training, 1)) > 100
+    page.locator(".legend button[data-variant='1']").click()
+    assert len(ink(page, training, 0)) > 100
+
+
+def test_losses_over_a_decade_have_a_logarithmic_axis(page: Any) -> None:
+    """Red when: a loss that falls from 22 to 2 is drawn on a linear axis, where its end can't be read."""
+    training = titled(page, "total_loss over step")
+    low, high = scale(page, training, "y")
+    assert 1 < low < 2
+    ys = ink(page, training, 1)[:, 1]
+    half_way = page.evaluate(f"charts[{training}].plot.valToPos({(low * high) ** 0.5}, 'y', true)")
+    top, height = page.evaluate(f"(({{top, height}}) => [top, height])(charts[{training}].plot.bbox)")
+    assert half_way == pytest.approx(top + height / 2, abs=2)
+    assert ys.min() < half_way < ys.max()
+
+
+def test_bands_lie_around_means_of_seeds(page: Any) -> None:
+    """Red when: no band of mean ± standard deviation is drawn, or not around the mean."""
+    series = page.evaluate("charts[0].plot.data.map((column) => column[1])")
+    edges = page.evaluate("charts[0].plot.bands.map((band) => band.series)")
+    means = page.evaluate("charts[0].lines.filter((line) => line.spread.length).map((line) => line.column)")
+    assert len(edges) == len(means) == 2
+    for (upper, lower), mean in zip(edges, means, strict=True):
+        assert series[upper] - series[mean] == pytest.approx(series[mean] - series[lower])
+        assert series[upper] > series[mean]
+    figure = titled(page, "1px over step")
+    pale = "(part, i) => i % 4 == 3 && part > 30 && part < 50"
+    light = f"(figure) => ({PIXELS})(figure).data.filter({pale}).length"
+    with_bands = page.evaluate(light, figure)
+    page.evaluate(f"charts[{figure}].plot.bands.length = 0; charts[{figure}].plot.redraw()")
+    assert with_bands > page.evaluate(light, figure) + 50
 
 
 def test_a_run_that_went_wrong_is_shown_with_the_place(page: Any) -> None:
+    """Red when: the step at which a run went wrong is not marked, or marked at another step."""
     rows = [" ".join(row.split()) for row in page.locator("#health tbody tr").all_inner_texts()]
     assert len(rows) == 6
-    assert rows[4] == "v1-seed1 worse 300 gradient conflict 90 % <cosine> -0.4"
+    assert rows[4] == "v1-seed1 worse 300 gradient conflict <cosine> -0.4"
     assert rows[5] == "v1-seed2 finished - -"
-    assert page.locator(".chart .mark").count() > 4
+    assert marks_of(page) > 4
+    page.evaluate("charts[0].pickOut(2)")  # Fades both variants, not the mark.
+    (at,) = np.unique(ink(page, 0, 1)[:, 0].round(-1))
+    assert at == pytest.approx(page.evaluate("charts[0].plot.valToPos(300, 'x', true)"), abs=6)
+    page.locator(".chart").first.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert "v1 seed 1: worse from here" in page.locator(".chart .tip").first.inner_text()
+
+
+def marks_of(page: Any) -> int:
+    return int(page.evaluate("charts.filter((chart) => chart.marks.length).length"))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
@@ -271,7 +387,8 @@ def test_the_page_of_a_diagnosis(browser: Any, tmp_path: Path, width: int, schem
     for page in opened(browser, tmp_path / "diagnosis.html", width, scheme):
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.locator("h1").inner_text() == bad.name
-        assert page.locator(".chart").count() == page.locator(".chart .mark").count() == 6
+        assert page.locator(".chart").count() == marks_of(page) == 6
+        assert all(len(ink(page, figure, 0)) > 20 for figure in range(6))
         command = page.locator(".verdict .command")
         assert command.inner_text().startswith("semraft train --from ")
         command.click()  # One click takes the whole command.

@@ -7,7 +7,7 @@ import pytest
 
 from semraft.analysis.runs import load_run
 from semraft.analysis.summary import compare, finished_runs
-from semraft.report.forest import STRIP_WIDTH, forests, map_groups
+from semraft.report.forest import STRIP_WIDTH, forests, linear_ticks, map_groups, short_number
 from tests.unit.analysis.fake_runs import SPLIT, make_study
 
 
@@ -81,3 +81,13 @@ def test_a_gain_of_accuracy_is_a_gain(tmp_path: Path) -> None:
     assert cell is not None
     assert cell.comparison["difference"] > 0
     assert cell.gain
+
+
+def test_ticks_are_round_numbers_written_as_they_are() -> None:
+    """Red when: exponents keep two digits (1.2e-4 where 1.25e-4 is)."""
+    for low, high, expected in [
+        (1.3, 4.9, ["2", "3", "4"]),
+        (0.0, 1e-4, ["0", "2.5e-5", "5e-5", "7.5e-5", "1e-4"]),
+        (-20_000.0, 30_000.0, ["-20k", "0", "20k"]),
+    ]:
+        assert [short_number(tick) for tick in linear_ticks(low, high, 4)] == expected

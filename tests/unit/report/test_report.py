@@ -16,7 +16,7 @@ from semraft.analysis.summary import compare
 from semraft.report.pair_pictures import data_uri
 from semraft.report.report import final_table, write_report
 from tests.unit.analysis.fake_runs import SPLIT, make_environment, make_pair, make_run, make_scores
-from tests.unit.analysis.page import Page
+from tests.unit.analysis.page import UPLOT, Page
 
 FOUR = (
     ("world-base", 0, 2.0),
@@ -92,7 +92,6 @@ def test_curves_carry_the_values_of_the_files(tmp_path: Path) -> None:
         "spread": [],
     }
     assert [line] in lines
-    assert all(re.fullmatch(r"[MLZl0-9. -]*", str(a["d"])) for tag, a in page.tags if tag == "path")
 
 
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>"])
@@ -144,10 +143,11 @@ def test_the_page_opens_offline(tmp_path: Path) -> None:
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             if (value := attributes.get(name)) is not None:
                 assert value.startswith(("data:image/", "#")), f"{tag} {name}={value[:60]}"
-    assert not re.search(r"https?:|@import|url\(", page.html)
+    assert not re.search(r"https?:|@import|url\(", page.html.replace(UPLOT, ""))
     policy = next(str(a["content"]) for tag, a in page.tags if tag == "meta" and a.get("http-equiv"))
     script = page.html.rpartition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "Copyright (c) 2022 Leon Sorokin" in script  # The licence of uPlot asks for it.
     assert "default-src 'none'" in policy
     assert f"script-src 'sha256-{digest}'" in policy  # Else the browser would refuse our own script.
 
