@@ -1,8 +1,8 @@
-"""How a training ends on several processes: at one step for all, so that none waits for one that has left.
+"""Agreement of processes on the end of a training: at one step for all, so that none waits for another.
 
-What can be foreseen is agreed on: a stop that is asked for, a batch that can't be read, numbers that are not
-finite (`agreed_ending`, in the one exchange that every step has), work of the first process or of each that
-fails (`by_all`). A process that is killed agrees on nothing: the next exchange with it fails
+Endings that can be foreseen are agreed on: a request to stop, a batch that can't be read, numbers that are
+not finite (`agreed_ending`, in the one exchange that every step has), and work that fails in one process
+(`by_all`). A process that is killed agrees on nothing: the next exchange with it fails
 (`lost_processes_named`), or torchrun ends the others.
 """
 
@@ -21,21 +21,21 @@ from semraft.runtime import Processes
 
 
 class TrainingStopped(RuntimeError):
-    """Training can't or shouldn't go on; the message says why and what to do. Nothing saved is lost."""
+    """The end of a training before its last step; the message has the reason and the way on."""
 
 
 class OutOfTime(TrainingStopped):
-    """A training stopped because its time is up: all is well, and it is to be resumed."""
+    """The end of a session because its time is up; the training is to be resumed."""
 
 
 class Ending(IntEnum):
-    """Why a training should end at a step. Of what several processes say the gravest counts, the largest."""
+    """The reason to end a training at a step; of several processes the gravest, the largest, counts."""
 
     NONE = 0
     ASKED = 1
     """By a signal: the step is saved."""
     LATE = 2
-    """The sitting's minutes are over: the step is saved."""
+    """The minutes of the session are over: the step is saved."""
     UNREADABLE = 3
     """The next batch can't be read."""
     NOT_FINITE = 4
@@ -45,7 +45,7 @@ class Ending(IntEnum):
 def agreed_ending(own: Ending, finite: Bool[Tensor, ""]) -> Ending:
     """The gravest ending of all processes: of each its `own`, or NOT_FINITE.
 
-    One number is exchanged and read, and with it the device is waited for.
+    One number is exchanged and read; this read waits for the device.
     """
     gravest = torch.where(finite, float(own), float(Ending.NOT_FINITE))
     return Ending(int(largest_over_processes(gravest)))

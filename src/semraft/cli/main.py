@@ -1,7 +1,7 @@
 """The command line: argv -> one function. Commands import what they need when they run.
 
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 75 the time is up and the run is to be resumed.
-What a user can cause ends in one line on standard error; SEMRAFT_TRACEBACK=1 shows where it came from.
+An error that a user can cause is one line on standard error; SEMRAFT_TRACEBACK=1 shows where it came from.
 """
 
 import dataclasses

@@ -57,7 +57,7 @@ def refuse_bad_terms(arguments: Sequence[str]) -> None:
     """Says what is wrong with a loss term, which tyro would not: it only says that nothing fits.
 
     Raises:
-        ValueError: What follows `--loss.terms` is no term.
+        ValueError: A word after `--loss.terms` is no term.
     """
     option = ""
     for argument in arguments:

@@ -30,7 +30,7 @@ STEPS = 5
 BASE = ("network forward", "flow loss", "network backward", "optimiser")
 """The parts of a step without terms, and without what they read."""
 READ = ("backward flow", "auxiliary passes", "heads")
-"""What terms read: other passes of the network, and heads, forward and backward."""
+"""Other passes of the network, and heads, that terms read; forward and backward."""
 APART = "terms apart"
 """The backward passes that give each term's own gradient (`--loss.combine`, `--loss.share-cap`)."""
 BACKWARD_OP = "autograd::engine::evaluate_function"

@@ -1,4 +1,4 @@
-"""What a run started from, as digests: two runs with equal ones are one run twice, whatever their seeds say.
+"""Fingerprints of the start of a run: two runs with equal ones are one run twice, whatever their seeds are.
 
 The study this project started from had three seeds that changed neither weights, nor order, nor augmentation.
 """
@@ -34,7 +34,7 @@ def fingerprints(
     Args:
         config: The run.
         weights: The state of the network before the first step.
-        datasets: What is trained on.
+        datasets: The training data.
         shares: Weight of each data set in the mixture.
         draw_seed: Seed of sample order and augmentation.
 

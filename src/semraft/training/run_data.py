@@ -1,4 +1,4 @@
-"""From a data configuration to the data sets of a run, and the record of what they were."""
+"""Data sets of a run from its configuration, and their record."""
 
 import hashlib
 from pathlib import Path
