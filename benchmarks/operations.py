@@ -30,7 +30,7 @@ from semraft.config import LossConfig, ModelConfig, TermConfig, parse_term
 from semraft.kernels.cpu import correlation_numba
 from semraft.losses.objective import objective
 from semraft.losses.terms import TERMS
-from semraft.models.build import build_model
+from semraft.models.weights import build_model
 from semraft.sample import FlowBatch, Prediction, View, Viewed
 
 BATCH, HEIGHT, WIDTH, UPDATES, CLASSES = 2, 64, 64, 12, 12

@@ -32,9 +32,9 @@ from torch.utils.backend_registration import (
 )
 
 from semraft.cli import main
+from semraft.kernels import choice
 from semraft.kernels.cpu import correlation_numba
 from semraft.kernels.gpu import correlation_triton
-from semraft.models import lookup
 
 NAME = "standin"
 BY_TRITON = "STAND_IN_TRITON"
@@ -236,7 +236,7 @@ def promoted(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def over_here(kernels: Any) -> Callable[[Tensor], Any]:
-    """In place of `windows._kernels`: these kernels, which take plain tensors, on the stand-in's."""
+    """`choice.correlation_kernels` for the stand-in: these kernels, which take plain tensors."""
 
     def on_there(kernel: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
@@ -285,8 +285,8 @@ def pretended(kernels: Any = correlation_triton) -> Iterator[None]:
     libraries = register()
     torch.load = loaded_to(torch.load)
     torch.accelerator.synchronize = lambda device: None  # Nothing is ever pending, and torch refuses to ask.
-    own, of_there = lookup._kernels, over_here(kernels)
-    lookup._kernels = lambda features: (of_there if features.device.type == NAME else own)(features)
+    own, of_there = choice.correlation_kernels, over_here(kernels)
+    choice.correlation_kernels = lambda x: (of_there if x.device.type == NAME else own)(x)
     with MadeThere():
         yield
     del libraries  # Kept up to here: what they declare dies with them.

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semraft.config import CorrelationKind
-from semraft.models import correlation, lookup
-from semraft.models.lookup import window_cutter
+from semraft.kernels import choice
+from semraft.models import correlation
+from semraft.models.lookup import make_lookup
 
 SECTOR_BYTES = 32
 REFINEMENTS = 12
@@ -100,7 +101,7 @@ def measure(setting: Setting) -> Iterator[Row]:
         from semraft.kernels.gpu import correlation_triton
 
         setting = replace(setting, device=torch.device("cpu"))
-        lookup._kernels = lambda features: correlation_triton
+        choice.correlation_kernels = lambda features: correlation_triton
     rates = measure_rates(setting) if setting.is_cuda else None
     if rates is not None:
         yield {"shape": "device", "call": "DRAM by a copy", "GB/s": rates.dram_bytes / 1e9}
@@ -178,7 +179,7 @@ def contestants(shape: Shape) -> dict[str, Make]:
     """Ways to the same windows, ours first."""
 
     def ours(kind: CorrelationKind) -> Make:
-        return lambda one, two: window_cutter(one, two, shape.levels, shape.radius, REFINEMENTS, kind)
+        return lambda one, two: make_lookup(one, two, shape.levels, shape.radius, REFINEMENTS, kind)
 
     def defined(one: Tensor, two: Tensor) -> Windows:
         volumes = correlation.pyramid(one, two, shape.levels)

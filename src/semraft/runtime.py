@@ -19,7 +19,7 @@ from torch import Tensor
 
 from semraft.config import ModelConfig, Precision
 from semraft.config.data import CORES
-from semraft.models.build import build_model
+from semraft.models.weights import build_model
 
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,

@@ -15,8 +15,8 @@ import torch
 from semraft.config import ModelConfig
 from semraft.data.files.formats import read_flow
 from semraft.data.files.pictures import write_image
-from semraft.models.build import build_model
 from semraft.models.memory import KEPT_BYTES_PX
+from semraft.models.weights import build_model
 from tests.e2e.test_training import ONE_THREAD, called, lines, semraft, weights
 
 pytestmark = pytest.mark.skipif(
@@ -128,7 +128,7 @@ def test_a_step_gives_a_device_fewer_operations_than_torchvisions() -> None:
     """
     counts = told(
         """
-        from semraft.models.build import build_model
+        from semraft.models.weights import build_model
         from semraft.config import ModelConfig
         from tests.parity.torchvision_shim import raft_large
 

@@ -21,7 +21,7 @@ from semraft.cli import main
 from semraft.config import load_config
 from semraft.data.files.pictures import write_image
 from semraft.diagnosis.record import read_lines
-from semraft.models.build import build_model
+from semraft.models.weights import build_model
 from tests.helpers import PATIENCE_S
 
 SMALL = [

@@ -23,7 +23,7 @@ from semraft.config.recipes import RECIPES
 from semraft.data.loader import training_batches
 from semraft.faults.altered_recipes import ALTERED_RECIPES
 from semraft.losses.objective import objective
-from semraft.models.build import build_model
+from semraft.models.weights import build_model
 from semraft.sample import FlowDataset, FlowSample, Pair
 from semraft.training.optim import make_optimizer
 from semraft.training.run_data import training_data

@@ -16,7 +16,7 @@ from semraft.data.files.formats import read_flow
 from semraft.data.files.pictures import read_ids, read_image, read_mask, write_image
 from semraft.frames import FramePair
 from semraft.inference import estimate
-from semraft.models.build import build_model
+from semraft.models.weights import build_model
 from semraft.prediction import contact_sheet, undone_refinements, untrusted, write_prediction
 from semraft.sample import Estimate
 

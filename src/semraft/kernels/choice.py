@@ -1,4 +1,6 @@
-"""Choice between a compiled kernel and tensor operations: one line of every operation that has both."""
+"""Choice between compiled kernels and tensor operations: one line of every operation that has both."""
+
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -10,3 +12,18 @@ def has_cpu_kernel(x: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32, 
     Float64 always takes the tensor operations, which makes them the reference of the compiled loops in tests.
     """
     return x.device.type == "cpu" and x.dtype in dtypes
+
+
+def correlation_kernels(features: Tensor) -> ModuleType | None:
+    """The module that looks up correlations of such features: Numba's, Triton's, or none."""
+    if has_cpu_kernel(features):
+        from semraft.kernels.cpu import correlation_numba
+
+        return correlation_numba
+    if features.device.type == "cuda" and features.dtype == torch.float32:
+        try:
+            from semraft.kernels.gpu import correlation_triton
+        except ImportError:  # Triton exists for Linux alone.
+            return None
+        return correlation_triton
+    return None

@@ -1,4 +1,4 @@
-"""All-pairs correlation: how well every cell of frame 1 matches every cell of frame 2, and windows of it.
+"""All-pairs correlation of the cells of both frames, and bilinear lookup in it: the reference of all kernels.
 
 Everything here is in float32 (or the features' own float64) whatever the autocast type: a product of
 256-channel half-precision features overflows, and half-precision coordinates are off by whole pixels.

@@ -1,4 +1,4 @@
-"""The convolutional encoder of RAFT: an image to features at 1/8 of its size, for matching or as context."""
+"""Convolutional encoder of RAFT: features of an image at 1/8 of its size, for matching or as context."""
 
 from itertools import pairwise
 from typing import Literal, cast
@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semraft.kernels.cpu.normalization import normalize
-from semraft.models.convolution import Convolution, Kernel, convolve, direct, prepare
+from semraft.kernels.conv2d import Kernel, convolve, direct, prepare
+from semraft.kernels.norms import normalized
+from semraft.models.convolution import Convolution
 
 STRIDE = 8
 """Pixels of the image for one cell of the features, in each direction."""
@@ -25,52 +26,23 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
-    """What a block adds its result to: the input, projected where the size changes."""
+    """The shortcut of a block: the identity, or a projection where the size changes."""
     if stride == 1:
         return nn.Identity()
     return nn.Sequential(Convolution(in_channels, out_channels, 1, stride), make_norm(norm, out_channels))
 
 
-def normalized(
+def convolved(
     x: Float[Tensor, "B C H W"], convolution: Convolution, norm: nn.Module, rectify: bool = True
 ) -> Float[Tensor, "B D h w"]:
     """norm(convolution(x)), rectified unless told otherwise.
 
-    Batch norm by fixed statistics is a scale and a shift: they go into the convolution's weights.
+    Batch norm with frozen statistics is a scale and a shift, folded into the convolution's weights.
     """
     if isinstance(norm, nn.BatchNorm2d) and not norm.training:
         y = _convolve_scaled(x, convolution, norm)
         return F.relu(y, inplace=True) if rectify else y
-    y = convolution(x)
-    if _is_ours(y) and not isinstance(norm, nn.Identity):
-        return _normalize(y, norm, rectify)
-    if y.device.type == "cpu" and isinstance(norm, nn.InstanceNorm2d):
-        # One channel a group is the same norm, and the faster one in channels_last memory.
-        y = F.group_norm(y, y.shape[1])
-    else:
-        y = norm(y)
-    return F.relu(y, inplace=True) if rectify else y
-
-
-def _is_ours(y: Tensor) -> bool:
-    """Whether our own loops normalise this."""
-    return y.device.type == "cpu" and y.dtype in (torch.float32, torch.bfloat16)
-
-
-def _normalize(y: Tensor, norm: nn.Module, rectify: bool) -> Tensor:
-    inplace = not torch.is_grad_enabled()
-    if isinstance(norm, nn.BatchNorm2d):
-        y, mean, variance = normalize(y, norm.weight, norm.bias, norm.eps, False, rectify, inplace)
-        count = y.numel() // y.shape[1]
-        with torch.no_grad():
-            cast(Tensor, norm.num_batches_tracked).add_(1)
-            cast(Tensor, norm.running_mean).lerp_(mean[0], cast(float, norm.momentum))
-            cast(Tensor, norm.running_var).lerp_(
-                variance[0] * (count / (count - 1)), cast(float, norm.momentum)
-            )
-        return y
-    ones, zeros = torch.ones(y.shape[1]), torch.zeros(y.shape[1])
-    return normalize(y, ones, zeros, cast(nn.InstanceNorm2d, norm).eps, True, rectify, inplace)[0]
+    return normalized(convolution(x), norm, rectify)
 
 
 def _convolve_scaled(x: Tensor, convolution: Convolution, norm: nn.BatchNorm2d) -> Tensor:
@@ -84,22 +56,22 @@ def _convolve_scaled(x: Tensor, convolution: Convolution, norm: nn.BatchNorm2d) 
 
 
 def shortcut(x: Float[Tensor, "B C H W"], layers: nn.Module) -> Float[Tensor, "B D h w"]:
-    """What `make_shortcut` made, applied."""
+    """The shortcut of a block, applied to its input."""
     if isinstance(layers, nn.Identity):
         return x
     convolution, norm = cast(nn.Sequential, layers)
-    return normalized(x, cast(Convolution, convolution), norm, rectify=False)
+    return convolved(x, cast(Convolution, convolution), norm, rectify=False)
 
 
 def _rectified_sum(y: Float[Tensor, "B C H W"], other: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """relu(y + other), over y where no gradient needs it: a new tensor's pages take longer than the sum."""
+    """relu(y + other), in place of y where no gradient needs it: a new tensor takes longer than the sum."""
     return F.relu(y + other if torch.is_grad_enabled() else y.add_(other), inplace=True)
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut. Differs from ResNet: the second is rectified before the sum.
 
-    The convolutions keep their biases, which a following norm makes idle: a frozen batch norm does not.
+    The convolutions have biases, which act only without a norm or with a frozen batch norm.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: Norm) -> None:
@@ -111,8 +83,8 @@ class ResidualBlock(nn.Module):
         self.shortcut = make_shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        y = normalized(x, self.conv1, self.norm1)
-        y = normalized(y, self.conv2, self.norm2)
+        y = convolved(x, self.conv1, self.norm1)
+        y = convolved(y, self.conv2, self.norm2)
         return _rectified_sum(y, shortcut(x, self.shortcut))
 
 
@@ -131,9 +103,9 @@ class BottleneckBlock(nn.Module):
         self.shortcut = make_shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        y = normalized(x, self.conv1, self.norm1)
-        y = normalized(y, self.conv2, self.norm2)
-        y = normalized(y, self.conv3, self.norm3)
+        y = convolved(x, self.conv1, self.norm1)
+        y = convolved(y, self.conv2, self.norm2)
+        y = convolved(y, self.conv3, self.norm3)
         return _rectified_sum(y, shortcut(x, self.shortcut))
 
 
@@ -165,6 +137,6 @@ class Encoder(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        x = normalized(image, self.stem, self.stem_norm)
+        x = convolved(image, self.stem, self.stem_norm)
         features: Tensor = self.project(self.stages(x))
         return features

@@ -1,7 +1,6 @@
-"""What a RAFT can say besides flow: which pixels of frame 1 are occluded, and the classes of both frames.
+"""Optional heads of a RAFT: occlusion of frame 1, and segmentation of both frames.
 
-Not for the losses that train them (`losses.occlusion`, `losses.segmentation`), nor for their scores
-(`metrics`).
+Their losses are in `losses.occlusion_head` and `losses.segmentation`, their scores in `metrics`.
 """
 
 from collections.abc import Iterable
@@ -19,9 +18,9 @@ from semraft.models.encoder import STRIDE, ResidualBlock
 from semraft.ops.classes import CLASSES
 
 MAX_WIDTH = 128
-"""Channels of a head: those of what it reads, or so many."""
+"""Most channels of a head; fewer if its input has fewer."""
 FURTHER_STAGES = 2
-"""Stages that `decoder-down` goes down from 1/8, and back up."""
+"""Stages of `decoder-down` below 1/8."""
 
 
 class OcclusionHead(nn.Module):
@@ -42,8 +41,8 @@ class OcclusionHead(nn.Module):
 class SegmentationDecoder(nn.Module):
     """Features of a frame at 1/8 to class logits of its pixels.
 
-    With `further_stages` it goes down so many times by 2 and comes back up, adding at each size what went
-    down there. No norm: a frame's classes depend on no other frame of its batch.
+    With `further_stages` a U-Net: so many stages down by 2 and up again, with skip connections. No norm: a
+    frame's classes depend on no other frame of its batch.
     """
 
     def __init__(self, feature_channels: int, further_stages: int = 0) -> None:
@@ -80,22 +79,13 @@ def make_head(head: Head, hidden_channels: int, feature_channels: int, seed: int
         return SegmentationDecoder(feature_channels, FURTHER_STAGES if head == "decoder-down" else 0)
 
 
-def heads_of(names: Iterable[str]) -> tuple[Head, ...]:
-    """The heads that some tensors of a network, by their names, are of."""
-    parts = {tuple(name.split(".")[:2]) for name in names if is_of_head(name)}
-    heads: list[Head] = ["occlusion"] if ("occlusion_head", "layers") in parts else []
-    if any(part[0] == "decoder" for part in parts):
-        heads.append("decoder-down" if ("decoder", "down") in parts else "decoder")
-    return tuple(heads)
-
-
 def is_of_head(name: str) -> bool:
-    """Whether a tensor of a network, by its name, is a head's, or lets classes into its context."""
+    """Whether a tensor of a network, by its name, belongs to a head or to the conditioning on classes."""
     return name.startswith(("occlusion_head.", "decoder.", conditioning.PREFIX))
 
 
 def given_by(heads: Iterable[Head]) -> frozenset[str]:
-    """The optional fields of a prediction that heads give."""
+    """The optional fields of a prediction that heads fill."""
     segmentation = {"segmentation1", "segmentation2"}
     fields = {"occlusion": {"occlusion"}, "decoder": segmentation, "decoder-down": segmentation}
     return frozenset(field for head in heads for field in fields[head])

@@ -1,4 +1,4 @@
-"""Memory of an accelerator: how much of it is left, and what a RAFT may keep there."""
+"""Memory of an accelerator: free bytes, and the choices of recomputation and correlation that fit."""
 
 from typing import Literal
 
@@ -7,15 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from semraft.config import Recompute
-from semraft.models.convolution import computed_in
+from semraft.kernels.conv2d import computed_in
 
 Again = Literal["nothing", "ends", "everything"]
-"""Activations that a forward pass does not keep for the gradients: `config.Recompute` without `auto`."""
+"""Activations recomputed for the gradients instead of kept: `config.Recompute` without `auto`."""
 
 KEPT_FRAC = 1 / 2
-"""Part of the free memory that kept activations may take; losses and the backward pass need the rest."""
+"""Part of the free memory for kept activations; losses and the backward pass need the rest."""
 VOLUME_FRAC = 1 / 4
-"""Part of the free memory that a stored correlation volume and its gradient may take."""
+"""Part of the free memory for a stored correlation volume and its gradient."""
 KEPT_BYTES_PX: dict[Again, dict[str, tuple[int, int]]] = {
     "nothing": {"large": (3450, 290), "small": (1490, 95), "tiny": (450, 95)},
     "ends": {"large": (90, 230), "small": (65, 95), "tiny": (55, 55)},
@@ -25,9 +25,9 @@ and for each refinement. Without correlation volumes; in half precision about ha
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that new tensors can take: what the device has free, and what torch holds there unused.
+    """Bytes for new tensors: free memory of the device and unused memory of torch's allocator.
 
-    None where the device does not say, and for the CPU, whose memory is not asked for.
+    None for the CPU, and for a device without that information.
     """
     if device.type == "cpu":
         return None
@@ -40,11 +40,11 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def choose_recompute(kind: Recompute, arch: str, images: Float[Tensor, "B 3 P Q"], num_updates: int) -> Again:
-    """The kind itself, or what `auto` means for a step on so many pairs of images.
+    """The kind itself, or the meaning of `auto` for a step on so many pairs of images.
 
-    On the CPU, where memory is what limits the size of frames: both ends, 7 % of a step's time for a third
-    of its memory (docs/performance.md). Elsewhere nothing is recomputed while what is then kept takes up to
-    KEPT_FRAC of the free memory; else the ends, if that is enough; else everything.
+    On the CPU, where memory limits the size of frames: both ends, 7 % of a step's time for a third of its
+    memory (docs/performance.md). Elsewhere the least recomputation with kept activations of at most KEPT_FRAC
+    of the free memory.
     """
     if kind != "auto" or not torch.is_grad_enabled():
         return "nothing" if kind == "auto" else kind

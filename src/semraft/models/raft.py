@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semraft.config import Conditioning, CorrelationKind, Head, Recompute
+from semraft.kernels.conv2d import in_fast_format
 from semraft.models import correlation
 from semraft.models.conditioning import LabelConditioning, classes_of_labels, classes_of_logits
-from semraft.models.convolution import in_fast_format, prepare_all
+from semraft.models.convolution import prepare_all
 from semraft.models.encoder import STRIDE, BottleneckBlock, Encoder, ResidualBlock
-from semraft.models.heads import OcclusionHead, SegmentationDecoder, heads_of, make_head
-from semraft.models.lookup import window_cutter
+from semraft.models.heads import OcclusionHead, SegmentationDecoder, make_head
+from semraft.models.lookup import make_lookup
 from semraft.models.memory import Again, choose_recompute
 from semraft.models.recompute import recomputed
 from semraft.models.update import Kernels, MaskHead, MotionEncoder, UpdateBlock
@@ -28,16 +29,15 @@ MIN_SIZE_PX = 64
 
 
 class RAFT(nn.Module):
-    """The network whatever its sizes: two encoders, a correlation pyramid, a recurrence, an upsampling.
+    """RAFT of any size: two encoders, a correlation lookup, a recurrent update block, an upsampling.
 
-    Flow, coordinates and correlation are float32 under autocast. `unit_features` gives every feature vector
-    the length sqrt(C), so that a correlation is sqrt(C) times a cosine: bounded, and soft enough to train on.
+    Flow, coordinates and correlation are float32 under autocast. `unit_features` scales every feature vector
+    to the length sqrt(C): a correlation is then sqrt(C) times a cosine, bounded, and soft enough to train on.
     Without a `mask_head` flow is upsampled bilinearly. Heads (`add_heads`) and classes for the context
-    (`condition_on`) come after all else.
-    `validation_updates` and `validation_precision` are those that the weights were validated with: refined
-    more often, a network may drift.
-    `correlation` says where its windows come from, and `recompute` what is computed again for the gradients
-    instead of kept (`auto` goes by the device and its free memory at each call); both may be changed at any
+    (`condition_on`) are made after all other weights.
+    `validation_updates` and `validation_precision` are those of the weights' validation: with more
+    refinements a network may drift.
+    `correlation` (`lookup.make_lookup`) and `recompute` (`memory.choose_recompute`) may be changed at any
     time and change no number beyond rounding.
     """
 
@@ -84,10 +84,11 @@ class RAFT(nn.Module):
     ) -> Prediction:
         """The flow from image1 to image2 after each of `num_updates` refinements.
 
-        Images are RGB, 0..255, of any size from 64 x 64. `flow_init` starts the recurrence: at 1/8 of the
-        size, rounded up, and in units of 8 pixels (an 1/8-size flow's own pixels). Labels are read by a
-        network that is conditioned on the truth, and by no other. `keep="last"` upsamples and returns the
-        last refinement alone: the same numbers for less work.
+        Args:
+            image1: RGB, 0..255, of any size from 64 x 64, as is image2.
+            flow_init: Start of the recurrence at 1/8 of the size, rounded up, in units of 8 pixels.
+            labels1: Read only by a network that is conditioned on true labels, as are labels2.
+            keep: "last" upsamples and returns the last refinement alone: the same numbers for less work.
 
         Raises:
             ValueError: Sizes that differ or are too small, no refinement, or no labels where they are read.
@@ -110,28 +111,6 @@ class RAFT(nn.Module):
             prediction.occlusion = pixels[:, 2, :height, :width]
         return prediction
 
-    @torch.no_grad()
-    def backward_flow(
-        self,
-        image2: Float[Tensor, "B 3 H W"],
-        prediction: Prediction,
-        num_updates: int,
-        labels1: Int64[Tensor, "B H W"] | None = None,
-        labels2: Int64[Tensor, "B H W"] | None = None,
-    ) -> Float[Tensor, "B 2 H W"]:
-        """The last flow from image2 to image1, without gradient, after `prediction` was made of both.
-
-        What the network would say of the frames exchanged, but nothing of them is encoded a second time:
-        only frame 2's context is new.
-        """
-        height, width = image2.shape[-2:]
-        features1, features2 = prediction.features1.detach(), prediction.features2.detach()
-        classes = self.classes(prediction, labels1, labels2)[::-1]
-        (pixels,) = self.refinements(
-            _prepared(image2), features2, features1, classes, num_updates, None, "last", "nothing"
-        )
-        return pixels[:, :2, :height, :width]
-
     def refinements(
         self,
         image1: Float[Tensor, "B 3 P Q"],
@@ -144,31 +123,76 @@ class RAFT(nn.Module):
         again: Again,
     ) -> Iterator[Float[Tensor, "B D P Q"]]:
         """The flow of the padded frames after each refinement; a third channel of the last is occlusion."""
-        windows = window_cutter(features1, features2, self.levels, self.radius, num_updates, self.correlation)
+        lookup = make_lookup(features1, features2, self.levels, self.radius, num_updates, self.correlation)
         at_ends = partial(recomputed, self, again != "nothing")
         between = partial(recomputed, self, again == "everything")
-        encoded = at_ends(self.context_encoder, image1)
+        context = at_ends(self.context_encoder, image1)
         if self.label_conditioning is not None:
-            encoded = encoded + self.label_conditioning(*classes)
-        hidden, context = encoded.split(self.update_block.channels, dim=1)
+            context = context + self.label_conditioning(*classes)
+        hidden, context = context.split(self.update_block.channels, dim=1)
         hidden, constants = torch.tanh(hidden), self.update_block.prepare(F.relu(context))
         mask_kernels = {} if self.mask_head is None else prepare_all(self.mask_head, hidden)
-
-        def refine(hidden: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-            hidden, change = self.update_block(hidden, constants, windows(cells + flow), flow)
-            return hidden, flow + change
-
         cells = cell_positions(features1)
         flow = in_fast_format(torch.zeros_like(cells) if flow_init is None else flow_init.to(cells.dtype))
+
+        def refine(hidden: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+            hidden, change = self.update_block(hidden, constants, lookup(cells + flow), flow)
+            return hidden, flow + change
+
         for updates_left in reversed(range(num_updates)):
-            # A refinement learns from its own change, not through where it looked.
+            # Detach the flow: no gradient through the lookup coordinates (as in RAFT).
             hidden, flow = between(refine, hidden, flow.detach())
             if keep == "all" or updates_left == 0:
-                cells_given = STRIDE * flow
+                values = STRIDE * flow
                 if updates_left == 0 and self.occlusion_head is not None:
-                    logits = self.occlusion_head(hidden).to(flow.dtype)
-                    cells_given = torch.cat([cells_given, logits], dim=1)
-                yield at_ends(self.upsample, cells_given, hidden, mask_kernels)
+                    values = torch.cat([values, self.occlusion_head(hidden).to(flow.dtype)], dim=1)
+                yield at_ends(self.upsample, values, hidden, mask_kernels)
+
+    @torch.no_grad()
+    def backward_flow(
+        self,
+        image2: Float[Tensor, "B 3 H W"],
+        prediction: Prediction,
+        num_updates: int,
+        labels1: Int64[Tensor, "B H W"] | None = None,
+        labels2: Int64[Tensor, "B H W"] | None = None,
+    ) -> Float[Tensor, "B 2 H W"]:
+        """The last flow from image2 to image1, without gradient, after `prediction` was made of both.
+
+        Equal to that of the exchanged frames, but features are taken from the prediction: only frame 2's
+        context is encoded.
+        """
+        height, width = image2.shape[-2:]
+        features1, features2 = prediction.features1.detach(), prediction.features2.detach()
+        classes = self.classes(prediction, labels1, labels2)[::-1]
+        (pixels,) = self.refinements(
+            _prepared(image2), features2, features1, classes, num_updates, None, "last", "nothing"
+        )
+        return pixels[:, :2, :height, :width]
+
+    def features_of_both(
+        self, image1: Float[Tensor, "B 3 P Q"], image2: Float[Tensor, "B 3 P Q"], again: Again
+    ) -> Sequence[Float[Tensor, "B C h w"]]:
+        """The features of both frames: in two passes on the CPU, whose caches hold the activations of one
+        frame; else in one, because small kernels leave a GPU idle."""
+        at_ends = partial(recomputed, self, again != "nothing")
+        if image1.device.type == "cpu":
+            return at_ends(self.features, image1), at_ends(self.features, image2)
+        features: Tensor = at_ends(self.features, torch.cat([image1, image2]))
+        return features.chunk(2)
+
+    def features(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """The features that the correlation compares, in full precision."""
+        features = correlation.in_full_precision(self.feature_encoder(image))
+        return F.normalize(features) * features.shape[1] ** 0.5 if self.unit_features else features
+
+    def upsample(
+        self, cells: Float[Tensor, "B C h w"], hidden: Float[Tensor, "B D h w"], kernels: Kernels
+    ) -> Float[Tensor, "B C 8*h 8*w"]:
+        """Values of cells to values of pixels, all channels by the same mask."""
+        if self.mask_head is None:
+            return upsample_bilinear(cells)
+        return upsample_convex(cells, self.mask_head(hidden, kernels))
 
     def classes(
         self,
@@ -176,7 +200,7 @@ class RAFT(nn.Module):
         labels1: Int64[Tensor, "B H W"] | None,
         labels2: Int64[Tensor, "B H W"] | None,
     ) -> list[Float[Tensor, "B K h w"]]:
-        """The classes of both frames that it is conditioned on; nothing where it is not.
+        """The classes of both frames for the context; empty without conditioning.
 
         Raises:
             ValueError: It is conditioned on true labels, and there are none.
@@ -193,37 +217,16 @@ class RAFT(nn.Module):
             )
         return [classes_of_labels(labels1), classes_of_labels(labels2)]
 
-    def features_of_both(
-        self, image1: Float[Tensor, "B 3 P Q"], image2: Float[Tensor, "B 3 P Q"], again: Again
-    ) -> Sequence[Float[Tensor, "B C h w"]]:
-        """The features of both frames: in one pass on a GPU, which small kernels leave idle; on the CPU in
-        two, whose activations stay in its caches."""
-        at_ends = partial(recomputed, self, again != "nothing")
-        if image1.device.type == "cpu":
-            return at_ends(self.features, image1), at_ends(self.features, image2)
-        features: Tensor = at_ends(self.features, torch.cat([image1, image2]))
-        return features.chunk(2)
-
-    def features(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """What the correlation compares, in full precision."""
-        features = correlation.in_full_precision(self.feature_encoder(image))
-        return F.normalize(features) * features.shape[1] ** 0.5 if self.unit_features else features
-
-    def upsample(
-        self, cells: Float[Tensor, "B C h w"], hidden: Float[Tensor, "B D h w"], kernels: Kernels
-    ) -> Float[Tensor, "B C 8*h 8*w"]:
-        """Values of cells to values of pixels, all channels by the same weights."""
-        if self.mask_head is None:
-            return upsample_bilinear(cells)
-        return upsample_convex(cells, self.mask_head(hidden, kernels))
-
     @property
     def heads(self) -> tuple[Head, ...]:
-        """The heads it has."""
-        return heads_of(name for name, _ in self.named_parameters())
+        """The names of its heads."""
+        heads: list[Head] = [] if self.occlusion_head is None else ["occlusion"]
+        if self.decoder is not None:
+            heads.append("decoder-down" if len(self.decoder.down) else "decoder")
+        return tuple(heads)
 
     def add_heads(self, heads: Sequence[Head], seed: int) -> "RAFT":
-        """Gives it those of the heads that it lacks, with weights that `seed` determines."""
+        """Adds the heads that it lacks, with weights that `seed` determines."""
         features = self.feature_encoder.project.out_channels
         for head in heads:
             if head in self.heads:
@@ -237,23 +240,24 @@ class RAFT(nn.Module):
 
     @property
     def conditioning(self) -> Conditioning:
-        """Whose classes enter its context."""
+        """Source of the classes in its context."""
         return "none" if self.label_conditioning is None else self.label_conditioning.conditioning
 
     def condition_on(self, conditioning: Conditioning) -> "RAFT":
-        """Lets classes into its context, if it has none there; at first they change nothing."""
+        """Adds classes to its context, if there are none; with their first weights they change nothing."""
         if conditioning not in ("none", self.conditioning):
             self.label_conditioning = LabelConditioning(conditioning, sum(self.update_block.channels))
         return self
 
     def train_heads(self, fields: Collection[str]) -> None:
-        """Heads learn that give one of these fields of a prediction; processes would wait for the others."""
+        """Trains the heads that fill one of these fields of a prediction, and no other: processes that train
+        together would wait for the gradients of heads without a loss."""
         for head, gives in ((self.occlusion_head, "occlusion"), (self.decoder, "segmentation1")):
             if head is not None:
                 head.requires_grad_(gives in fields)
 
     def freeze_batch_norm(self) -> "RAFT":
-        """Keeps batch norm's running statistics as they are, now and under every later `train()`.
+        """Freezes batch norm's running statistics, now and under every later `train()`.
 
         Its scale and shift still learn, as in RAFT's fine-tuning.
         """
@@ -270,7 +274,7 @@ class RAFT(nn.Module):
 
 
 def _prepared(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 P Q"]:
-    """An image as the encoders read it: -1..1, padded to whole cells."""
+    """An image for the encoders: -1..1, padded to whole cells."""
     return in_fast_format(pad_to_multiple(2 * (image / 255) - 1, STRIDE))
 
 
@@ -349,7 +353,7 @@ def raft_small(correlation: CorrelationKind = "auto") -> RAFT:
 def raft_tiny(correlation: CorrelationKind = "auto") -> RAFT:
     """A RAFT for studies on a CPU, 0.55 million parameters; no norm that depends on the batch.
 
-    Nothing but the stem works at 1/2 of the size, where most of the published networks' time goes: half the
+    Only the stem works at 1/2 of the size, where the published networks spend most of their time: half the
     time of a step for the same error (docs/experiments.md).
     """
     hidden, context = 48, 48

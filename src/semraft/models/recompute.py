@@ -1,4 +1,4 @@
-"""Activations computed again in the backward pass instead of kept: the mechanism. `memory` says when."""
+"""Recomputation of activations in the backward pass instead of keeping them; `memory` chooses when."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,23 +10,25 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(model: nn.Module, again: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments), parts of `model`; if `again`, only the arguments are kept for the gradients."""
+    """function(*arguments) of a part of `model`; if `again`, only the arguments are kept for gradients."""
     if not again or not torch.is_grad_enabled():
         return function(*arguments)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), StatisticsAsTheyAre(model)
+        return nullcontext(), FrozenRunningStats(model)
 
     return checkpoint(
         function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
     )
 
 
-class StatisticsAsTheyAre:
-    """Inside, batch norm updates copies of its running statistics: a second pass must not count twice.
+class FrozenRunningStats:
+    """Context in which batch norm updates copies of its running statistics.
 
-    Not none at all: torch's own norms keep them for the gradient, and all that is kept must be made again.
-    Entered once a backward pass: measuring a loss term's share takes several through one graph.
+    Recomputation must not update the statistics twice.
+    Copies rather than no update: torch's norms keep the statistics for the gradient, and recomputation must
+    make all kept tensors again. May be entered several times: measuring a term's share takes several backward
+    passes through one graph.
     """
 
     def __init__(self, model: nn.Module) -> None:

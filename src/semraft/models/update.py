@@ -1,7 +1,7 @@
-"""One refinement of RAFT: correlation and flow in, a change of flow out, and the weights for upsampling.
+"""Update block of RAFT: correlation and flow in, a change of flow out, and the mask for upsampling.
 
-In half precision every convolution that reads the flow gets it `in_parts`: in bfloat16 alone, 200 px are
-rounded to whole pixels.
+In half precision every convolution of the flow reads it `in_parts`: bfloat16 alone rounds 200 px to whole
+pixels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,24 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semraft.models.convolution import (
-    Convolution,
-    Kernel,
-    convolve,
-    for_parts,
-    in_fast_format,
-    in_parts,
-    prepare,
-    prepare_all,
-)
+from semraft.kernels.conv2d import Kernel, convolve, in_fast_format, prepare
+from semraft.models.convolution import Convolution, for_parts, in_parts, prepare_all
 from semraft.models.encoder import STRIDE
 
 Kernels = Mapping[nn.Module, Kernel]
-"""Convolutions and what `prepare_all` made of them."""
+"""Convolutions with their prepared weights (`prepare_all`)."""
 
 
 class MotionEncoder(nn.Module):
-    """The correlation window and the flow so far as `out_channels` features, the last two the flow itself.
+    """Features of the correlation window and the flow so far; the last two channels are the flow itself.
 
     In half precision the flow is `in_parts`, and six channels.
     """
@@ -67,14 +59,14 @@ class MotionEncoder(nn.Module):
 
 
 def run(layers: nn.Module, x: Float[Tensor, "B C h w"], kernels: Kernels) -> Float[Tensor, "B D h w"]:
-    """A sequence of layers, its convolutions by the kernels made ready for them."""
+    """A sequence of layers, its convolutions with their prepared weights."""
     for layer in layers.children():
         x = convolve(x, kernels[layer]) if isinstance(layer, Convolution) else layer(x)
     return x
 
 
 class GateConstants(NamedTuple):
-    """What a ConvGRU computes once per pair: its weights without the context's, and the context's share."""
+    """Constants of a ConvGRU for a pair: weights of hidden state and motion, and the context's share."""
 
     gates: Kernel
     gates_share: Tensor
@@ -83,8 +75,7 @@ class GateConstants(NamedTuple):
 
 
 class ConvGRU(nn.Module):
-    """A gated recurrent unit of convolutions over hidden state, context and motion, in that order; motion is
-    what a MotionEncoder makes.
+    """A gated recurrent unit of convolutions over hidden state, context and motion features, in that order.
 
     A convolution is linear in its input channels and the context is the same at every refinement: its share
     of the three convolutions, biases included, is computed once (`prepare`) and added at each.
@@ -125,7 +116,7 @@ class ConvGRU(nn.Module):
 
 
 class UpdateConstants(NamedTuple):
-    """What the refinements of a pair share: kernels made ready, and each recurrent unit's constants."""
+    """Constants of all refinements of a pair: prepared weights, and each recurrent unit's constants."""
 
     kernels: Kernels
     units: list[GateConstants]
@@ -156,7 +147,7 @@ class UpdateBlock(nn.Module):
         )
 
     def prepare(self, context: Float[Tensor, "B C h w"]) -> UpdateConstants:
-        """What does not change from one refinement to the next."""
+        """The constants of a pair, from its context."""
         units = [unit.prepare(context) for unit in cast(Iterable[ConvGRU], self.recurrent_units)]
         kernels = prepare_all(self.motion_encoder, context) | prepare_all(self.flow_head, context)
         return UpdateConstants(kernels, units)
@@ -168,7 +159,7 @@ class UpdateBlock(nn.Module):
         correlation: Float[Tensor, "B D h w"],
         flow: Float[Tensor, "B 2 h w"],
     ) -> tuple[Float[Tensor, "B H h w"], Float[Tensor, "B 2 h w"]]:
-        """The new hidden state, and what to add to the flow, in cells."""
+        """The new hidden state, and the change of the flow, in cells."""
         motion = self.motion_encoder(correlation, flow, constants.kernels)
         for unit, unit_constants in zip(self.recurrent_units, constants.units, strict=True):
             hidden = unit(hidden, motion, unit_constants)

@@ -1,15 +1,16 @@
-"""Weights from files: semraft's checkpoints, the public RAFT .pth files, torchvision's RAFT. Always strict.
+"""Networks with weights: random ones, semraft's checkpoints, the public RAFT .pth files, torchvision's RAFT.
 
-A layout differs from ours in the names of tensors alone, one to one; the tensors are the same. Heads, and
-what lets classes into the context, are in our own layout only, and known by their tensors: each is there
-whole or not at all. A semraft checkpoint is a dictionary with `semraft` (the version, 1), `arch` and `model`
-(our state dict), and whatever training adds.
+Loading is strict. A layout differs from ours in the names of tensors alone, one to one. Heads and the
+conditioning on classes exist in our layout only and are recognised by their tensors: each is there whole or
+not at all. A semraft checkpoint is a dictionary with `semraft` (the version, 1), `arch` and `model` (our
+state dict), and the entries that training adds.
 """
 
 import functools
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,9 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from semraft.config import Conditioning, Head
+from semraft.config import Conditioning, Head, ModelConfig
 from semraft.models.conditioning import conditioning_of
-from semraft.models.heads import heads_of
+from semraft.models.heads import is_of_head
 from semraft.models.raft import ARCHITECTURES, RAFT
 from semraft.sample import DamagedFile
 from semraft.shipped import weights_file
@@ -28,7 +29,7 @@ CHECKPOINT_VERSION = 1
 
 
 class Extras(NamedTuple):
-    """What a network has beyond a RAFT."""
+    """Optional parts of a network beside those of a RAFT."""
 
     heads: tuple[Head, ...] = ()
     conditioning: Conditioning = "none"
@@ -105,8 +106,43 @@ CANDIDATES: tuple[tuple[Layout, str], ...] = (
 )
 
 
+def settle_batch_norm(config: ModelConfig) -> ModelConfig:
+    """The configuration with `batch_norm=auto` resolved: frozen for given weights, else trained."""
+    resolved: Literal["train", "freeze"] = "freeze" if config.weights else "train"
+    return replace(config, batch_norm=resolved) if config.batch_norm == "auto" else config
+
+
+def build_model(config: ModelConfig, seed: int) -> RAFT:
+    """The network a run starts from: given weights, or random ones that `seed` determines.
+
+    Raises:
+        ValueError: The weights are for another architecture, don't fit strictly, or have a head or a
+            conditioning that the configuration does not name.
+    """
+    if config.weights:
+        model = load_model(config.weights, arch=config.arch)
+        if unnamed := [head for head in model.heads if head not in config.heads]:
+            raise ValueError(
+                f"{config.weights} has the head {' and '.join(unnamed)}, which --model.heads "
+                f"({' '.join(config.heads) or 'empty'}) does not name: name it, or take other weights"
+            )
+        if model.conditioning not in ("none", config.conditioning):
+            raise ValueError(
+                f"{config.weights} is conditioned on classes of {model.conditioning}: give "
+                f"--model.conditioning {model.conditioning}, or take other weights"
+            )
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = ARCHITECTURES[config.arch]()
+    # After all other weights: one seed gives networks with and without heads the same ones.
+    model.add_heads(config.heads, seed).condition_on(config.conditioning)
+    model.correlation, model.recompute = config.correlation, config.recompute
+    return model.freeze_batch_norm() if settle_batch_norm(config).batch_norm == "freeze" else model
+
+
 def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) -> RAFT:
-    """The network of the given weights, in training mode; `arch` is what they must be, if given.
+    """The network of the given weights, in training mode.
 
     Args:
         source: A shipped name ("" is the default), a file, or what is in one.
@@ -130,13 +166,22 @@ def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) 
 
 
 def bare(arch: str, extras: Extras) -> RAFT:
-    """A network whose weights are still to come."""
+    """A network before its weights are loaded."""
     return ARCHITECTURES[arch]().add_heads(extras.heads, seed=0).condition_on(extras.conditioning)
 
 
 def extras_of(state: Mapping[str, Any]) -> Extras:
-    """What a network has beyond a RAFT, by the names of its tensors in our layout."""
+    """The optional parts of a network, by the names of its tensors in our layout."""
     return Extras(heads_of(state), conditioning_of(state))
+
+
+def heads_of(names: Iterable[str]) -> tuple[Head, ...]:
+    """The heads of a network, by the names of its tensors."""
+    parts = {tuple(name.split(".")[:2]) for name in names if is_of_head(name)}
+    heads: list[Head] = ["occlusion"] if ("occlusion_head", "layers") in parts else []
+    if any(part[0] == "decoder" for part in parts):
+        heads.append("decoder-down" if ("decoder", "down") in parts else "decoder")
+    return tuple(heads)
 
 
 def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
@@ -161,7 +206,7 @@ def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, T
 
 
 def read_tensors(path: Path | str) -> Any:
-    """What a file of tensors and plain values holds; of .safetensors tensors alone.
+    """The content of a file of tensors and plain values; of .safetensors tensors alone.
 
     Raises:
         DamagedFile: A file that torch can't read, or that holds more than that.

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from semraft.kernels.choice import has_cpu_kernel
 from semraft.kernels.cpu import warp_numba
 
 Positions = TypeVar("Positions", Tensor, np.ndarray)
@@ -112,7 +113,7 @@ def _blend(
     `grid_sample` takes coordinates relative to the size. Padded to a power of two, whole points are exact and
     others off by at most 1e-7 of the size.
     """
-    if image.device.type == "cpu" and image.dtype == x.dtype == torch.float32:
+    if has_cpu_kernel(image) and has_cpu_kernel(x):
         blended: Tensor = warp_numba.blend(image, x, y)
         return blended
     height, width = image.shape[-2:]

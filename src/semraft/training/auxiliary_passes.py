@@ -9,7 +9,7 @@ from semraft import runtime
 from semraft.config import RunConfig
 from semraft.losses.objective import needed_passes
 from semraft.models.raft import RAFT
-from semraft.models.recompute import StatisticsAsTheyAre
+from semraft.models.recompute import FrozenRunningStats
 from semraft.ops.crops import draw_view, view_image, view_labels
 from semraft.sample import FlowBatch, Prediction, Viewed
 
@@ -47,7 +47,7 @@ def _add_crops(prediction: Prediction, model: RAFT, batch: FlowBatch, config: Ru
         None if labels is None else view_labels(labels, view) for labels in (batch.labels1, batch.labels2)
     )
     updates = min(config.num_updates, UPDATES)
-    with StatisticsAsTheyAre(model), runtime.autocast(batch.image1.device, config.precision):
+    with FrozenRunningStats(model), runtime.autocast(batch.image1.device, config.precision):
         if "still" in needed:
             prediction.still = model(image1, image1, updates, labels1=labels1, labels2=labels1)
         if "viewed" in needed:

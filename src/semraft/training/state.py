@@ -17,8 +17,8 @@ from semraft.config import RunConfig
 from semraft.losses.reduction import mean_over_processes, process_count
 from semraft.losses.term_weights import TermWeights
 from semraft.losses.terms import taught_heads
-from semraft.models.build import build_model, settle_batch_norm
 from semraft.models.raft import RAFT
+from semraft.models.weights import build_model, settle_batch_norm
 from semraft.step_result import StepResult
 from semraft.training.optim import average_decay, make_optimizer, move_average
 

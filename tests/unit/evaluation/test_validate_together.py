@@ -14,8 +14,8 @@ from semraft.agreement import TrainingStopped
 from semraft.config import DataConfig, ModelConfig, RunConfig
 from semraft.evaluation.evaluate import Evaluation
 from semraft.evaluation.validate import Validation, share_of, validate
-from semraft.models.build import build_model
 from semraft.models.raft import RAFT
+from semraft.models.weights import build_model
 from semraft.runtime import Processes, leave_processes
 from semraft.sample import DamagedFile
 from tests.helpers import make_sample

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from semraft.config import Conditioning, Head, ModelConfig
-from semraft.models.build import build_model
 from semraft.models.conditioning import classes_of_labels, classes_of_logits, conditioning_of
-from semraft.models.heads import heads_of, is_of_head
+from semraft.models.heads import is_of_head
 from semraft.models.raft import RAFT
-from semraft.models.weights import load_model
+from semraft.models.weights import build_model, heads_of, load_model
 from semraft.ops.classes import CLASSES
 
 TINY = ModelConfig(arch="tiny")

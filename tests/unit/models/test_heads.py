@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from semraft.config import HEADS, Head, ModelConfig
-from semraft.models.build import build_model
-from semraft.models.heads import SegmentationDecoder, heads_of, is_of_head
+from semraft.models.heads import SegmentationDecoder, is_of_head
 from semraft.models.raft import RAFT
-from semraft.models.weights import load_model, load_state
+from semraft.models.weights import build_model, heads_of, load_model, load_state
 from semraft.ops.classes import CLASSES
 
 TINY = ModelConfig(arch="tiny")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from semraft.config import CorrelationKind
 from semraft.models import correlation, lookup
-from semraft.models.lookup import choose, window_cutter
+from semraft.models.lookup import choose, make_lookup
 
 KINDS = pytest.mark.parametrize("kind", ["all-pairs", "on-demand"])
 LEVELS, RADIUS = 4, 3
@@ -52,8 +52,8 @@ def test_values_and_gradients_over_refinements(kind: CorrelationKind, threads: i
     used = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        cut = window_cutter(*features, LEVELS, RADIUS, num_updates=3, kind=kind)
-        found = [cut(each) for each in points]
+        look = make_lookup(*features, LEVELS, RADIUS, num_updates=3, kind=kind)
+        found = [look(each) for each in points]
         total = sum((weight.float() * each).sum() for weight, each in zip(weights, found, strict=True))
         gradients = torch.autograd.grad(total, features, retain_graph=True)
         again = torch.autograd.grad(total, features)
@@ -71,8 +71,8 @@ def test_one_of_several_windows(kind: CorrelationKind) -> None:
     """The gradient of one refinement's loss alone, as gradient norms per term ask for."""
     points = [make_points(number) for number in range(2)]
     features, precise = make_features(), make_features(torch.float64)
-    cut = window_cutter(*features, LEVELS, RADIUS, num_updates=2, kind=kind)
-    first, second = (cut(each) for each in points)
+    look = make_lookup(*features, LEVELS, RADIUS, num_updates=2, kind=kind)
+    first, second = (look(each) for each in points)
     gradients = torch.autograd.grad(second.square().sum(), features)
     expected = correlation.lookup(correlation.pyramid(*precise, LEVELS), points[1].double(), RADIUS)
     for gradient, value in zip(gradients, torch.autograd.grad(expected.square().sum(), precise), strict=True):
@@ -84,11 +84,11 @@ def test_one_of_several_windows(kind: CorrelationKind) -> None:
 def test_not_a_number_stays_where_it_is(kind: CorrelationKind) -> None:
     """A point that is NaN must not read or write beyond the frame; the windows of others are as before."""
     features = make_features()
-    cut = window_cutter(*features, LEVELS, RADIUS, num_updates=1, kind=kind)
+    look = make_lookup(*features, LEVELS, RADIUS, num_updates=1, kind=kind)
     points = make_points(0)
-    before = cut(points)
+    before = look(points)
     points[0, :, 3, 4] = torch.nan
-    after = cut(points)
+    after = look(points)
     others = torch.ones(2, 1, HEIGHT, WIDTH, dtype=torch.bool)
     others[0, :, 3, 4] = False
     assert torch.equal(after.where(others, 0), before.where(others, 0))
@@ -99,11 +99,11 @@ def test_not_a_number_stays_where_it_is(kind: CorrelationKind) -> None:
 def test_float64_is_sampled_by_the_definition_and_has_no_kernel_on_demand() -> None:
     features = make_features(torch.float64)
     points = make_points(0).double()
-    cut = window_cutter(*features, LEVELS, RADIUS, num_updates=1)
+    look = make_lookup(*features, LEVELS, RADIUS, num_updates=1)
     expected = correlation.lookup(correlation.pyramid(*features, LEVELS), points, RADIUS)
-    assert torch.equal(cut(points), expected)
+    assert torch.equal(look(points), expected)
     with pytest.raises(ValueError, match=r"no kernel for torch\.float64 on cpu: take all-pairs or auto"):
-        window_cutter(*features, LEVELS, RADIUS, num_updates=1, kind="on-demand")
+        make_lookup(*features, LEVELS, RADIUS, num_updates=1, kind="on-demand")
 
 
 def test_auto_weighs_the_volume_against_the_windows() -> None:

@@ -119,18 +119,18 @@ def test_a_start_of_k_refinements(arch: str) -> None:
 def test_gradient_is_cut_where_it_looked(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when: the flow is not detached at each refinement (only the first, or not at all)."""
     seen = []
-    window_cutter = raft.window_cutter
+    make_lookup = raft.make_lookup
 
     def watched(*arguments: Any) -> Callable[[Tensor], Tensor]:
-        cut = window_cutter(*arguments)
+        lookup = make_lookup(*arguments)
 
         def look(points: Tensor) -> Tensor:
             seen.append(points.requires_grad)
-            return cut(points)
+            return lookup(points)
 
         return look
 
-    monkeypatch.setattr(raft, "window_cutter", watched)
+    monkeypatch.setattr(raft, "make_lookup", watched)
     model = ARCHITECTURES[arch]()
     model.update_block.motion_encoder.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[1].requires_grad)

@@ -26,8 +26,8 @@ from semraft.losses.gradient_surgery import (
 from semraft.losses.objective import Objective, objective
 from semraft.losses.reduction import refinement_sum
 from semraft.losses.term_weights import gradients_of
-from semraft.models.build import build_model
 from semraft.models.raft import RAFT
+from semraft.models.weights import build_model
 from semraft.monitor import gradient_stats
 from semraft.monitor.monitor import Monitor
 from semraft.sample import FlowBatch, Prediction

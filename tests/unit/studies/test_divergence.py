@@ -13,7 +13,7 @@ from semraft.faults.altered_training import draw_seed
 from semraft.faults.fault_config import AS_IT_WAS
 from semraft.losses.auxiliary_term import option_values
 from semraft.losses.terms import TERMS
-from semraft.models.build import build_model
+from semraft.models.weights import build_model
 from semraft.studies.catalog import STUDIES
 from semraft.studies.job import Cell
 from semraft.studies.preflight import StudyStopped, prove

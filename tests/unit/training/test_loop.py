@@ -17,8 +17,8 @@ from semraft.config import DataConfig, ModelConfig, OptimConfig, RunConfig, Worl
 from semraft.data.loader import TrainingBatch, training_batches
 from semraft.evaluation.evaluate import Evaluation
 from semraft.losses.objective import Objective, objective
-from semraft.models.build import build_model
 from semraft.models.raft import RAFT
+from semraft.models.weights import build_model
 from semraft.monitor import step_stats
 from semraft.runtime import Processes
 from semraft.step_result import StepResult

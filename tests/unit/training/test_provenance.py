@@ -6,7 +6,7 @@ import pytest
 
 from semraft.config import AugmentConfig, RunConfig, TermConfig
 from semraft.config.recipes import RECIPES
-from semraft.models.build import build_model
+from semraft.models.weights import build_model
 from semraft.training.provenance import fingerprints
 from semraft.training.run_data import training_data
 

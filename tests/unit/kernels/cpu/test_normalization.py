@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from semraft.kernels.cpu.normalization import normalize
 from semraft.models.convolution import Convolution
-from semraft.models.encoder import normalized
+from semraft.models.encoder import convolved
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 3, 13, 19, 22
 
@@ -120,7 +120,7 @@ def test_batch_norm_behind_a_convolution(training: bool, stride: int) -> None:
     expected = F.relu(norm(convolution(x)))
     parameters = (convolution.weight, norm.weight, norm.bias)
     gradients_expected = torch.autograd.grad(expected.square().sum(), parameters)
-    y = normalized(x.float(), convolution32, single)
+    y = convolved(x.float(), convolution32, single)
     gradients = torch.autograd.grad(y.square().sum(), (convolution32.weight, single.weight, single.bias))
     torch.testing.assert_close(y, expected.float(), rtol=0, atol=1e-5)
     for found, value in zip(gradients, gradients_expected, strict=True):
