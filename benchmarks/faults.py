@@ -181,6 +181,7 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
         validation_updates=2 if large else int(rng.integers(3, 7)),
         validate_every=max(steps // 4, 1),
         checkpoint_every=steps,
+        health_every=20,  # By default short runs of two terms would have one line with gradients.
         precision="bfloat16" if rng.random() < 0.15 else "float32",
         altered=() if fault == "none" else (planted(fault, int(steps * rng.uniform(0.4, 0.7))),),
         saved_pairs=0,

@@ -109,9 +109,12 @@ SHRUNK_FRAC = 0.15
 
 
 def shrinkage(record: Record) -> Iterator[Finding]:
-    """Flow that becomes shorter against the truth than it was."""
+    """Flow that becomes shorter than the truth.
+
+    Flow that was longer and comes down to its length, as before a standing camera, is none.
+    """
     steps, found, true = with_truth(record.pulse, "length_px", "true_length_px")
-    lengths = np.log(np.maximum(found, 1e-3) / np.maximum(true, 1e-3))
+    lengths = np.minimum(np.log(np.maximum(found, 1e-3) / np.maximum(true, 1e-3)), 0)
     if change := change_point(-lengths, MIN_LINES, SHRUNK_FRAC):
         place, p, fall = change
         yield Finding(

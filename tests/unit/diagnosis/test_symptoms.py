@@ -152,6 +152,14 @@ def test_a_change_too_small_or_too_short_is_no_sign(
     assert enough is None or list(detector(changed(quiet(), name, enough)))
 
 
+def test_flow_that_comes_down_to_its_length_does_not_shrink() -> None:
+    """As fine-tuning before a standing camera. Red when: flow that was too long and is right is an alarm."""
+    longer = changed(quiet(), "length_px", lambda steps, values: np.where(steps < 60, 20 * values, values))
+    assert not list(symptoms.shrinkage(longer))
+    (found,) = symptoms.shrinkage(changed(longer, "length_px", from_step(120, 0.5)))
+    assert abs(found.first_step - 120) <= 6
+
+
 def test_a_conflict_with_a_small_term_does_not_matter() -> None:
     small = changed(quiet(), "share_pct_semantic-v1", set_from(1, 9.0))
     assert not list(symptoms.conflict(changed(small, "cosine_semantic-v1_update", set_from(120, -0.5))))
