@@ -157,6 +157,8 @@ def diagnose(
     from semraft.diagnosis import diagnose
     from semraft.report.diagnosis_section import as_text, write_page
 
+    if out is not None:
+        require_writable(out)
     found = diagnose.diagnose(run, against)
     page = out or run / "diagnosis.html"
     require_writable(page)

@@ -14,6 +14,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from semraft.config import AugmentConfig, DataConfig, OptimConfig, WorldConfig
 from semraft.config.data import parse_mixture, parse_roots
 from semraft.data import open_dataset
+from semraft.data.augment import resize
 from semraft.data.loader import (
     TrainingBatch,
     _on_their_way,
@@ -26,7 +27,6 @@ from semraft.data.loader import (
     validation_draw,
 )
 from semraft.data.mixture import BLOCK, block_shares, sample_address
-from semraft.faults.fault_config import SOUND
 from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair, WrongSize
 from tests.helpers import global_numpy, make_sample
 from tests.unit.data.fake_trees import write_kitti
@@ -427,7 +427,7 @@ def test_pinned_memory_holds_the_same_small_batch(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     config = dataclasses.replace(CONFIG, damaged="skip")
     datasets = [make_dataset(damaged=(2, 5))]
-    steps = _Steps(datasets, [1.0], config, 42, 4, 0, 1, SOUND)
+    steps = _Steps(datasets, [1.0], config, 42, 4, 0, 1, resize)
     expected = training_batches(datasets, [1.0], config, 42, OPTIM)
     for sent in _on_their_way([pin_memory(steps[step]) for step in range(5)], torch.device("cpu")):
         assert_same(sent, next(expected))
