@@ -131,13 +131,20 @@ def drawn_wide(number: int, fault: Fault, out: Path, weights: str, arch: str) ->
     rng = np.random.default_rng([number, 99, ("none", *FAULTS).index(fault)])
     layout: Layout = rng.choice(SHOWN_IN.get(fault, LAYOUTS))
     large = fault == "batch-norm" or (fault == "none" and number % 20 == 19)
-    crop = CROPS[0] if large else CROPS[int(rng.choice(len(CROPS), p=CROP_CHANCES))]
-    batch = 1 if large else int(rng.integers(1, 7))
+    crop = (
+        CROPS[0] if large or fault == "swapped-flow" else CROPS[int(rng.choice(len(CROPS), p=CROP_CHANCES))]
+    )
+    # Of the samples 1 in 100 is swapped: some must be there.
+    batch = 1 if large else int(rng.integers(4 if fault == "swapped-flow" else 1, 7))
     truth_frac = float(rng.choice([0.01, 0.03, 0.08, 0.25]))
     fine_tuned = not large and rng.random() < 0.5
     rate = float(np.exp(rng.uniform(np.log(1e-3), np.log(4e-3)))) * (0.1 if large or fine_tuned else 1)
     steps = 16 if large else 30 if fault in EXACT else int(rng.integers(60, 120))
-    steps = max(min(steps, int(MOST_PIXELS / (batch * crop[0] * crop[1]))), min(steps, 40))
+    steps = 120 if fault == "swapped-flow" else steps
+    steps = max(
+        min(steps, int(MOST_PIXELS / (batch * crop[0] * crop[1]))),
+        min(steps, 120 if fault == "swapped-flow" else 40),
+    )
     base = ALTERED_RECIPES["fault-learning-rate"].config
     terms: tuple[str, ...] = () if large or layout in ("kitti", "standing") else TERMS[int(rng.integers(3))]
     if fault in ("v1-weight", "v1-constant"):

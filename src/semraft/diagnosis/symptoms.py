@@ -106,6 +106,8 @@ def collapse(record: Record) -> Iterator[Finding]:
 
 
 SHRUNK_FRAC = 0.15
+LEAST_MOTION_PX = 0.5
+"""Least mean motion of batches whose length is judged: before a standing camera nearly all of it is 0."""
 
 
 def shrinkage(record: Record) -> Iterator[Finding]:
@@ -114,6 +116,8 @@ def shrinkage(record: Record) -> Iterator[Finding]:
     Flow that was longer and comes down to its length, as before a standing camera, is none.
     """
     steps, found, true = with_truth(record.pulse, "length_px", "true_length_px")
+    moves = true >= LEAST_MOTION_PX
+    steps, found, true = steps[moves], found[moves], true[moves]
     lengths = np.minimum(np.log(np.maximum(found, 1e-3) / np.maximum(true, 1e-3)), 0)
     if change := change_point(-lengths, MIN_LINES, SHRUNK_FRAC):
         place, p, fall = change

@@ -153,11 +153,16 @@ def test_a_change_too_small_or_too_short_is_no_sign(
 
 
 def test_flow_that_comes_down_to_its_length_does_not_shrink() -> None:
-    """As fine-tuning before a standing camera. Red when: flow that was too long and is right is an alarm."""
+    """As fine-tuning before a standing camera. Red when: flow that was too long and is right is an alarm, or
+    flow of a small part of a pixel is."""
     longer = changed(quiet(), "length_px", lambda steps, values: np.where(steps < 60, 20 * values, values))
     assert not list(symptoms.shrinkage(longer))
     (found,) = symptoms.shrinkage(changed(longer, "length_px", from_step(120, 0.5)))
     assert abs(found.first_step - 120) <= 6
+    short = changed(quiet(), "length_px", from_step(120, 0.5))
+    for name in ("length_px", "true_length_px"):
+        short = changed(short, name, lambda steps, values: 0.02 * values)
+    assert not list(symptoms.shrinkage(short))
 
 
 def test_a_conflict_with_a_small_term_does_not_matter() -> None:
