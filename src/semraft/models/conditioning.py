@@ -1,8 +1,8 @@
-"""Classes of both frames that enter a RAFT's context: what is where, before anything is matched.
+"""Conditioning of a RAFT's context on the classes of both frames.
 
 After SemARFlow (Yuan et al., "SemARFlow: Injecting Semantics into Unsupervised Optical Flow Estimation for
 Autonomous Driving", ICCV 2023). Differs from it: the classes join the context encoder's output at 1/8, not
-its input, so that public weights can be conditioned later and at first say what they said before.
+its input, so that public weights can be conditioned later and at first give the same flow.
 """
 
 from collections.abc import Iterable
@@ -19,18 +19,18 @@ from semraft.ops.classes import CLASSES
 from semraft.ops.padding import pad_to_multiple
 
 PREFIX = "label_conditioning."
-"""What the names of its tensors start with in a network."""
+"""Start of the names of its tensors in a network."""
 
 
 class LabelConditioning(nn.Module):
-    """Classes of both frames to what is added to the context, which is nothing before it has learnt.
+    """Classes of both frames to an addition to the context, zero with the first weights.
 
-    Its layer is called by whose classes they are, `truth` or `decoder`, so that weights tell.
+    The layer is named by the source of the classes, `truth` or `decoder`, which weights thereby record.
     """
 
     def __init__(self, conditioning: Conditioning, out_channels: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):  # A convolution draws weights, which nothing keeps.
+        with torch.random.fork_rng(devices=[]):  # A convolution draws weights, replaced below.
             layer = Convolution(2 * len(CLASSES), out_channels, 3)
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
@@ -45,7 +45,7 @@ class LabelConditioning(nn.Module):
 
 
 def conditioning_of(names: Iterable[str]) -> Conditioning:
-    """What a network is conditioned on, by the names of its tensors."""
+    """The source of a network's classes, by the names of its tensors."""
     kinds = {name.removeprefix(f"{PREFIX}layers.").split(".")[0] for name in names if name.startswith(PREFIX)}
     if not kinds:
         return "none"
@@ -53,7 +53,7 @@ def conditioning_of(names: Iterable[str]) -> Conditioning:
 
 
 def classes_of_labels(labels: Int64[Tensor, "B H W"]) -> Float[Tensor, "B K h w"]:
-    """The part of each cell that a class has; ignored pixels are of none."""
+    """The fraction of each cell's pixels in each class; ignored pixels are in none."""
     return torch.cat([_cells((labels == entry.id)[:, None].float()) for entry in CLASSES], dim=1)
 
 

@@ -210,7 +210,7 @@ def read_tensors(path: Path | str) -> Any:
 
     Raises:
         DamagedFile: A file that torch can't read, or that holds more than that.
-        ValueError: A folder; says which files of tensors are in it.
+        ValueError: A folder; the message lists the files of tensors in it.
     """
     if Path(path).is_dir():
         inside = sorted(str(file) for file in Path(path).rglob("*.pt"))

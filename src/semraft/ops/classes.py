@@ -1,4 +1,4 @@
-"""The common classes: what labels mean in every room. How files say it is `data.taxonomy`'s business."""
+"""The common classes of all data sets. Their encodings in files are in `data.taxonomy`."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Flow and labels as pictures. Not for figures with axes; free of torch."""
+"""Flow and labels as images, without torch. Figures with axes are made elsewhere."""
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8

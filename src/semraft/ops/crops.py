@@ -1,4 +1,4 @@
-"""A frame seen anew: pictures, labels and masks in a `View` of it, and flow with the length it has there."""
+"""Random crop, scale and flip of tensors (a `View`), with flow scaled accordingly."""
 
 import math
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from semraft.sample import View
 
 SMALLEST_PX = 64
-"""A side of a view at least: what the network needs."""
+"""Smallest side of a view, the smallest of the network's input."""
 LARGEST_LOG2_SCALE = 0.4
 """Views are larger or smaller by 2^0.4 at most: bilinear sampling skips no pixel."""
 MIRRORED_FRAC = (0.1, 0.5)
-"""How often a view is upside down, and left to right: as in RAFT's augmentation."""
+"""Fraction of views flipped upside down and left to right, as in RAFT's augmentation."""
 
 
 def draw_view(frame: tuple[int, int], rng: np.random.Generator) -> View:
@@ -24,7 +24,7 @@ def draw_view(frame: tuple[int, int], rng: np.random.Generator) -> View:
         frame: Height and width in pixels, from 64 x 64.
     """
     height, width = (max(SMALLEST_PX, 8 * round(side / 24)) for side in frame)
-    # What is as large as the frame can't be smaller than it.
+    # A view as large as the frame can't be scaled down.
     fits = max((height - 1) / (frame[0] - 1), (width - 1) / (frame[1] - 1))
     scale = 2 ** rng.uniform(max(-LARGEST_LOG2_SCALE, math.log2(fits)), LARGEST_LOG2_SCALE)
     top, left = (
@@ -42,7 +42,7 @@ def draw_view(frame: tuple[int, int], rng: np.random.Generator) -> View:
 
 
 def view_image(image: Float[Tensor, "B C H W"], view: View) -> Float[Tensor, "B C h w"]:
-    """What a view shows of a picture, or of anything that does not turn with it: sampled bilinearly."""
+    """The image in a view, sampled bilinearly; for any values that do not change sign when flipped."""
     for axis, positions in zip((-2, -1), _positions(image, view), strict=True):
         first = positions.floor().clamp(max=image.shape[axis] - 2)
         share = (positions - first).to(image)
@@ -52,14 +52,14 @@ def view_image(image: Float[Tensor, "B C H W"], view: View) -> Float[Tensor, "B 
 
 
 def view_flow(flow: Float[Tensor, "B 2 H W"], view: View) -> Float[Tensor, "B 2 h w"]:
-    """The flow of a pair of which both frames are seen in the view, in the view's pixels."""
+    """The flow between the views of both frames, in the view's pixels."""
     along_x = -view.scale if view.left_to_right else view.scale
     along_y = -view.scale if view.upside_down else view.scale
     return view_image(flow, view) * flow.new_tensor([along_x, along_y]).view(1, 2, 1, 1)
 
 
 def view_mask(mask: Bool[Tensor, "B H W"], view: View) -> Bool[Tensor, "B h w"]:
-    """Where all that a pixel of the view is blended of lies in the mask."""
+    """The pixels of the view that are interpolated from pixels of the mask alone."""
     return view_image(mask[:, None].float(), view)[:, 0] == 1
 
 
@@ -70,7 +70,7 @@ def view_labels(labels: Int64[Tensor, "B H W"], view: View) -> Int64[Tensor, "B 
 
 
 def _positions(frame: Tensor, view: View) -> tuple[Float64[Tensor, " h"], Float64[Tensor, " w"]]:
-    """Rows and columns of the frame, in pixels, that those of the view are."""
+    """Rows and columns of the view in the frame, in pixels."""
     rows, columns = (
         (start + torch.arange(own, dtype=torch.float64) / view.scale).clamp(max=side - 1)
         for start, own, side in zip((view.top_px, view.left_px), view.size, frame.shape[-2:], strict=True)

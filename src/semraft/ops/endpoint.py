@@ -1,4 +1,4 @@
-"""The endpoint error where the flow is: summed on its device, so that whole flows need not leave it."""
+"""Endpoint error summed on the flow's device, so that whole flows need not leave it."""
 
 from collections.abc import Sequence
 from math import inf

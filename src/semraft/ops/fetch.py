@@ -1,4 +1,4 @@
-"""Numbers of an accelerator brought to the CPU: each copy waits until the device has done all before it."""
+"""Copies of tensors from an accelerator to the CPU: each copy waits for the device's earlier work."""
 
 from collections.abc import Sequence
 

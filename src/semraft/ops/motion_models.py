@@ -64,7 +64,7 @@ def model_segments(segments: Int64[Tensor, "B H W"], min_pixels: int, max_segmen
     for number, image in enumerate(ids):
         numbers, found = largest_segments(image, min_pixels, max_segments)
         size = np.bincount(numbers.ravel() + 1, minlength=len(found) + 1)
-        # Of 16 bits they are sorted ten times as fast.
+        # 16-bit numbers are sorted ten times as fast.
         pixels = numbers.ravel().astype(np.int16).argsort(kind="stable")[size[0] :]
         order.append(pixels + number * image.size)
         sizes.append(size[1:])
@@ -79,7 +79,7 @@ def model_segments(segments: Int64[Tensor, "B H W"], min_pixels: int, max_segmen
 def _in_blocks(
     order: Int64[np.ndarray, " Q"], size: Int64[np.ndarray, " S"], frame: tuple[int, int]
 ) -> tuple[np.ndarray, ...]:
-    """The fields of SegmentPixels that tell of places, from the pixels in the order of their segments."""
+    """The fields of SegmentPixels up to `size`, from the pixels in the order of their segments."""
     height, width = frame
     ends = np.cumsum(size)
     number = np.repeat(np.arange(len(size)), size)
@@ -116,16 +116,15 @@ def model_residuals(
     ridge: float = RIDGE,
     stop_gradient: bool = False,
 ) -> Float[Tensor, "t N 2 P"]:
-    """What is left of the flow of each pixel after the best motion of its segment, in pixels.
+    """Residual of each pixel's flow after the best motion of its segment, in pixels.
 
     Planar classes get `plane_model`, others affine motion. The residual is that of the linear equations
-    above; for a homography it is the distance to the point where the model leads times that point's relative
-    depth 1 + g x + h y, about 1, and so never blows up where a wild flow makes that vanish. Zero where the
-    flow is of the model, but for the ridge and rounding.
+    above; for a homography it is the distance to the model's target times the relative depth 1 + g x + h y,
+    about 1, and stays finite where a wild flow makes the depth vanish. Zero for a flow of the model, up to
+    the ridge and rounding.
 
     Args:
-        stop_gradient: Hold the parameters fixed: the gradient draws flow to the model as it is, and does not
-            pass through the fit.
+        stop_gradient: Hold the fitted parameters fixed: no gradient passes through the fit.
     """
     scale = pixels.scale_px.to(flows.dtype)[pixels.segment, None]
     of_pixels = flows.movedim(2, 1).flatten(2)
@@ -134,7 +133,7 @@ def model_residuals(
     place = torch.stack([pixels.x, pixels.y, pixels.counts.to(pixels.x)]).to(flows.dtype)
     target = place[:2] + moved if plane_model == "homography" else place[:2].expand_as(moved)
     target = torch.where(pixels.planar[pixels.segment, None], target, 0)
-    # x, y, 1, X x, X y, Y x, Y y, u, v: what the equations are of, and what remains.
+    # x, y, 1, X x, X y, Y x, Y y, u, v: the products of the equations.
     known = place.expand(len(flows), *place.shape)
     products = torch.cat(
         [known, target[:, :1] * known[:, :2], target[:, 1:] * known[:, :2], moved], dim=1
@@ -154,7 +153,7 @@ def _fit(means: Float[Tensor, "t S 9 9"], ridge: float) -> Float[Tensor, "t S 8"
     """The eight parameters of every segment, by their normal equations.
 
     Args:
-        means: Over a segment, of what each two of the nine give multiplied.
+        means: Over a segment, of the pairwise products of the nine.
     """
     square, by_x, by_y = means[..., :3, :3], -means[..., :3, 3:5], -means[..., :3, 5:7]
     far = means[..., 3:5, 3:5] + means[..., 5:7, 5:7]
@@ -169,13 +168,13 @@ def _fit(means: Float[Tensor, "t S 9 9"], ridge: float) -> Float[Tensor, "t S 8"
     )
     matrix = matrix + ridge * torch.eye(8, dtype=matrix.dtype, device=matrix.device)
     right = torch.cat([means[..., :3, 7], means[..., :3, 8], -along], dim=-1)
-    # Not `solve`: it would wait for the device, to say that a matrix can't be inverted. This one can.
+    # Not `solve`, which waits for the device to report a singular matrix; the ridge makes this one regular.
     solution: Tensor = torch.linalg.solve_ex(matrix, right)[0]
     return solution
 
 
 def _leaves(parameters: Float[Tensor, "t S 8"]) -> Float[Tensor, "t S 2 9"]:
-    """How much of each of the nine the model leaves of u and of v."""
+    """Coefficients of the nine products in the residuals of u and of v."""
     of_u, of_v, depth = torch.split(parameters, [3, 3, 2], dim=-1)
     nothing, one = torch.zeros_like(depth), torch.ones_like(depth[..., :1])
     return torch.stack(

@@ -1,7 +1,7 @@
 """bfloat16 in loops compiled by Numba, which has no such type: the upper half of a float32, seen as uint16.
 
-A loop over blocks of rows works on float32 whatever is stored: `opened` gives a block's numbers, `room` the
-place for new ones and `close` puts them where they belong. Of float32 they are the block itself.
+A loop over blocks of rows computes in float32 for both storage types: `opened` widens a block, `room` is a
+buffer for new values and `close` rounds and stores them. For float32 all three are the block itself.
 """
 
 from collections.abc import Callable
@@ -65,8 +65,8 @@ def _by_storage(of_float32: Callable[..., Any], of_bfloat16: Callable[..., Any])
 
 
 opened = _by_storage(_same, _widen)
-"""A block's numbers as float32; `bits`, as many uint32 or more, holds them where they are not."""
+"""A block's values as float32; `bits`, as many uint32 or more, is the buffer for bfloat16."""
 room = _by_storage(_same, _room)
-"""Where to write a block's new numbers in float32, before `close`."""
+"""The float32 buffer for a block's new values, before `close`."""
 close = _by_storage(_nothing, _narrow)
-"""What `room` was filled with becomes the block, rounded to the nearest, of two to the even one."""
+"""Stores the values of `room` in the block, rounded to nearest, ties to even."""

@@ -1,4 +1,4 @@
-"""Windows of the correlation on the CPU, compiled by Numba: from a stored volume, or on demand.
+"""Correlation lookup on the CPU, compiled by Numba: in a stored volume, or on demand.
 
 The samples around one point all have the same place between cells. So a window of 2r + 2 integer cells is
 taken once and blended with one pair of fractions, instead of four cells and four weights for each sample.
@@ -192,7 +192,7 @@ def _correlate_backward(
                     weight = norm * cells[i, j]
                     other = features2[image, top + i, left + j, start:stop]
                     total = gradient2[image, top + i, left + j, start:stop]
-                    # Two loops: in one, Numba can't tell that the arrays are apart, and computes one by one.
+                    # Two loops: in one, Numba assumes that the arrays overlap, and does not vectorise.
                     for c in range(len(own)):
                         own_total[c] = own_total[c] + weight * other[c]
                     for c in range(len(own)):

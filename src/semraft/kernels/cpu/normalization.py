@@ -37,7 +37,7 @@ def normalize(
     """
     x = x.contiguous(memory_format=torch.channels_last)
     if inplace:
-        # Not as a function's output: that is a view, which tells its memory format for one image no longer.
+        # Not as an autograd function's output: that is a view, which loses the memory format of one image.
         mean, variance = _write(x, x, weight, bias, epsilon, per_image, rectify)
         return x, torch.from_numpy(mean).float(), torch.from_numpy(variance).float()
     result: tuple[Tensor, Tensor, Tensor] = _apply(x, weight, bias, epsilon, per_image, rectify)
@@ -47,7 +47,7 @@ def normalize(
 def _write(
     result: Tensor, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, per_image: bool, rectify: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Writes what `normalize` makes of x, which may be `result` itself; mean and variance."""
+    """Writes the normalised x to `result`, which may be x; returns mean and variance."""
     pixels = _groups(x, per_image)
     sums = np.zeros((3, len(pixels), x.shape[1]), np.float64)
     _sums(pixels, sums[0], sums[1], sums[2])

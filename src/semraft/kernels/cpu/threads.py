@@ -1,4 +1,4 @@
-"""What loops compiled by Numba share: how sums may be compiled, and threads to run them on."""
+"""Compilation of sums and threads, common to all loops compiled by Numba."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

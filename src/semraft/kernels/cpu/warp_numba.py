@@ -46,14 +46,14 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 @njit(cache=True, nogil=True)
 @no_type_check
 def _corners(x, y, height, width, places, shares):
-    """Where the pixel to the upper left is, and how far its right and its lower neighbour; their shares.
+    """Index of the upper left pixel, offsets of its right and lower neighbours, and the bilinear weights.
 
-    Places are unsigned: of others each lookup would ask whether it counts from the end.
+    Indices are unsigned: Numba would check a signed one for counting from the end.
     """
     for i in range(x.size):
         left, top = int(x[i]), int(y[i])
         places[0, i] = top * width + left
-        places[1, i] = 1 if left + 1 < width else 0  # One past the last is the last, and its share is 0.
+        places[1, i] = 1 if left + 1 < width else 0  # A neighbour beyond the edge has weight 0.
         places[2, i] = width if top + 1 < height else 0
         shares[0, i], shares[1, i] = x[i] - np.float32(left), y[i] - np.float32(top)
 

@@ -187,7 +187,7 @@ def _pixels(x: Tensor) -> np.ndarray:
 
 
 def count_tiles(shape: torch.Size, kernel_size: tuple[int, int]) -> tuple[int, int]:
-    """How many tiles lie below and beside each other in an image."""
+    """Numbers of tiles in the rows and columns of an image."""
     rows, columns = (
         -(-size // TILE) if taps > 1 else size for size, taps in zip(shape[2:], kernel_size, strict=True)
     )

@@ -94,7 +94,7 @@ def _pixel(image, y, x, outside):
 @njit(inline="always")
 @no_type_check
 def _corner(tile, tiles):
-    """Which image a tile is of, and its row and column among that image's tiles."""
+    """The image of a tile, and its row and column among that image's tiles."""
     image, inside = divmod(tile, tiles[0] * tiles[1])
     row, column = divmod(inside, tiles[1])
     return image, row, column

@@ -68,7 +68,7 @@ def correlate(
     points: Float32[Tensor, "B n 2"],
     radius: int,
 ) -> Float32[Tensor, "B n D"]:
-    """What `look_up` finds in the volumes f1(p) . f2_l(q) / sqrt(C), which are never stored.
+    """`look_up` in the volumes f1(p) . f2_l(q) / sqrt(C), which are never stored.
 
     Raises:
         ValueError: As `look_up`.
@@ -295,7 +295,7 @@ def windows(
     RADIUS: tl.constexpr,
     WINDOW: tl.constexpr,
 ) -> tl.tuple:
-    """Where in the map each value of each window lies, whether it does, and the fraction its samples share.
+    """Index of each value of each window in the map, whether it is inside, and the fraction of its samples.
 
     The values run with x fastest, as in memory.
     """
