@@ -55,6 +55,11 @@ def test_every_term_and_head_says_the_same_on_another_device(tmp_path: Path) -> 
     assert [line["step"] for line in there] == [1, 2, 2]
     for one, other in zip(here, there, strict=True):
         assert other.pop("split") == one.pop("split")
+        # Rounding decides the class of a pixel in thousands, and with it a percentage of the small frames.
+        shares = [name for name in one if name.endswith("_pct")]
+        assert {name: other.pop(name) for name in shares} == pytest.approx(
+            {name: one.pop(name) for name in shares}, abs=0.1
+        )
         assert other == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 
