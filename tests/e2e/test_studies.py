@@ -108,7 +108,7 @@ def same_after_kills(tmp_path: Path, steps: int, seeds: int, kills: int) -> None
 
 
 def test_killed_at_a_random_moment_it_ends_with_the_same_summary(tmp_path: Path) -> None:
-    """Red when: an orphan writes on, a cell starts from scratch beside its old lines, or is run twice."""
+    """Red when: an orphan writes on, a job starts from scratch beside its old lines, or is run twice."""
     same_after_kills(tmp_path, steps=12, seeds=1, kills=1)
 
 
@@ -140,7 +140,7 @@ def test_the_shipped_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert call("study", "list", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [name for name, row in found.items() if row["smoke"]] == ["smoke"]
-    assert found["smoke"]["cells"] == 4
+    assert found["smoke"]["jobs"] == 4
     assert found["origin"]["seeds"] == [0, 42, 1234]
     assert call("study", "list") == 0
     assert call("study") == 0
@@ -195,7 +195,7 @@ def test_status_of_a_study_that_has_not_begun(
 def test_a_ray_cluster_loses_a_machine(tmp_path: Path) -> None:
     """Two machines' worth of Ray, one killed in the middle: all is done, nothing twice.
 
-    Red when: a cell of the lost machine is not given to the other one, or starts from the beginning there.
+    Red when: a job of the lost machine is not given to the other one, or starts from the beginning there.
     """
     pytest.importorskip("ray", reason="needs the extra `ray`")
     import psutil
@@ -227,7 +227,7 @@ def test_a_ray_cluster_loses_a_machine(tmp_path: Path) -> None:
     finally:
         cluster.shutdown()
     for name, starts in (("base", 1), ("v1", 2)):
-        log = (out / "cells" / f"{name}-seed0.log").read_text().splitlines()
+        log = (out / "jobs" / f"{name}-seed0.log").read_text().splitlines()
         commands = [line for line in log if line.startswith("$ ")]
         assert len(commands) == starts, name
         assert ("--resume" in commands[-1]) == (name == "v1")

@@ -1,7 +1,7 @@
-"""Which runs may be compared: of one protocol, seeds that really differ, variants that share their data.
+"""Comparable runs: one protocol, seeds that really differ, variants that share their data.
 
-The study this project started from had three seeds that were one. What a run started from is in its
-environment.json as fingerprints; runs made before those were recorded are taken at their word, and named.
+The study this project started from had three seeds that were one. A run's environment.json has fingerprints
+of its weights, sample order and first batches; runs without them are compared all the same, and named.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ FINGERPRINTS = {
     "sample_order": "sample order",
     "first_batches": "first batches",
 }
-"""Name in environment.json -> what it is the fingerprint of."""
+"""Name of a fingerprint in environment.json -> its name in the report."""
 
 
-class Twin(NamedTuple):
-    """A run that is no replicate: what should differ from the earlier seed `of` is the same."""
+class DuplicateSeed(NamedTuple):
+    """A run that is no replicate: it shares the fingerprints `same` with the run of an earlier seed, `of`."""
 
     variant: str
     seed: int
@@ -27,35 +27,35 @@ class Twin(NamedTuple):
     same: tuple[str, ...]
 
 
-class Stranger(NamedTuple):
-    """A run that does not share with its partner of the same seed what it should: the two are no pair."""
+class UnpairedRun(NamedTuple):
+    """A run that is not paired with the run of its seed: the fingerprints `differs` should be the same."""
 
     variant: str
     seed: int
     differs: tuple[str, ...]
 
 
-def find_twins(groups: Mapping[str, Sequence[Run]]) -> list[Twin]:
-    """Seeds of a variant that are an earlier seed again, in whole or in part.
+def find_duplicate_seeds(groups: Mapping[str, Sequence[Run]]) -> list[DuplicateSeed]:
+    """Seeds of a variant that repeat an earlier seed, in whole or in part.
 
-    Weights that come from a file are the same for every seed, rightly so.
+    Weights that come from a file are the same for every seed, and no sign of a duplicate.
     """
     found = []
     for variant, runs in groups.items():
         counted: list[Run] = []
         for run in runs:
-            same = ((earlier, tuple(_shared_between_seeds(run, earlier))) for earlier in counted)
-            twin = next((Twin(variant, run.seed, earlier.seed, what) for earlier, what in same if what), None)
-            if twin:
-                found.append(twin)
+            for earlier in counted:
+                if same := tuple(_shared_between_seeds(run, earlier)):
+                    found.append(DuplicateSeed(variant, run.seed, earlier.seed, same))
+                    break
             else:
                 counted.append(run)
     return found
 
 
-def find_strangers(
+def find_unpaired_runs(
     groups: Mapping[str, Sequence[Run]], base: str, against: Mapping[str, str] | None = None
-) -> list[Stranger]:
+) -> list[UnpairedRun]:
     """Runs whose partner saw other batches or began elsewhere though their settings agree.
 
     The partner is the run of the same seed of `base`, or of the variant that `against` names.
@@ -65,7 +65,7 @@ def find_strangers(
         reference = (against or {}).get(variant, base)
         partners = {run.seed: run for run in groups.get(reference, ()) if variant != base}
         found += [
-            Stranger(variant, run.seed, differs)
+            UnpairedRun(variant, run.seed, differs)
             for run in runs
             if run.seed in partners and (differs := tuple(_unshared(run, partners[run.seed])))
         ]
@@ -78,10 +78,10 @@ def without_fingerprints(runs: Sequence[Run]) -> list[str]:
 
 
 def require_one_protocol(runs: Sequence[Run], protocol: Mapping[str, Any]) -> None:
-    """Refuses runs that differ in what all should share.
+    """Refuses runs that differ in a field or in data that all should share.
 
     Args:
-        runs: What is to be compared.
+        runs: The runs to compare.
         protocol: Configuration fields ("optim.steps") and the values that every run must have.
 
     Raises:
@@ -89,7 +89,7 @@ def require_one_protocol(runs: Sequence[Run], protocol: Mapping[str, Any]) -> No
     """
     for run in runs:
         for field, expected in protocol.items():
-            # What was chosen automatically is written down as it was chosen.
+            # A run records the value that `auto` was resolved to.
             if field in run.config and expected != "auto" and run.config[field] != expected:
                 raise ValueError(
                     f"{run.path} is of another protocol: {field} is {run.config[field]}, expected {expected}"

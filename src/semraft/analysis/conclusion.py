@@ -7,10 +7,10 @@ from semraft.analysis.statistics import CONFIDENCE, FEWEST_SCENES
 from semraft.analysis.variants import definition, format_value
 
 METRIC = "epe"
-"""What the verdict is about."""
+"""The metric of the verdict."""
 
 FEWEST_SEEDS = 3
-"""Fewer seeds carry no verdict, whatever their interval says."""
+"""Fewer seeds have no verdict, whatever their interval."""
 
 
 def state_of(comparison: dict[str, Any]) -> str:
@@ -23,7 +23,7 @@ def state_of(comparison: dict[str, Any]) -> str:
 
 
 def doubts(comparison: dict[str, Any]) -> list[str]:
-    """What keeps a comparison from a verdict, in half sentences; none where there is one."""
+    """Reasons against a verdict on a comparison, as clauses; none where there is a verdict."""
     seeds, over, best = (comparison[name] for name in ("seeds", "scenes", "without_best_scene"))
     if seeds < FEWEST_SEEDS:
         return ["one seed proves nothing" if seeds == 1 else f"{seeds} seeds prove nothing"]
@@ -39,18 +39,18 @@ def doubts(comparison: dict[str, Any]) -> list[str]:
         found.append(f"it may be chance between {over['count']} scenes")
     elif not all(
         _excludes_zero(part, comparison["difference"])
-        for part in (best["scenes"], *(() if found else (best,)))  # What may be chance anyway is not gone.
+        for part in (best["scenes"], *(() if found else (best,)))  # Chance needs no scene to explain it.
     ):
         found.append(f"it is gone without scene {best['scene']}")
     return found
 
 
 def verdict(comparisons: Sequence[dict[str, Any]], base: str) -> dict[str, Any]:
-    """What is to be said of every variant, on the first split that it shares with its reference.
+    """The verdict on every variant, on the first split that it shares with its reference.
 
     Args:
         comparisons: Those of a summary, split by split, with their states.
-        base: What the variants are compared with, if not with another.
+        base: The variant that others are compared with, unless `against` names another.
     """
     first: dict[str, dict[str, Any]] = {}
     for entry in comparisons:

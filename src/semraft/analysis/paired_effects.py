@@ -1,4 +1,4 @@
-"""One variant against base on one split: every metric's difference with all that is known of it."""
+"""One variant against base on one split: every metric's difference over seeds, scenes and training."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from semraft.analysis.statistics import (
 from semraft.analysis.variants import definition
 
 EFFECTS_PCT = (2, 5, 10)
-"""Effects, in per cent of base's mean, that it is said of how many seeds would see them."""
+"""Effects, in per cent of base's mean, for which the number of seeds needed is given."""
 
 DIGITS = 9
 """Significant digits of what is computed here: beyond them, libraries and machines differ."""
@@ -42,7 +42,7 @@ def compare_variant(
 
     Args:
         variant: The variant's name.
-        base: What it is compared with.
+        base: The variant that it is compared with.
         split: Which validation.
         pairs: Its runs, each with base's run of the same seed.
     """
@@ -102,7 +102,7 @@ def number(value: float) -> float | None:
 
 
 def _finite_metrics(pairs: Sequence[tuple[Run, Run]], split: str) -> list[str]:
-    """What has a better direction and a finite value in every run, in the order of the files."""
+    """Metrics with a better direction and a finite value in every run, in the order of the files."""
     rows = [run.final(split)[1] for pair in pairs for run in pair]
     return [
         metric

@@ -1,12 +1,13 @@
-"""Run directories as values: what was run and what it logged.
+"""Run directories as values: configuration, logged metrics, health and saved pairs.
 
-Reads files only and never imports torch; comparing runs is the business of comparison.py.
+Reads files only and never imports torch. Runs are compared in comparability.py and paired_effects.py.
 """
 
 import csv
 import json
 import math
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float64, UInt8
 
 from semraft.analysis.scene_conditions import metrics_by_condition, rows_by_condition
+from semraft.config import flat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One training run as its folder tells it; an interrupted run has what it had written until then.
+    """The contents of one run directory; of an interrupted run, those written before it stopped.
 
     `config` is flat ("optim.batch" -> 6). `logged` is split -> step -> metric -> value, in order of steps.
     `per_sample` is (split, pair id) -> metric -> value, of the last evaluation, and `scenes` each such pair's
-    scene. `verdict` is what training concluded of its own health, empty if nothing. `notes` says in sentences
-    what could not be read.
+    scene. `verdict` is the content of verdict.json, empty without that file. `notes` are sentences on files
+    that could not be read.
     """
 
     path: Path
@@ -70,13 +72,13 @@ class Run:
         return np.array(steps, dtype=np.float64), np.array(values, dtype=np.float64)
 
     def validation(self, split: str) -> dict[str, Any]:
-        """What the run recorded of a split's validation draw: `ids` and `fingerprint`."""
+        """The record of a split's validation draw: `ids` and `fingerprint`."""
         return dict(self.environment.get("data", {}).get("validation", {}).get(split, {}))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedPair:
-    """A validation pair as one run saved it: the data and this run's flow. None: the data does not say."""
+    """A validation pair as one run saved it: the data and this run's flow. None: not known to the data."""
 
     id: str
     image1: UInt8[np.ndarray, "H W 3"]
@@ -87,7 +89,7 @@ class SavedPair:
     labels1: UInt8[np.ndarray, "H W"] | None = None
     occluded1: Bool[np.ndarray, "H W"] | None = None
     found_labels1: UInt8[np.ndarray, "H W"] | None = None
-    """What the run's decoder says; None: it has none. So for occlusion."""
+    """Labels decoded by the network, and its occlusion; None without such a head."""
     found_occluded1: Bool[np.ndarray, "H W"] | None = None
 
 
@@ -100,7 +102,7 @@ def load_run(path: Path) -> Run:
     Raises:
         ValueError: A file that a run directory has is missing, or does not hold what it should.
     """
-    config = _flat(_read_object(path, "config.json"))
+    config = flat(_read_object(path, "config.json"))
     environment = _read_object(path, "environment.json")
     absent = {"recipe", "seed", "optim.steps"} - config.keys()
     if absent:
@@ -131,6 +133,59 @@ def load_run(path: Path) -> Run:
         skipped=tuple(skipped),
         notes=(*notes, *skipped_notes, *torn_pairs),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cause:
+    """A cause in a run's verdict, with its evidence."""
+
+    name: str
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """The state of a run, the first step at which something was wrong, and likely causes."""
+
+    run: str
+    state: str
+    first_step: int | None
+    causes: tuple[Cause, ...]
+
+
+def health_of(run: Run) -> Health:
+    """The state in verdict.json; without one, whether losses were finite and the run came to its end."""
+    if not run.verdict:
+        broken = list(broken_losses(run))
+        ended = "finished" if run.last_step >= run.steps else "unfinished"
+        return Health(
+            run=run.name,
+            state="diverged" if broken else ended,
+            first_step=min((step for _, step, _ in broken), default=None),
+            causes=tuple(
+                Cause(name=f"{metric} not finite", evidence=f"at {count} logged steps")
+                for metric, _, count in broken
+            ),
+        )
+    first = run.verdict.get("first_step")
+    return Health(
+        run=run.name,
+        state=str(run.verdict.get("state", "unknown")),
+        first_step=int(first) if isinstance(first, int | float) and math.isfinite(first) else None,
+        causes=tuple(
+            Cause(name=str(cause.get("name", "")).replace("-", " "), evidence=str(cause.get("evidence", "")))
+            for cause in run.verdict.get("causes") or ()
+            if isinstance(cause, dict)
+        ),
+    )
+
+
+def broken_losses(run: Run) -> Iterable[tuple[str, int, int]]:
+    """Losses of training that were not finite: name, first such step, and at how many logged steps."""
+    for metric in dict.fromkeys(metric for row in run.logged.get("train", {}).values() for metric in row):
+        steps = [step for step, row in run.logged["train"].items() if not math.isfinite(row.get(metric, 0.0))]
+        if metric.endswith("loss") and steps:
+            yield metric, steps[0], len(steps)
 
 
 def load_pair(path: Path) -> SavedPair:
@@ -223,10 +278,3 @@ def _read_per_sample(
             except (KeyError, ValueError) as error:
                 raise ValueError(f"{path} is not a table of scores by pair: {error} in {row}") from error
     return scores, scenes
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return leaves

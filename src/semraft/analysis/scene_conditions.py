@@ -1,4 +1,4 @@
-"""Strata by scene condition (night, fog, rain), which the ids of a data set's pairs tell.
+"""Strata by scene condition (night, fog, rain), read from the ids of a data set's pairs.
 
 A run logs no such metrics: they are pooled here from the rows of its last evaluation.
 """
@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 
 METRICS_BY_CONDITION = ("epe", "fl", "1px")
-"""What is told by condition."""
+"""Metrics that are pooled by condition."""
 
 _ID = re.compile(r"(?:train|val)/(?P<world>[a-z]+)-\d+|Scene\d\d/(?P<drive>.+?)(?:-\d{4})?/Camera_\d/\d+")
-"""`val/night-00012` of the world, `Scene01/fog/Camera_0/00123` of Virtual KITTI; others don't tell."""
+"""`val/night-00012` of the world, `Scene01/fog/Camera_0/00123` of Virtual KITTI; others name no condition."""
 
 Rows = Mapping[tuple[str, str], Mapping[str, float]]
 
@@ -38,7 +38,7 @@ def metrics_by_condition(rows: Rows, split: str, final: Mapping[str, float]) -> 
     Args:
         rows: As from `rows_by_condition`.
         split: Which split.
-        final: What was logged of its last evaluation.
+        final: The metrics logged by its last evaluation.
     """
     own = [row for (found, _), row in rows.items() if found == split]
     if not math.isclose(_pooled(own, "epe", "valid"), final.get("epe", math.nan), rel_tol=1e-6):

@@ -20,7 +20,7 @@ OF_HEADS = ("iou_pct", "temporal_consistency_pct", "occlusion_f1_pct")
 
 
 class SceneSums(NamedTuple):
-    """What each scene adds to the metrics of each run, part by part; `parts` is 1 where one is of a metric.
+    """Sums of each scene for the metrics of each run, part by part; `parts` is 1 where a part is of a metric.
 
     A mean over classes has a part for each class, every other metric is its only part.
     """

@@ -17,7 +17,7 @@ POWER = 0.8
 """The chance to see an effect that "seeds needed" and "smallest visible difference" are about."""
 
 FEWEST_SCENES = 8
-"""With fewer scenes there is no interval over scenes: resampling them covers less than it says."""
+"""With fewer scenes there is no interval over scenes: resampling so few covers less than 95 %."""
 
 DRAWS = 4000
 """Bootstrap samples of an interval: its ends then vary by a hundredth of its width from draw to draw."""
@@ -43,7 +43,7 @@ class Interval(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What scenes add to metrics, or to their parts: of any set of scenes, a part is total / weight."""
+    """Sums of metrics, or of their parts, by scene: over any set of scenes, a part is total / weight."""
 
     totals: Float64[np.ndarray, "... P"]
     weights: Float64[np.ndarray, "... P"]
@@ -54,7 +54,7 @@ class Sums(NamedTuple):
 
 
 class Omission(NamedTuple):
-    """What is left without the scene that a difference owes most to, per metric."""
+    """Differences without their most favourable scene, per metric."""
 
     scene: Int[np.ndarray, " M"]
     paired: Paired
@@ -124,7 +124,7 @@ def scene_interval(drawn: Float64[np.ndarray, "R M"], scenes: Float64[np.ndarray
     Statistician 69(4), 2015, "expanded percentile"), as plain ones cover too little with few scenes.
 
     Args:
-        drawn: What is asked about, in each sample of `scene_draws`.
+        drawn: The quantity, in each sample of `scene_draws`.
         scenes: How many scenes it is of: those that have any weight.
     """
     low, high = np.full(len(scenes), np.nan), np.full(len(scenes), np.nan)

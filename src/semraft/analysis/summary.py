@@ -1,7 +1,7 @@
-"""The numbers of a comparison: runs, means over seeds, differences with what is known of them, a verdict.
+"""The numbers of a comparison: runs, means over seeds, differences with their intervals, a verdict.
 
-Reads run directories, writes summary.json; the page shows these numbers and no others. Nothing in it depends
-on when or how often a run was interrupted. What every entry means: docs/decisions/0009-statistics.md.
+Run directories are read, summary.json is written; the page shows these numbers and no others. Interruptions
+of a run change none of them. The entries are explained in docs/decisions/0009-statistics.md.
 """
 
 import json
@@ -13,100 +13,74 @@ from typing import Any
 import numpy as np
 
 from semraft.analysis.comparability import (
-    find_strangers,
-    find_twins,
+    find_duplicate_seeds,
+    find_unpaired_runs,
     require_one_protocol,
     without_fingerprints,
 )
 from semraft.analysis.conclusion import METRIC, state_of, verdict
 from semraft.analysis.paired_effects import compare_variant
-from semraft.analysis.run_health import health_of
-from semraft.analysis.runs import Run, load_run
+from semraft.analysis.runs import Run, health_of, load_run
 from semraft.analysis.statistics import holm
+from semraft.analysis.study_file import RUNS, read_study
 from semraft.analysis.variants import comparable, variants
 from semraft.tracking import write_text
 
-STUDY, RUNS, SUMMARY = "study.json", "runs", "summary.json"
+SUMMARY = "summary.json"
 
 Counted = Mapping[str, Mapping[int, Run]]
 """Variant -> seed -> the run that counts for it."""
 
 
-def summarize(
-    runs: Sequence[Path], protocol: Mapping[str, Any], base: str, against: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """The summary of finished runs that share a protocol, every variant against `base`.
-
-    Args:
-        runs: Run directories. A variant is named by its folder, NAME-seedK, or else by its recipe.
-        protocol: Configuration fields ("optim.steps") and values that all runs share.
-        base: The variant that the others are compared with.
-        against: For variants that are compared with another one than `base`, which.
+def finished_runs(study: Path) -> list[Run]:
+    """The runs of a study that reached their last step, validated there if at all, variant by variant.
 
     Raises:
-        ValueError: A folder is no run directory, the runs differ in protocol, or none of them is of `base`.
+        ValueError: There is no study.json, or a file of a run is damaged.
     """
-    loaded = [load_run(path) for path in runs]
-    require_one_protocol(loaded, protocol)
-    return compare(loaded, protocol, base, against)
+    begun = [path for path in _run_folders(study) if _has_begun(path)]
+    return [
+        run
+        for run in map(load_run, begun)
+        if run.last_step >= run.steps and all(run.final(split)[0] >= run.steps for split in run.splits)
+    ]
 
 
-def write_summary(study: Path) -> Path:
-    """Writes STUDY/summary.json of the study's finished runs, and returns its path.
+def summarize_study(study: Path) -> tuple[list[Run], dict[str, Any]]:
+    """The finished runs of a study and their summary, which is written to STUDY/summary.json.
 
     Paths in it are relative to the study. Runs that are not finished are named under `missing`.
 
     Raises:
-        ValueError: As in `summarize`; or there is no study.json, or no finished run.
+        ValueError: There is no study.json or no finished run of the base, or the runs differ in protocol.
     """
-    described = read_study(study)
-    cells = _cells(study, described)
-    finished = finished_runs(study)
-    if not finished:
+    described, runs = read_study(study), finished_runs(study)
+    if not runs:
         raise ValueError(f"{study}: no run is finished")
-    numbers = summarize(finished, described["protocol"], described["base"], described["against"])
+    require_one_protocol(runs, described["protocol"])
+    numbers = compare(runs, described["protocol"], described["base"], described["against"])
     for entry in numbers["runs"]:
         entry["path"] = str(Path(entry["path"]).relative_to(study))
-    numbers["missing"] = [path.name for path in cells if path not in finished]
+    finished = {run.path for run in runs}
+    numbers["missing"] = [path.name for path in _run_folders(study) if path not in finished]
     write_text(study / SUMMARY, json.dumps(numbers, indent=1, allow_nan=False) + "\n")
-    return study / SUMMARY
+    return runs, numbers
 
 
-def finished_runs(study: Path) -> list[Path]:
-    """The directories of a study's finished runs, variant by variant.
-
-    Raises:
-        ValueError: There is no study.json.
-    """
-    return [path for path in _cells(study, read_study(study)) if is_finished(path)]
+def _run_folders(study: Path) -> list[Path]:
+    described = read_study(study)
+    names = [f"{variant}-seed{seed}" for variant in described["variants"] for seed in described["seeds"]]
+    return [study / RUNS / name for name in names]
 
 
-def read_study(study: Path) -> dict[str, Any]:
-    """What study.json says.
-
-    Raises:
-        ValueError: It is missing or damaged.
-    """
-    try:
-        described = json.loads((study / STUDY).read_text(encoding="utf-8"))
-        needed = {name: described[name] for name in ("name", "base", "protocol", "variants", "seeds")}
-        return {**needed, "against": described.get("against", {})}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{study} is no study: {STUDY}: {error}") from error
-
-
-def is_finished(path: Path) -> bool:
-    """Whether a run was trained to its end, and scored there if it is scored at all."""
-    if not (path / "config.json").is_file() or not (path / "environment.json").is_file():
-        return False
-    run = load_run(path)
-    return run.last_step >= run.steps and all(run.final(split)[0] >= run.steps for split in run.splits)
+def _has_begun(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "environment.json").is_file()
 
 
 def compare(
     runs: Sequence[Run], protocol: Mapping[str, Any], base: str, against: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The summary of any runs, as JSON has it; what may not be compared is left out of it.
+    """The summary of any runs as a JSON value; differences of runs that may not be compared are left out.
 
     Raises:
         ValueError: None of the runs is of `base`.
@@ -115,10 +89,10 @@ def compare(
     if base not in groups:
         raise ValueError(f"no run of {base!r} to compare with: there are {', '.join(groups)}")
     references = {name: (against or {}).get(name, base) for name in groups if name != base}
-    twins, strangers = find_twins(groups), find_strangers(groups, base, against)
-    twin_seeds = {(twin.variant, twin.seed) for twin in twins}
+    duplicate_seeds, unpaired_runs = find_duplicate_seeds(groups), find_unpaired_runs(groups, base, against)
+    left_out = {(duplicate.variant, duplicate.seed) for duplicate in duplicate_seeds}
     counted = {
-        name: {run.seed: run for run in reversed(group) if (name, run.seed) not in twin_seeds}
+        name: {run.seed: run for run in reversed(group) if (name, run.seed) not in left_out}
         for name, group in groups.items()
     }
     splits = list(dict.fromkeys(split for run in runs for split in run.splits))
@@ -126,7 +100,7 @@ def compare(
     for split in splits:
         found: list[dict[str, Any]] = []
         for name, reference in references.items() if comparable(runs, split) else ():
-            apart = {stranger.seed for stranger in strangers if stranger.variant == name}
+            apart = {unpaired.seed for unpaired in unpaired_runs if unpaired.variant == name}
             others = counted.get(reference, {})
             pairs = [
                 (run, others[seed])
@@ -148,21 +122,13 @@ def compare(
         "means": _means(groups, splits, counted),
         "comparisons": comparisons,
         "pairs": _pair_entries(splits, counted, references),
-        "twins": [twin._asdict() for twin in twins],
-        "strangers": [stranger._asdict() for stranger in strangers],
+        "duplicate_seeds": [duplicate._asdict() for duplicate in duplicate_seeds],
+        "unpaired_runs": [unpaired._asdict() for unpaired in unpaired_runs],
         "not_healthy": _not_healthy(groups),
         "without_fingerprints": without_fingerprints(runs),
     }
     ready: dict[str, Any] = _json_ready(numbers)
     return ready
-
-
-def _cells(study: Path, described: Mapping[str, Any]) -> list[Path]:
-    return [
-        study / RUNS / f"{variant}-seed{seed}"
-        for variant in described["variants"]
-        for seed in described["seeds"]
-    ]
 
 
 def judged(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What belongs together and how it is written: variants and their names, what may be ranked, numbers as text.
+"""Variants of runs and their names, runs that may be ranked, and numbers as text.
 
 The numbers themselves are made in summary.py.
 """
@@ -81,7 +81,7 @@ def comparable(runs: Sequence[Run], split: str) -> bool:
 
 
 def definition(metric: str) -> Metric | None:
-    """What a metric's name means, whatever its stratum or refinement; None for what is no metric."""
+    """The definition of a metric, whatever its stratum or refinement; None for other names."""
     try:
         return METRICS[split_metric_name(metric)[0]]
     except ValueError:

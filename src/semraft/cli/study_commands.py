@@ -65,15 +65,15 @@ def _run(study: Study, folder: Path, options: RunOptions) -> dict[str, str]:
 
     if study.start and (failed := _run(study.start, folder / START, options)):
         return failed
-    cells = runner.prepare(study, folder)
+    jobs = runner.prepare(study, folder)
     launcher = shlex.split(options.launcher)
     engine = runner.engine(study, jobs=options.jobs, ray=options.ray, launcher=launcher)
     failed = {}
-    for part in (cells[: len(study.variants)], cells) if options.first_seed else (cells,):
-        failed = runner.run_cells(part, study.base, engine)
+    for part in (jobs[: len(study.variants)], jobs) if options.first_seed else (jobs,):
+        failed = runner.run_jobs(part, study.base, engine)
         print(runner.report(folder, part, study.base))
     for name, why in failed.items():
-        print(f"! {name} failed: {why} ({folder / 'cells' / name}.log)")
+        print(f"! {name} failed: {why} ({folder / 'jobs' / name}.log)")
     return failed
 
 
@@ -87,8 +87,8 @@ def status(
     Args:
         folders: Folders of studies; all in studies/ without one.
     """
+    from semraft.analysis.study_file import STUDY
     from semraft.studies.runner import states
-    from semraft.studies.study import STUDY
 
     found = {
         str(folder): states(folder)
@@ -120,7 +120,7 @@ def shipped(json: Json = False) -> None:
                 "base": study.base,
                 "variants": list(study.variants),
                 "seeds": list(study.seeds),
-                "cells": len(study.variants) * len(study.seeds),
+                "runs": len(study.variants) * len(study.seeds),
                 "steps": max(config.optim.steps for config in study.variants.values()),
             }
             for name, study in STUDIES.items()

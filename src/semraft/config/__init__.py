@@ -12,6 +12,7 @@ from semraft.config.run import (
     Precision,
     Recompute,
     RunConfig,
+    flat,
     load_config,
     to_json,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "ShapesConfig",
     "TermConfig",
     "WorldConfig",
+    "flat",
     "load_config",
     "parse_term",
     "term_text",

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -195,6 +196,15 @@ class RunConfig:
 def to_json(config: RunConfig) -> str:
     """A configuration as JSON text, every field named."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def flat(tree: Mapping[str, typing.Any], prefix: str = "") -> dict[str, typing.Any]:
+    """Nested fields under the names of the command line: {"optim": {"batch": 6}} -> {"optim.batch": 6}."""
+    leaves: dict[str, typing.Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        leaves |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return leaves
 
 
 def load_config(path: Path) -> RunConfig:

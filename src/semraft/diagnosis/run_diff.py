@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import stdtr
 
-from semraft.config import RunConfig, TermConfig, term_text
+from semraft.config import RunConfig, TermConfig, flat, term_text
 from semraft.diagnosis.record import Record, Series
 from semraft.diagnosis.symptoms import FALSE_ALARM, MIN_LINES, relative_error
 
@@ -83,7 +83,7 @@ def compare_records(record: Record, other: Record, name: str) -> Comparison:
 
 def settings(own: RunConfig, other: RunConfig) -> dict[str, tuple[str, str]]:
     """Fields that two configurations have otherwise, but those that only say what a run is called."""
-    both = [_flat(dataclasses.asdict(config)) | {"loss.terms": config.loss.terms} for config in (own, other)]
+    both = [flat(dataclasses.asdict(config)) | {"loss.terms": config.loss.terms} for config in (own, other)]
     return {
         field: (_text(both[0][field]), _text(both[1][field]))
         for field in both[0]
@@ -178,13 +178,6 @@ def _shared(own: Found, other: Found) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Steps that both have, and the values of each there."""
     steps, mine, theirs = np.intersect1d(own[0], other[0], return_indices=True)
     return steps, own[1][mine], other[1][theirs]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return leaves
 
 
 def _text(value: Any) -> str:

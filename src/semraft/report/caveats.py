@@ -1,63 +1,62 @@
-"""What limits a comparison, in sentences: different data, unfinished runs, too few seeds, skipped samples.
+"""Caveats of a comparison, in sentences: different data, unfinished runs, too few seeds, skipped samples.
 
-Whoever reads the page reads these first. It decides nothing: comparison.py leaves out what can't be compared.
+They stand at the top of the page and decide nothing: analysis leaves out runs that can't be compared.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from semraft.analysis.run_health import broken_losses, health_of
-from semraft.analysis.runs import Run
+from semraft.analysis.runs import Run, broken_losses, health_of
 from semraft.analysis.variants import variants
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Notice:
-    """A sentence that the reader of a comparison must not miss; `stop`: the runs are not comparable."""
+class Caveat:
+    """A sentence on the limits of a comparison; `stop`: the runs are not comparable."""
 
     level: Literal["stop", "warning", "note"]
     text: str
 
 
-def notices(runs: Sequence[Run]) -> list[Notice]:
-    """Everything that limits what the runs say, worst first."""
-    found = [*_data_notices(runs), *_step_notices(runs), *_seed_notices(runs), *_version_notices(runs)]
+def caveats(runs: Sequence[Run]) -> list[Caveat]:
+    """All caveats of runs, worst first."""
+    found = [*_data_caveats(runs), *_step_caveats(runs), *_seed_caveats(runs), *_version_caveats(runs)]
     said: dict[str, list[str]] = {}
     for run in runs:
         for text in _about_one(run):
             said.setdefault(text, []).append(run.name)
     for text, names in said.items():
         who = "Every run" if len(names) == len(runs) > 1 else ", ".join(names)
-        found.append(Notice(level="warning", text=f"{who}: {text}"))
+        found.append(Caveat(level="warning", text=f"{who}: {text}"))
     return in_order(found)
 
 
-def in_order(found: Sequence[Notice]) -> list[Notice]:
-    """The same notices, worst first."""
+def in_order(found: Sequence[Caveat]) -> list[Caveat]:
+    """The same caveats, worst first."""
     order = ("stop", "warning", "note")
-    return sorted(found, key=lambda notice: order.index(notice.level))
+    return sorted(found, key=lambda caveat: order.index(caveat.level))
 
 
-def replicate_notices(numbers: dict[str, Any]) -> list[Notice]:
-    """Runs that a summary does not count, or can't vouch for, and runs of the study that are missing."""
+def replicate_caveats(numbers: dict[str, Any]) -> list[Caveat]:
+    """Caveats on runs that are not counted, lack fingerprints or are missing from the study."""
     found = [
-        f"{twin['variant']} seed {twin['seed']} is seed {twin['of']} again (same {', '.join(twin['same'])}): "
+        f"{run['variant']} seed {run['seed']} is seed {run['of']} again (same {', '.join(run['same'])}): "
         "it is not counted."
-        for twin in numbers["twins"]
+        for run in numbers["duplicate_seeds"]
     ]
     found += [
-        f"{stranger['variant']} seed {stranger['seed']} does not share {', '.join(stranger['differs'])} with "
-        f"{numbers['against'][stranger['variant']]}, though their settings agree: the two are not compared."
-        for stranger in numbers["strangers"]
+        f"{run['variant']} seed {run['seed']} does not share {', '.join(run['differs'])} with "
+        f"{numbers['against'][run['variant']]}, though their settings agree: the two are not compared."
+        for run in numbers["unpaired_runs"]
     ]
     if missing := numbers.get("missing"):
         found.append(f"Not finished, and in no number: {', '.join(missing)}.")
-    warnings = [Notice(level="warning", text=text) for text in found]
+    warnings = [Caveat(level="warning", text=text) for text in found]
     if unproven := numbers["without_fingerprints"]:
         who = "No run" if len(unproven) == len(numbers["runs"]) else f"Not every run ({', '.join(unproven)})"
-        text = f"{who} recorded what it started from: that seeds differ in more than name is not proven."
-        warnings.append(Notice(level="note", text=text))
+        text = f"{who} has fingerprints: seeds may be identical runs."
+        warnings.append(Caveat(level="note", text=text))
     return warnings
 
 
@@ -67,7 +66,7 @@ def _about_one(run: Run) -> Iterable[str]:
     if run.verdict and (health := health_of(run)).state != "healthy":
         since = "" if health.first_step is None else f" since step {health.first_step}"
         likely = f": {health.causes[0].name}" if health.causes else ""
-        yield f"judged itself {health.state}{since}{likely} (`semraft diagnose` says more)."
+        yield f"health {health.state}{since}{likely} (see `semraft diagnose`)."
     yield from (f"{text}." for text in run.verdict.get("rollbacks", []))
     if not run.splits:
         yield "no validation yet."
@@ -88,15 +87,15 @@ def _about_one(run: Run) -> Iterable[str]:
     yield from (str(text) for text in run.environment.get("warnings", []))
 
 
-def _data_notices(runs: Sequence[Run]) -> Iterable[Notice]:
+def _data_caveats(runs: Sequence[Run]) -> Iterable[Caveat]:
     for split in dict.fromkeys(split for run in runs for split in run.splits):
         draws = [run.validation(split) for run in runs if split in run.splits]
         if any(draw.get("ids") != draws[0].get("ids") for draw in draws):
             text = f"{split}: the runs were validated on different pairs. Their numbers are not comparable."
-            yield Notice(level="stop", text=text)
+            yield Caveat(level="stop", text=text)
         elif any(draw.get("fingerprint") != draws[0].get("fingerprint") for draw in draws):
             text = f"{split}: the validation data differs between runs. Their numbers are not comparable."
-            yield Notice(level="stop", text=text)
+            yield Caveat(level="stop", text=text)
     fingerprints: dict[str, set[Any]] = {}
     for run in runs:
         for entry in run.environment.get("data", {}).get("train", []):
@@ -106,43 +105,43 @@ def _data_notices(runs: Sequence[Run]) -> Iterable[Notice]:
             text = (
                 f"The training data called {name} differs between runs: differences may come from the data."
             )
-            yield Notice(level="stop", text=text)
+            yield Caveat(level="stop", text=text)
 
 
-def _step_notices(runs: Sequence[Run]) -> Iterable[Notice]:
+def _step_caveats(runs: Sequence[Run]) -> Iterable[Caveat]:
     for split in dict.fromkeys(split for run in runs for split in run.splits):
         last = sorted({run.final(split)[0] for run in runs if split in run.splits})
         if len(last) > 1:
             text = f"{split}: the last validations are of different steps ({', '.join(map(str, last))})."
-            yield Notice(level="warning", text=f"{text} No best value is marked.")
+            yield Caveat(level="warning", text=f"{text} No best value is marked.")
 
 
-def _seed_notices(runs: Sequence[Run]) -> Iterable[Notice]:
+def _seed_caveats(runs: Sequence[Run]) -> Iterable[Caveat]:
     groups = variants(runs)
     seeds = {name: sorted(run.seed for run in group) for name, group in groups.items()}
     for name, found in seeds.items():
         if len(set(found)) < len(found):
-            yield Notice(
+            yield Caveat(
                 level="warning", text=f"{name}: one seed appears more than once among seeds {found}."
             )
     if len({tuple(found) for found in seeds.values()}) > 1:
         listed = "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in seeds.items())
         text = f"The variants were not run with the same seeds ({listed}). Differences use common seeds only."
-        yield Notice(level="warning", text=text)
+        yield Caveat(level="warning", text=text)
     single = [name for name, found in seeds.items() if len(set(found)) == 1]
     if len(groups) > 1 and single:
         text = (
             f"One seed each for {', '.join(single)}: a single seed proves nothing. Runs that differ in "
             "nothing but the seed differ too, often by as much as variants do."
         )
-        yield Notice(level="warning", text=text)
+        yield Caveat(level="warning", text=text)
 
 
-def _version_notices(runs: Sequence[Run]) -> Iterable[Notice]:
+def _version_caveats(runs: Sequence[Run]) -> Iterable[Caveat]:
     for field in ("semraft", "commit", "torch", "device"):
         found = list(dict.fromkeys(str(run.environment.get(field)) for run in runs))
         if len(found) > 1:
-            yield Notice(level="note", text=f"The runs differ in {field}: {', '.join(found)}.")
+            yield Caveat(level="note", text=f"The runs differ in {field}: {', '.join(found)}.")
 
 
 def _count(number: int, noun: str) -> str:

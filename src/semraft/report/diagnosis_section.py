@@ -47,7 +47,7 @@ def state_of(diagnosis: Diagnosis) -> str:
 
 
 def beside(against: Comparison) -> Iterator[str]:
-    """What sets the run apart from the one that went well, a sentence each."""
+    """Differences from the run that went well, a sentence each."""
     yield f"Beside {against.name}"
     if not against.shared_lines:
         yield "no line of pulse.jsonl of both is of the same step: nothing to compare"

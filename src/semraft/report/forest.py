@@ -12,10 +12,10 @@ from semraft.analysis.variants import definition
 from semraft.metrics import ALL, METRICS, OF_HEADS, split_metric_name
 
 FOREST_METRICS = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary", *OF_HEADS)
-"""What the forest plot shows, where it was compared."""
+"""The metrics of the forest plot."""
 
 MAP_METRICS = ("epe", "fl", "1px", "iou_pct", "occlusion_f1_pct")
-"""What the maps of strata show, one each."""
+"""The metrics with a map of strata."""
 
 STRIP_WIDTH, STRIP_HEIGHT = 220, 34
 """The size of a strip of the forest plot, in its own coordinates."""
@@ -64,7 +64,7 @@ class Forest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """A stratum of one variant: `gain` says whether the difference is one, `shade` how dark, 0..100."""
+    """A stratum of one variant; `gain`: the variant is better there; `shade`: darkness, 0..100."""
 
     comparison: dict[str, Any]
     gain: bool

@@ -1,6 +1,6 @@
-"""Flow of a pair as numbers in a page, for what is under the pointer.
+"""Flow of a pair as numbers in a page, shown under the pointer.
 
-Every so many pixels one value is kept, as it is: no means, so that what the page reads out is what was there.
+Of large frames every second, third, ... pixel is kept. Values are not averaged.
 """
 
 import base64
@@ -19,11 +19,11 @@ STEPS_PER_PX = 32
 """Flow is kept to 1/32 px, up to 1000 px: float16, which it was saved in, is coarser from 32 px on."""
 
 UNKNOWN = -32768
-"""What stands where there is no ground truth, or nothing finite."""
+"""Code of a value that is missing or not finite."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Readout:
+class HoverData:
     """Fields on a grid of `columns` x `rows` points, `stride` px apart from `offset`, in a frame of `size`.
 
     `data` is base64 of zlib of int16, little endian: field by field, u then v, each row as its first value
@@ -39,11 +39,11 @@ class Readout:
     data: str
 
 
-def make_readout(
+def make_hover_data(
     flow_gt: Float[np.ndarray, "H W 2"],
     valid: Bool[np.ndarray, "H W"],
     flows: Mapping[str, Float[np.ndarray, "H W 2"]],
-) -> Readout:
+) -> HoverData:
     """The ground truth and each named flow of a pair."""
     height, width = valid.shape
     stride = max(1, math.ceil(math.sqrt(height * width / MAX_POINTS)))
@@ -55,7 +55,7 @@ def make_readout(
     ]
     rows, columns = planes[0].shape
     packed = zlib.compress(np.diff(np.stack(planes), axis=-1, prepend=np.int16(0)).astype("<i2").tobytes())
-    return Readout(
+    return HoverData(
         names=["Ground truth", *flows],
         size=(height, width),
         rows=rows,

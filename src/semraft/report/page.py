@@ -31,7 +31,7 @@ def write_html(out: Path, template: str, values: Mapping[str, Any], extra: Seque
         values: The variables of the template and its macros.
         extra: Further scripts (.js) and styles (.css) beside this file.
     """
-    # The licence of uPlot wants its notice in every copy.
+    # The licence of uPlot wants its caveat in every copy.
     script = "\n".join([f"/*\n{_beside('vendor/LICENSE')}*/", *_contents([*COMMON, *extra], ".js")])
     page = (
         _templates()

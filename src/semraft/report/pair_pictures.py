@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from semraft.analysis.runs import Run, SavedPair, load_pair
 from semraft.analysis.variants import format_value, variants
 from semraft.ops.color import flow_to_color, labels_to_color
-from semraft.report.hover_data import Readout, make_readout
+from semraft.report.hover_data import HoverData, make_hover_data
 
 MAX_PAIRS = 12
 """Pairs of a split whose pictures are shown."""
@@ -31,12 +31,12 @@ MAX_PICTURE_WIDTH_PX = 640
 """Wider frames are scaled down to this in the page."""
 
 NO_TRUTH_GREY = 128
-"""What flow and error pictures show where there is no ground truth."""
+"""Colour of flow and error pictures where there is no ground truth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One image of the page and what is said under it."""
+    """One image of the page and the text under it."""
 
     caption: str
     detail: str
@@ -47,7 +47,7 @@ class Picture:
 class RunPictures:
     """One run's flow of a pair; `change` is where its error is smaller or larger than base's.
 
-    `heads` is what it says of the pair beside flow: classes, occlusion.
+    `heads` are the pictures of its other heads: classes, occlusion.
     """
 
     color: int
@@ -73,7 +73,7 @@ class PairPictures:
     given: list[Picture]
     runs: list[RunPictures]
     classes: list[tuple[str, str]]
-    readout: Readout
+    hover: HoverData
     scores: dict[str, Any] | None
 
     @property
@@ -117,7 +117,7 @@ def _shown_runs(runs: Sequence[Run], numbers: dict[str, Any]) -> list[tuple[Run,
 
 
 def _gain(scores: dict[str, Any] | None) -> float:
-    """What pairs are sorted by: the first variant's difference, the largest gain being the most negative."""
+    """Sorting key of pairs: the first variant's difference, negative where it is better."""
     return float(next(iter(scores["difference"].values()), 0.0)) if scores else 0.0
 
 
@@ -230,7 +230,7 @@ def _pair_pictures(
         given=given,
         runs=pictures,
         classes=[(classes[label][0], _hex(classes[label][1])) for label in sorted(present)],
-        readout=make_readout(
+        hover=make_hover_data(
             shown.flow_gt,
             shown.valid,
             {own.label: pair.flow for own, (*_, pair) in zip(pictures, saved, strict=True)},

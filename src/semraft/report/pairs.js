@@ -121,7 +121,7 @@ function sortPairs(list, order) {
 
 const pairList = document.querySelector(".pair-list");
 if (pairList) {
-  const coding = JSON.parse(pairList.dataset.readout);
+  const coding = JSON.parse(pairList.dataset.coding);
   for (const details of pairList.querySelectorAll(".pair")) {
     const open = () => (details.viewed ??= new Pair(details, coding));
     if (details.open) open();

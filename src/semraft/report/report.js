@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without scripts: they add readouts, closer looks and comparisons side by side.
+// Without scripts the page has all its tables and pictures; scripts add values under the pointer, zoom and sliders.
 
 function make(tag, properties) {
   return Object.assign(document.createElement(tag), properties);

@@ -1,9 +1,8 @@
 """One HTML page that compares runs: it opens offline, and holds everything it shows.
 
-It arranges what variants.py, caveats.py, figures.py and pair_pictures.py say; the template draws it.
+Numbers come from the summary, caveats, curves and pictures from the files beside this one.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from semraft.analysis.comparability import FINGERPRINTS
-from semraft.analysis.run_health import health_of
-from semraft.analysis.runs import Run, load_run
-from semraft.analysis.summary import STUDY, compare, finished_runs, write_summary
+from semraft.analysis.runs import Run, health_of, load_run
+from semraft.analysis.study_file import STUDY
+from semraft.analysis.summary import compare, summarize_study
 from semraft.analysis.variants import (
     SAME_VARIANT_FIELDS,
     differences,
@@ -23,7 +22,7 @@ from semraft.analysis.variants import (
 from semraft.metrics import METRICS, STRATA
 from semraft.ops.color import color_wheel_legend
 from semraft.report import forest
-from semraft.report.caveats import in_order, notices, replicate_notices
+from semraft.report.caveats import caveats, in_order, replicate_caveats
 from semraft.report.figures import Chart, Mark, make_chart, refinement_curves, step_curves
 from semraft.report.forest import MAP_METRICS, forests, map_groups
 from semraft.report.hover_data import STEPS_PER_PX, UNKNOWN
@@ -35,10 +34,10 @@ EXTREMES = 5
 """How many of the largest gains and losses of single pairs are listed."""
 
 VALIDATION_CURVES = ("epe", "fl", "1px", "epe_moving", "epe_occluded", "epe_boundary")
-"""What is drawn of every validation split, where a run has it."""
+"""Metrics with a curve for every validation split."""
 
 TRAINING_CURVES = ("total_loss", "flow_loss", "epe", "1px", "gradient_norm", "learning_rate")
-"""What is drawn of training besides every other loss."""
+"""Metrics with a training curve, besides every other loss."""
 
 
 def write_report(paths: Sequence[Path], out: Path) -> str:
@@ -57,8 +56,7 @@ def write_report(paths: Sequence[Path], out: Path) -> str:
     if not paths:
         raise ValueError("a report needs at least one run directory, got none")
     if len(paths) == 1 and (paths[0] / STUDY).is_file():
-        numbers = json.loads(write_summary(paths[0]).read_text(encoding="utf-8"))
-        runs = [load_run(path) for path in finished_runs(paths[0])]
+        runs, numbers = summarize_study(paths[0])
     else:
         runs = [load_run(path) for path in {path.resolve(): path for path in paths}.values()]
         numbers = compare(runs, {}, next(iter(variants(runs))))
@@ -67,13 +65,13 @@ def write_report(paths: Sequence[Path], out: Path) -> str:
 
 
 def write_page(runs: Sequence[Run], numbers: dict[str, Any], out: Path) -> None:
-    """Writes the page of these runs and of their summary: it shows the numbers of the one, computes none."""
+    """Writes the page of runs and their summary; every number of its tables is one of the summary's."""
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)
     values = {
         "setting": short_setting,
         "forest": forest,
         "fingerprints": FINGERPRINTS,
-        "readout": {"steps_per_px": STEPS_PER_PX, "unknown": UNKNOWN},
+        "coding": {"steps_per_px": STEPS_PER_PX, "unknown": UNKNOWN},
         "p_value": _p_value,
         "max_pairs": MAX_PAIRS,
         "short": _short,
@@ -91,7 +89,7 @@ def write_page(runs: Sequence[Run], numbers: dict[str, Any], out: Path) -> None:
             if (groups := map_groups(numbers, split, metric))
         ],
         "extremes": _extreme_pairs(numbers),
-        "notices": in_order([*replicate_notices(numbers), *notices(runs)]),
+        "caveats": in_order([*replicate_caveats(numbers), *caveats(runs)]),
         "training": list(_training_charts(runs)),
         "validation": list(_validation_charts(runs, numbers)),
         "health": [health_of(run) for run in runs],
@@ -123,8 +121,8 @@ def final_table(runs: Sequence[Run], numbers: dict[str, Any]) -> str:
         blocks.append("\n".join([f"{table.split}{pairs}", *text]))
     if len(numbers["variants"]) > 1:
         blocks.append(numbers["verdict"]["text"])
-    found = in_order([*replicate_notices(numbers), *notices(runs)])
-    limits = [f"! {notice.text}" for notice in found if notice.level != "note"]
+    found = in_order([*replicate_caveats(numbers), *caveats(runs)])
+    limits = [f"! {caveat.text}" for caveat in found if caveat.level != "note"]
     return "\n\n".join([*(blocks or ["No validation yet."]), *(["\n".join(limits)] if limits else [])])
 
 

@@ -18,7 +18,7 @@ class Row:
 
     `best` are the metrics in which no other variant reads better. `differences` are against the reference
     variant, over common seeds; none where there are none. `spread` is the standard deviation over seeds. A
-    run is not `counted` where its seed is another one's twin.
+    run is not `counted` where its seed is another one's duplicate.
     """
 
     variant: str

@@ -1,4 +1,4 @@
-"""Studies: variants x seeds under one protocol, run cell by cell wherever there is room."""
+"""Studies: variants x seeds under one protocol, run job by job wherever there is room."""
 
 from semraft.studies.study import Study
 

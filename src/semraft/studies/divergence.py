@@ -1,6 +1,6 @@
 """The study `divergence`: V1 gets worse where the base loss does not; by which of the suspects?
 
-docs/divergence.md says what the original study's code did and what each variant isolates.
+docs/divergence.md explains the original study's code and the purpose of each variant.
 """
 
 from dataclasses import replace
@@ -92,7 +92,7 @@ _CURES = {
     "v1-5-uncertainty": _v1(_BASE, "5,modulation=uncertainty"),
     "v1-5-exact-learning-rate": _v1(_BASE, "5,mask=exact,schedule=learning-rate"),
 }
-"""What is to keep a term from doing harm, at that weight."""
+"""Measures that keep a term from doing harm, at that weight."""
 
 _TOLD_APART = ("base", "v1", "v1-5", "v1-exact", "gradient-matching-5", "v1-5-cap")
 _STATIC = _with(_BASE, "smoothness:0.5,order=1,mask=exact,where=static")
@@ -174,5 +174,5 @@ DIVERGENCE_CURED = Study(
     may_differ=("loss",),
     start=_start("divergence-cured-start", _UNSEEN, _EIGHT),
 )
-"""What V1 is for without its floor: planes move as planes. Things, which pay for any further term, weigh
+"""The purpose of V1 without its floor: planes move as planes. Things, which pay for any further term, weigh
 more. Fixed before the first run: scenes, seeds, variants, and that EPE of what moves decides about better."""

@@ -2,8 +2,8 @@
 
     python -m semraft.studies.exit_with_parent PID COMMAND
 
-A killed study must not leave trainings behind that nobody watches. Linux tells a process of its parent's
-death, once asked to; elsewhere the next `semraft study run` waits for the lock that such a training holds.
+A killed study must not leave trainings behind. Linux sends a process a signal at its parent's death, once
+asked to; elsewhere the next `semraft study run` waits for the lock that such a training holds.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
-"""A cell of a study: one configuration file, one run folder, one `semraft train` in a process of its own.
+"""A job of a study: one configuration file, one run folder, one `semraft train` in a process of its own.
 
-Whoever runs cells - this machine, a Ray worker - calls `run_cell`, so resume, logs and failures look alike. A
+Whoever runs jobs - this machine, a Ray worker - calls `run_job`, so resume, logs and failures look alike. A
 lock, held by the training's process itself, keeps two from writing into one folder: what a killed study or
 another machine left running is found and waited for.
 """
@@ -22,20 +22,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from semraft.studies.study import CELLS, RUNS
+from semraft.analysis.study_file import RUNS
+from semraft.studies.study import JOBS
 from semraft.tracking import CHECKPOINTS, CONFIG, METRICS, is_same_file
 
 STOPPED = -signal.SIGTERM
-"""The exit code of a cell that was stopped because the study was."""
+"""The exit code of a job that was stopped because the study was."""
 GRACE_S = 40.0
 """Seconds that a training has to finish its step and save: more than the 30 after which torchrun kills its
 processes, or they would outlive it. A validation may take longer, and is repeated."""
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-"""What tells a training that it is one of several processes: not true of a cell of its own."""
+"""Variables of a process that is one of several: not passed on to a job, which is a training of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class Job:
     """One run of a study and where its files are."""
 
     study: Path
@@ -58,39 +59,39 @@ class Cell:
     @property
     def config(self) -> Path:
         """The configuration it starts from."""
-        return self.study / CELLS / f"{self.name}.json"
+        return self.study / JOBS / f"{self.name}.json"
 
     @property
     def log(self) -> Path:
-        """What its trainings printed, one after another."""
-        return self.study / CELLS / f"{self.name}.log"
+        """The output of its trainings, one after another."""
+        return self.study / JOBS / f"{self.name}.log"
 
     @property
     def lock(self) -> Path:
         """Locked while a training writes into the run's folder."""
-        return self.study / CELLS / f"{self.name}.lock"
+        return self.study / JOBS / f"{self.name}.lock"
 
     @property
     def last_checkpoint(self) -> Path:
-        """What the run goes on from."""
+        """The checkpoint that the run resumes from."""
         return self.run / CHECKPOINTS / "last.pt"
 
 
-Submit = Callable[[Cell], Future[int]]
-"""Starts a cell when there is room for it; the result is its exit code."""
+Submit = Callable[[Job], Future[int]]
+"""Starts a job when there is room for it; the result is its exit code."""
 Engine = Callable[[], AbstractContextManager[Submit]]
-"""What runs cells. Leaving its context stops those that are still going."""
+"""Runs jobs. Leaving its context stops those that are still going."""
 
 
-def is_done(cell: Cell) -> bool:
+def is_done(job: Job) -> bool:
     """Whether the run's last checkpoint is that of its last step: it is written when all else is."""
-    final = cell.last_checkpoint.with_name(f"step-{cell.steps:06d}.pt")
-    return final.exists() and cell.last_checkpoint.exists() and is_same_file(final, cell.last_checkpoint)
+    final = job.last_checkpoint.with_name(f"step-{job.steps:06d}.pt")
+    return final.exists() and job.last_checkpoint.exists() and is_same_file(final, job.last_checkpoint)
 
 
-def last_step(cell: Cell) -> int:
+def last_step(job: Job) -> int:
     """The last step that the run has logged; 0 before the first."""
-    path = cell.run / METRICS
+    path = job.run / METRICS
     if not path.exists():
         return 0
     with open(path, "rb") as file:
@@ -105,63 +106,63 @@ def last_step(cell: Cell) -> int:
     return 0
 
 
-def is_running(cell: Cell) -> bool:
-    """Whether a training holds the cell's lock."""
-    if not cell.lock.exists():
+def is_running(job: Job) -> bool:
+    """Whether a training holds the job's lock."""
+    if not job.lock.exists():
         return False
-    with open(cell.lock, "a") as lock:
+    with open(job.lock, "a") as lock:
         return not _take(lock)
 
 
-def complaint(cell: Cell) -> str:
-    """What the cell's last training said last."""
-    text = cell.log.read_text(errors="replace") if cell.log.exists() else ""
+def complaint(job: Job) -> str:
+    """The last line that the job's last training printed."""
+    text = job.log.read_text(errors="replace") if job.log.exists() else ""
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     said = [line for line in lines if line.startswith("semraft")]
     return (said or lines or ["nothing"])[-1]
 
 
-def training_command(cell: Cell) -> list[str]:
-    """What a person would type to begin the run, or to go on with it."""
+def training_command(job: Job) -> list[str]:
+    """The command that begins the run, or resumes it."""
     semraft = [sys.executable, "-m", "semraft", "train"]
-    if cell.last_checkpoint.exists():
-        return [*semraft, "--resume", str(cell.run)]
-    weights = ["--model.weights", str(cell.start)] if cell.start else []
-    return [*semraft, "--from", str(cell.config), "--output", str(cell.run), *weights]
+    if job.last_checkpoint.exists():
+        return [*semraft, "--resume", str(job.run)]
+    weights = ["--model.weights", str(job.start)] if job.start else []
+    return [*semraft, "--from", str(job.config), "--output", str(job.run), *weights]
 
 
-def run_cell(
-    cell: Cell,
+def run_job(
+    job: Job,
     *,
     environment: Mapping[str, str],
     directory: Path,
     launcher: Sequence[str] = (),
     stopped: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Brings a cell to its end, from wherever it was left; returns 0, or the exit code of its training.
+    """Brings a job to its end, from wherever it was left; returns 0, or the exit code of its training.
 
     Args:
-        cell: The cell.
+        job: The job.
         environment: Variables that its training gets besides this process's own.
         directory: The directory that relative paths of the configuration are relative to.
         launcher: A command that starts the training's command, for example torchrun's or srun's.
-        stopped: Asked a few times a second; when it says yes, the training may save, and ends.
+        stopped: Called a few times a second; once it is true, the training saves and ends.
     """
-    with open(cell.lock, "a") as lock:
+    with open(job.lock, "a") as lock:
         while not _take(lock):
             if stopped():
                 return STOPPED
             time.sleep(0.2)
-        if is_done(cell):
+        if is_done(job):
             return 0
         if stopped():
             return STOPPED
-        if not cell.last_checkpoint.exists() and (cell.run / CONFIG).exists():
-            shutil.rmtree(cell.run)  # Killed before its first checkpoint: nothing to go on from.
-        command = [*launcher, *training_command(cell)]
+        if not job.last_checkpoint.exists() and (job.run / CONFIG).exists():
+            shutil.rmtree(job.run)  # Killed before its first checkpoint: nothing to go on from.
+        command = [*launcher, *training_command(job)]
         inherited = {name: value for name, value in os.environ.items() if launcher or name not in LAUNCHED}
-        with open(cell.log, "a") as log:
-            # What a killed training printed last, a bar perhaps, has no end of line.
+        with open(job.log, "a") as log:
+            # The last output of a killed training, a progress bar perhaps, has no end of line.
             print(f"\n$ {shlex.join(command)}", file=log, flush=True)
             process = subprocess.Popen(
                 [sys.executable, "-m", "semraft.studies.exit_with_parent", str(os.getpid()), *command],
@@ -178,7 +179,7 @@ def run_cell(
                 time.sleep(0.1)
         finally:
             _end(process)
-        return 0 if is_done(cell) else process.returncode or 1
+        return 0 if is_done(job) else process.returncode or 1
 
 
 def _take(lock: IO[str]) -> bool:

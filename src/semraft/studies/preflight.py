@@ -1,17 +1,17 @@
-"""Are the runs of a study what its statistics take them for? One protocol, one data, seeds that are seeds.
+"""Checks of a study's runs before their statistics: one protocol, the same data, seeds that really differ.
 
-Asked as soon as runs have begun, so that days are not spent on what will not count.
+They are made as soon as runs have begun: a fault is found in minutes, not after days of training.
 """
 
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from semraft.analysis.comparability import find_strangers, find_twins, without_fingerprints
+from semraft.analysis.comparability import find_duplicate_seeds, find_unpaired_runs, without_fingerprints
 from semraft.analysis.runs import Run, load_run
 from semraft.config import load_config
-from semraft.studies.job import Cell
-from semraft.studies.study import differing_fields, flat
+from semraft.studies.job import Job
+from semraft.studies.study import differing_fields, settings_of
 from semraft.tracking import CONFIG, ENVIRONMENT
 
 _WITHIN_STUDY = 5  # start/runs/VARIANT-seedK/checkpoints/last.pt
@@ -20,63 +20,63 @@ SETTLED = ("precision", "model.batch_norm")
 
 
 class StudyStopped(RuntimeError):
-    """The runs of a study are not what they should be; the message says which and how."""
+    """Runs of a study that may not be compared; the message names them and the reason."""
 
 
-def begun(cells: Sequence[Cell]) -> list[Cell]:
-    """Those of the cells whose runs have begun."""
-    return [cell for cell in cells if (cell.run / ENVIRONMENT).exists()]
+def begun(jobs: Sequence[Job]) -> list[Job]:
+    """Those of the jobs whose runs have begun."""
+    return [job for job in jobs if (job.run / ENVIRONMENT).exists()]
 
 
-def prove(cells: Sequence[Cell], base: str) -> None:
-    """Proves that the runs of cells that have begun may be compared.
+def check_comparable(jobs: Sequence[Job], base: str) -> None:
+    """Checks that the runs that have begun may be compared.
 
     Raises:
         ValueError: A run is of another protocol, on other data, or does not say what it started from.
         StudyStopped: Two seeds are one, or variants of one seed don't share what they should.
     """
-    runs = {cell: load_run(cell.run) for cell in begun(cells)}
-    for cell in runs:
-        _same_protocol(cell)
+    runs = {job: load_run(job.run) for job in begun(jobs)}
+    for job in runs:
+        _same_protocol(job)
     for field in SETTLED:
-        automatic = [cell for cell in runs if flat(load_config(cell.config))[field] == "auto"]
-        _settled_alike(field, [runs[cell] for cell in automatic])
+        automatic = [job for job in runs if settings_of(load_config(job.config))[field] == "auto"]
+        _settled_alike(field, [runs[job] for job in automatic])
     for one, two in combinations(runs.values(), 2):
         _same_data(one, two)
     if bare := without_fingerprints(list(runs.values())):
         raise ValueError(f"{', '.join(bare)}: no fingerprints in {ENVIRONMENT}; move them away to run again")
     groups: dict[str, list[Run]] = {}
-    for cell, run in runs.items():
-        groups.setdefault(cell.variant, []).append(run)
-    for twin in find_twins(groups):
+    for job, run in runs.items():
+        groups.setdefault(job.variant, []).append(run)
+    for duplicate in find_duplicate_seeds(groups):
         raise StudyStopped(
-            f"{twin.variant}: seeds {twin.of} and {twin.seed} have the same {' and '.join(twin.same)}: two "
-            f"copies of a run are no two seeds"
+            f"{duplicate.variant}: seeds {duplicate.of} and {duplicate.seed} have the same "
+            f"{' and '.join(duplicate.same)}: two copies of a run are no two seeds"
         )
-    pairs = ((name, found) for name in [base, *groups] for found in find_strangers(groups, name))
-    for name, stranger in pairs:
+    pairs = ((name, found) for name in [base, *groups] for found in find_unpaired_runs(groups, name))
+    for name, unpaired in pairs:
         raise StudyStopped(
-            f"seed {stranger.seed}: {stranger.variant} and {name} differ in their "
-            f"{' and '.join(stranger.differs)}, though one seed should give both the same"
+            f"seed {unpaired.seed}: {unpaired.variant} and {name} differ in their "
+            f"{' and '.join(unpaired.differs)}, though one seed should give both the same"
         )
 
 
-def _same_protocol(cell: Cell) -> None:
-    wanted, found = load_config(cell.config), load_config(cell.run / CONFIG)
+def _same_protocol(job: Job) -> None:
+    wanted, found = load_config(job.config), load_config(job.run / CONFIG)
     for field in differing_fields(wanted, found):
-        expected, value = flat(wanted)[field], flat(found)[field]
-        if not (_is_own_start(cell, field, value) or (field in SETTLED and expected == "auto")):
+        expected, value = settings_of(wanted)[field], settings_of(found)[field]
+        if not (_is_own_start(job, field, value) or (field in SETTLED and expected == "auto")):
             raise ValueError(
-                f"{cell.run} was run with {field} {value}, its study has {expected}: runs of different "
+                f"{job.run} was run with {field} {value}, its study has {expected}: runs of different "
                 f"protocols are not compared; choose another --out"
             )
 
 
-def _is_own_start(cell: Cell, field: str, value: object) -> bool:
+def _is_own_start(job: Job, field: str, value: object) -> bool:
     """Whether a run's weights are those of its study's start, wherever the study lay when it began."""
-    if field != "model.weights" or cell.start is None:
+    if field != "model.weights" or job.start is None:
         return False
-    return Path(str(value)).parts[-_WITHIN_STUDY:] == cell.start.parts[-_WITHIN_STUDY:]
+    return Path(str(value)).parts[-_WITHIN_STUDY:] == job.start.parts[-_WITHIN_STUDY:]
 
 
 def _settled_alike(field: str, runs: Sequence[Run]) -> None:

@@ -1,7 +1,7 @@
-"""Cells on a Ray cluster: the same `run_cell`, as a task on whatever machine has room (extra `ray`).
+"""Jobs on a Ray cluster: the same `run_job`, as a task on whatever machine has room (extra `ray`).
 
 All machines see the study's folder under the same path and have semraft installed. When a machine is lost,
-Ray gives its cells to others, and these go on from the last checkpoint.
+Ray gives its jobs to others, and these go on from the last checkpoint.
 """
 
 import socket
@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from semraft.config.data import CORES
-from semraft.studies.job import Cell, Submit, run_cell
+from semraft.studies.job import Job, Submit, run_job
 
 KNOCK_S = 5.0
 RETRIES = 10
-"""Machines that a cell may lose before it counts as failed."""
+"""Machines that a job may lose before it counts as failed."""
 
 
 @contextmanager
 def ray_engine(address: str, cores: int, gpu: bool) -> Iterator[Submit]:
-    """A cluster as an engine: each cell gets `cores` cores and, with `gpu`, a GPU if any machine has one.
+    """A cluster as an engine: each job gets `cores` cores and, with `gpu`, a GPU if any machine has one.
 
     Raises:
         ValueError: Ray is not installed, or no cluster answers at the address.
@@ -35,11 +35,11 @@ def ray_engine(address: str, cores: int, gpu: bool) -> Iterator[Submit]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"no Ray cluster at {address}: {error}") from error
     gpus = 1 if gpu and ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(run_cell)
+    task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(run_job)
     environment = {"OMP_NUM_THREADS": str(cores), CORES: str(cores)}
 
-    def submit(cell: Cell) -> Future[int]:
-        future: Future[int] = task.remote(cell, environment=environment, directory=Path.cwd()).future()
+    def submit(job: Job) -> Future[int]:
+        future: Future[int] = task.remote(job, environment=environment, directory=Path.cwd()).future()
         return future
 
     try:

@@ -1,4 +1,4 @@
-"""Runs what is missing of a study, cell by cell, wherever an engine has room, and watches all of it.
+"""Runs what is missing of a study, job by job, wherever an engine has room, and watches all of it.
 
 Nothing about a study's state is kept in memory or in files of its own: what is done is what the run folders
 say, so that a study goes on after any interruption.
@@ -21,34 +21,35 @@ from typing import Any
 
 from tqdm import tqdm
 
+from semraft.analysis.study_file import read_study
 from semraft.analysis.summary import SUMMARY
 from semraft.config import RunConfig, to_json
 from semraft.config.data import CORES
 from semraft.report.report import write_report
 from semraft.studies.job import (
-    Cell,
     Engine,
+    Job,
     Submit,
     complaint,
     is_done,
     is_running,
     last_step,
-    run_cell,
+    run_job,
 )
-from semraft.studies.preflight import begun, prove
-from semraft.studies.study import CELLS, START, Study, read_study, settle
+from semraft.studies.preflight import begun, check_comparable
+from semraft.studies.study import JOBS, START, Study, settle
 from semraft.tracking import write_text
 
 WATCH_S = 1.0
 WORKERS_ON_RAY = 2
-"""Loader processes that a cell with a GPU has a core for on a Ray cluster, where its configuration leaves it
+"""Loader processes that a job with a GPU has a core for on a Ray cluster, where its configuration leaves it
 to `auto`."""
 
 
-def cells_of(study: Study, folder: Path) -> list[Cell]:
-    """Every cell, all variants of the first seed first, so that pairs to compare come early."""
+def jobs_of(study: Study, folder: Path) -> list[Job]:
+    """Every job, all variants of the first seed first, so that pairs to compare come early."""
     return [
-        Cell(
+        Job(
             study=folder.resolve(),
             variant=variant,
             seed=seed,
@@ -64,71 +65,71 @@ def _start(study: Study, folder: Path, seed: int) -> Path | None:
     """The last checkpoint of the run that the runs of a seed start from."""
     if study.start is None:
         return None
-    starts = cells_of(study.start, folder / START)
-    return next(cell.last_checkpoint for cell in starts if cell.seed == seed)
+    starts = jobs_of(study.start, folder / START)
+    return next(job.last_checkpoint for job in starts if job.seed == seed)
 
 
-def prepare(study: Study, folder: Path) -> list[Cell]:
-    """Writes study.json and a configuration for every cell; returns the cells.
+def prepare(study: Study, folder: Path) -> list[Job]:
+    """Writes study.json and a configuration for every job; returns the jobs.
 
     Raises:
-        ValueError: What lies in the folder is of another protocol.
-        StudyStopped: Runs in it are not what they should be.
+        ValueError: A run in the folder is of another protocol.
+        StudyStopped: Runs in it may not be compared.
     """
     settle(folder, study)
-    cells = cells_of(study, folder)
-    (folder / CELLS).mkdir(exist_ok=True)
-    for cell in cells:
-        write_text(cell.config, to_json(study.cell_config(cell.variant, cell.seed)))
-    prove(cells, study.base)
-    return cells
+    jobs = jobs_of(study, folder)
+    (folder / JOBS).mkdir(exist_ok=True)
+    for job in jobs:
+        write_text(job.config, to_json(study.job_config(job.variant, job.seed)))
+    check_comparable(jobs, study.base)
+    return jobs
 
 
-def run_cells(cells: Sequence[Cell], base: str, engine: Engine) -> dict[str, str]:
-    """Runs those cells that are not done; returns, by name, those that failed and what they said last.
+def run_jobs(jobs: Sequence[Job], base: str, engine: Engine) -> dict[str, str]:
+    """Runs the jobs that are not done; returns those that failed: name -> last line of the log.
 
     Raises:
-        ValueError, StudyStopped: As in `prove`, as soon as the first steps show it; nothing goes on then.
+        ValueError, StudyStopped: As in `check_comparable`, in the first steps of a run; all jobs end then.
         KeyboardInterrupt: The study was asked to stop.
     """
-    missing = [cell for cell in cells if not is_done(cell)]
+    missing = [job for job in jobs if not is_done(job)]
     if not missing:
         return {}
     with _terminable(), engine() as submit:
-        futures = {submit(cell): cell for cell in missing}
-        _watch(cells, futures, base)
-    failed = {cell.name: _failure(future, cell) for future, cell in futures.items()}
+        futures = {submit(job): job for job in missing}
+        _watch(jobs, futures, base)
+    failed = {job.name: _failure(future, job) for future, job in futures.items()}
     return {name: why for name, why in failed.items() if why}
 
 
-def _failure(future: Future[int], cell: Cell) -> str:
+def _failure(future: Future[int], job: Job) -> str:
     if error := future.exception():
         return f"{type(error).__name__}: {error}"
-    return complaint(cell) if future.result() else ""
+    return complaint(job) if future.result() else ""
 
 
-def _watch(cells: Sequence[Cell], futures: dict[Future[int], Cell], base: str) -> None:
-    """Shows the steps of all cells together until the last is done, and looks at each that has begun."""
+def _watch(jobs: Sequence[Job], futures: dict[Future[int], Job], base: str) -> None:
+    """Shows the steps of all jobs together until the last is done, and looks at each that has begun."""
     proven = 0
     going = set(futures)
-    steps = sum(cell.steps for cell in cells)
-    with tqdm(total=steps, initial=_steps_done(cells), unit="step", desc="study") as bar:
+    steps = sum(job.steps for job in jobs)
+    with tqdm(total=steps, initial=_steps_done(jobs), unit="step", desc="study") as bar:
         while going:
             _, going = wait(going, WATCH_S, FIRST_COMPLETED)
-            if len(begun(cells)) > proven or not going:
-                proven = len(begun(cells))
-                prove(cells, base)
-            over = len(cells) - len(going)
+            if len(begun(jobs)) > proven or not going:
+                proven = len(begun(jobs))
+                check_comparable(jobs, base)
+            over = len(jobs) - len(going)
             failed = sum(1 for future in futures if future.done() and _failure(future, futures[future]))
-            text = f"{over - failed} of {len(cells)} runs done"
+            text = f"{over - failed} of {len(jobs)} runs done"
             bar.set_postfix_str(f"{text}, {failed} failed" if failed else text, refresh=False)
-            bar.update(_steps_done(cells) - bar.n)
+            bar.update(_steps_done(jobs) - bar.n)
             if sys.stderr.isatty() or not going:  # A log file needs no clock between steps.
                 bar.refresh()
 
 
-def _steps_done(cells: Sequence[Cell]) -> int:
-    return sum(last_step(cell) for cell in cells)
+def _steps_done(jobs: Sequence[Job]) -> int:
+    return sum(last_step(job) for job in jobs)
 
 
 @contextmanager
@@ -149,18 +150,18 @@ def _terminable() -> Iterator[None]:
 def local_engine(
     jobs: int, gpus: Sequence[str], threads: Mapping[str, str], launcher: Sequence[str] = ()
 ) -> Iterator[Submit]:
-    """Cells as processes of this machine, `jobs` at a time, each on one of `gpus`, with these variables."""
+    """Jobs as processes of this machine, `jobs` at a time, each on one of `gpus`, with these variables."""
     stop = threading.Event()
     free: SimpleQueue[str] = SimpleQueue()
     for number in range(jobs):
         free.put(gpus[number % len(gpus)] if gpus else "")
 
-    def run(cell: Cell) -> int:
+    def run(job: Job) -> int:
         gpu = free.get()
         try:
             environment = {**threads, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
-            return run_cell(
-                cell,
+            return run_job(
+                job,
                 environment=environment,
                 directory=Path.cwd(),
                 launcher=launcher,
@@ -171,7 +172,7 @@ def local_engine(
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            yield lambda cell: pool.submit(run, cell)
+            yield lambda job: pool.submit(run, job)
         finally:
             stop.set()  # Those that wait for room return at once, those that are going save first.
 
@@ -192,9 +193,9 @@ def visible_gpus() -> list[str]:
 
 
 def engine(study: Study, *, jobs: int | None, ray: str, launcher: Sequence[str]) -> Engine:
-    """What runs a study's cells: this machine, or the Ray cluster at an address.
+    """The engine of a study's jobs: this machine, or the Ray cluster at an address.
 
-    Here, one cell a GPU; without one, as many as the cores carry, which share them. That is a function of the
+    Here, one job a GPU; without one, as many as the cores carry, which share them. That is a function of the
     study and the machine, never of what is missing: other numbers of threads round differently. A launcher
     shares out the machine itself.
     """
@@ -222,16 +223,16 @@ def _workers(config: RunConfig, on_ray: bool) -> int:
     return WORKERS_ON_RAY if on_ray and config.device != "cpu" else 0
 
 
-def report(folder: Path, cells: Sequence[Cell], base: str) -> str:
-    """Writes summary.json and report.html of what is done; returns what to tell of them."""
-    if not any(cell.variant == base and is_done(cell) for cell in cells):
+def report(folder: Path, jobs: Sequence[Job], base: str) -> str:
+    """Writes summary.json and report.html of what is done; returns a text on them."""
+    if not any(job.variant == base and is_done(job) for job in jobs):
         return f"no run of {base} is done, which the others are compared with: no report yet"
     page = folder.resolve() / "report.html"
     return f"{write_report([folder], page)}\nsummary: {page.with_name(SUMMARY)}\nreport: {page}"
 
 
 def states(folder: Path) -> dict[str, dict[str, Any]]:
-    """Run -> its state (done, running, failed, stopped, missing), step, steps, and what a failed one said.
+    """Run -> its state (done, running, failed, stopped, missing), step, steps, and a failed one's last line.
 
     Raises:
         ValueError: There is no study in the folder.
@@ -241,24 +242,24 @@ def states(folder: Path) -> dict[str, dict[str, Any]]:
     for seed in found["seeds"]:
         for variant in found["variants"]:
             steps = (found["protocol"] | found["differences"][variant])["optim.steps"]
-            cell = Cell(study=folder.resolve(), variant=variant, seed=seed, steps=steps)
-            state, said = _state(cell)
-            rows[cell.name] = {
+            job = Job(study=folder.resolve(), variant=variant, seed=seed, steps=steps)
+            state, said = _state(job)
+            rows[job.name] = {
                 "state": state,
-                "step": steps if state == "done" else last_step(cell),
+                "step": steps if state == "done" else last_step(job),
                 "steps": steps,
                 "said": said,
             }
     return rows
 
 
-def _state(cell: Cell) -> tuple[str, str]:
-    if is_done(cell):
+def _state(job: Job) -> tuple[str, str]:
+    if is_done(job):
         return "done", ""
-    if is_running(cell):
+    if is_running(job):
         return "running", ""
-    if not cell.log.exists():
+    if not job.log.exists():
         return "missing", ""
-    said = complaint(cell)
+    said = complaint(job)
     failed = said.startswith("semraft train:") and "stopped after step" not in said
     return ("failed", said) if failed else ("stopped", "")

@@ -11,16 +11,15 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
-from semraft.config import RunConfig, load_config, to_json
+from semraft.analysis.study_file import STUDY, read_study
+from semraft.config import RunConfig, flat, load_config, to_json
 from semraft.tracking import write_text
 
-STUDY = "study.json"
-RUNS = "runs"
-CELLS = "cells"
+JOBS = "jobs"
 START = "start"
 """In a folder: the study that another one starts from. As `model.weights`: its run of the same seed."""
 NAMES = ("recipe", "seed", "output")
-"""Fields that tell runs apart and change nothing else, but for the seed, which is the cell's."""
+"""Fields that tell runs apart and change nothing else, but for the seed, which is the job's."""
 PLACES = ("data.root", "data.workers", "tracker")
 """Fields that say where or how fast, not what: they may differ between the machines of one study. That the
 data are the same is told by their fingerprints."""
@@ -28,7 +27,7 @@ data are the same is told by their fingerprints."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """Variants x seeds. What the variants do not differ in is the protocol, the same for every run.
+    """Variants x seeds. Fields that all variants share are the protocol, the same for every run.
 
     Each training sample is a function of (seed, sample number), so variants of one seed see the same batches
     in the same order; validation pairs are drawn by `data.draw_seed`, the same in every run.
@@ -37,7 +36,7 @@ class Study:
     name: str
     """Also the folder studies/NAME."""
     about: str
-    """What it is for, one line."""
+    """Its purpose, in one line."""
     variants: Mapping[str, RunConfig]
     """Variant -> its configuration; seed and output are set by the study."""
     base: str
@@ -78,13 +77,13 @@ class Study:
                     f"the same there, or name the field in `may_differ`"
                 )
 
-    def cell_config(self, variant: str, seed: int) -> RunConfig:
+    def job_config(self, variant: str, seed: int) -> RunConfig:
         """The configuration of one run."""
         return replace(self.variants[variant], seed=seed, output="")
 
     def to_json(self) -> dict[str, Any]:
-        """What study.json holds: the protocol all runs share, and what each variant has of its own."""
-        tables = {variant: flat(config) for variant, config in self.variants.items()}
+        """The content of study.json: the protocol that all runs share, and each variant's own fields."""
+        tables = {variant: settings_of(config) for variant, config in self.variants.items()}
         left_out = (*NAMES, *PLACES, *(["model.weights"] if self.start else []))
         left = {
             name: [table.get(name) for table in tables.values()]
@@ -112,22 +111,14 @@ def _within(field: str, groups: tuple[str, ...]) -> bool:
     return any(field == group or field.startswith(f"{group}.") for group in groups)
 
 
-def flat(config: RunConfig) -> dict[str, Any]:
-    """A configuration as its config.json has it, fields named as on the command line: "optim.batch" -> 6."""
-    return _leaves(json.loads(to_json(config)), "")
-
-
-def _leaves(tree: dict[str, Any], prefix: str) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        leaves |= _leaves(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return leaves
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """The fields of a configuration as its config.json has them, by name: "optim.batch" -> 6."""
+    return flat(json.loads(to_json(config)))
 
 
 def differing_fields(one: RunConfig, two: RunConfig) -> list[str]:
     """Fields in which two configurations differ as experiments, names and places aside."""
-    table, other = flat(one), flat(two)
+    table, other = settings_of(one), settings_of(two)
     return [name for name in table if name not in (*NAMES, *PLACES) and table[name] != other[name]]
 
 
@@ -152,7 +143,7 @@ def load_study(path: Path) -> Study:
     try:
         found = runpy.run_path(str(path)).get("study")
     # Their code, run: it may raise anything, a SyntaxError as well as what a library of theirs throws, and no
-    # narrower class is true of it. What is no Exception passes: Ctrl-C, and their own sys.exit("why not").
+    # narrower class is true of it. Ctrl-C and their own sys.exit("why not") are no Exception and pass.
     except Exception as error:
         where = f"{path}{_line_of(error, path)}"
         raise ValueError(f"{where} can't be read: {type(error).__name__}: {error}") from error
@@ -180,9 +171,9 @@ def settle(folder: Path, study: Study) -> None:
     if found.exists():
         old = read_study(folder)
         for variant in (name for name in study.variants if name in old["variants"]):
-            for cell in (folder / CELLS / f"{variant}-seed{seed}.json" for seed in old["seeds"]):
-                if cell.exists():
-                    _refuse_changes(folder, variant, load_config(cell), study.variants[variant])
+            for job in (folder / JOBS / f"{variant}-seed{seed}.json" for seed in old["seeds"]):
+                if job.exists():
+                    _refuse_changes(folder, variant, load_config(job), study.variants[variant])
         if old["name"] != study.name or old["base"] != study.base:
             raise ValueError(
                 f"{folder} holds study {old['name']} with base {old['base']}: choose another --out"
@@ -198,23 +189,10 @@ def settle(folder: Path, study: Study) -> None:
     write_text(found, json.dumps(new, indent=2) + "\n")
 
 
-def read_study(folder: Path) -> dict[str, Any]:
-    """What `settle` wrote.
-
-    Raises:
-        ValueError: There is no study in the folder.
-    """
-    try:
-        contents: dict[str, Any] = json.loads((folder / STUDY).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder} is no study: {error}") from error
-    return contents
-
-
 def _refuse_changes(folder: Path, variant: str, old: RunConfig, new: RunConfig) -> None:
     """As whole configurations: a field that semraft has gained since has its default in the old one."""
     for field in differing_fields(old, new):
         raise ValueError(
-            f"{folder} holds runs of another protocol ({variant} had {field} {flat(old)[field]}, now "
-            f"{flat(new)[field]}): choose another --out"
+            f"{folder} holds runs of another protocol ({variant} had {field} {settings_of(old)[field]}, now "
+            f"{settings_of(new)[field]}): choose another --out"
         )

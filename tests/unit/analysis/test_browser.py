@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from semraft.analysis.runs import load_run
 from semraft.analysis.summary import finished_runs
 from semraft.diagnosis.diagnose import diagnose
 from semraft.report.diagnosis_section import write_page as write_diagnosis
@@ -71,7 +70,7 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
 
 
 def render(study: Path, numbers: dict[str, Any], name: str) -> Path:
-    write_page([load_run(path) for path in finished_runs(study)], numbers, study / name)
+    write_page(finished_runs(study), numbers, study / name)
     return study / name
 
 

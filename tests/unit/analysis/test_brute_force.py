@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from semraft.analysis.statistics import scene_draws
-from semraft.analysis.summary import write_summary
+from semraft.analysis.summary import summarize_study
 from tests.unit.analysis.fake_runs import SPLIT, make_study
 
 SEEDS = range(4)
@@ -86,7 +86,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def comparisons(study: Path) -> Iterator[dict[str, Any]]:
-    for entry in json.loads(write_summary(study).read_text())["comparisons"]:
+    for entry in summarize_study(study)[1]["comparisons"]:
         if entry["metric"] in ("epe", "epe_moving", "iou_pct_car", "miou_pct"):
             yield entry
 

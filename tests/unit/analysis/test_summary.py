@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from semraft.analysis.runs import Run, load_run
-from semraft.analysis.summary import compare, summarize, write_summary
+from semraft.analysis.summary import compare, summarize_study
 from semraft.config import OptimConfig
 from semraft.report.report import write_report
 from tests.unit.analysis.fake_runs import (
@@ -75,7 +75,7 @@ def test_every_number_of_a_comparison(tmp_path: Path) -> None:
     """
     effects = (-0.3, -0.25, -0.35, -0.3, -0.3)
     study = make_study(tmp_path, {"base": (0.0,) * 5, "v1": effects})
-    numbers = json.loads(write_summary(study).read_text())
+    numbers = summarize_study(study)[1]
     epe = comparison(numbers, "v1")
     assert epe["difference"] == pytest.approx(-0.3)
     assert epe["spread"] == pytest.approx(0.0353553, abs=1e-6)
@@ -106,7 +106,7 @@ def test_the_verdict_says_how_sure_it_is(tmp_path: Path) -> None:
         "good": (-0.3, -0.25, -0.35, -0.3, -0.31),
         "null": (0.1, -0.1, 0.2, -0.2, 0.01),
     }
-    numbers = json.loads(write_summary(make_study(tmp_path, effects)).read_text())
+    numbers = summarize_study(make_study(tmp_path, effects))[1]
     good, null = numbers["verdict"]["variants"]
     assert good["state"] == "better"
     epe = comparison(numbers, "good")
@@ -129,7 +129,7 @@ def test_a_variant_may_be_compared_with_another_than_base(tmp_path: Path) -> Non
     study = make_study(tmp_path, effects)
     described = json.loads((study / "study.json").read_text())
     (study / "study.json").write_text(json.dumps(described | {"against": {"other-v1": "other"}}))
-    numbers = json.loads(write_summary(study).read_text())
+    numbers = summarize_study(study)[1]
     assert numbers["against"] == {"other": "base", "other-v1": "other"}
     assert comparison(numbers, "other-v1")["difference"] == pytest.approx(-0.3)
     assert comparison(numbers, "other")["difference"] == pytest.approx(0.5)
@@ -146,8 +146,8 @@ def test_p_values_are_corrected_over_the_variants(tmp_path: Path) -> None:
     effects = (-0.3, -0.1, -0.2)
     alone = make_study(tmp_path / "a", {"base": (0.0,) * 3, "v1": effects})
     among = make_study(tmp_path / "b", {"base": (0.0,) * 3, "v1": effects, "v2": (0.1, -0.1, 0.3)})
-    one = comparison(json.loads(write_summary(alone).read_text()), "v1")
-    two = comparison(json.loads(write_summary(among).read_text()), "v1")
+    one = comparison(summarize_study(alone)[1], "v1")
+    two = comparison(summarize_study(among)[1], "v1")
     assert one["p_holm"] == one["p"] == two["p"]
     assert two["p_holm"] == pytest.approx(2 * two["p"])
 
@@ -163,7 +163,7 @@ def test_one_scene_carries_no_verdict(tmp_path: Path) -> None:
                 ",".join([*row[:2], "scene" if n == 0 else "one", *row[3:]]) for n, row in enumerate(lines)
             )
         )
-    epe = comparison(json.loads(write_summary(study).read_text()), "v1")
+    epe = comparison(summarize_study(study)[1], "v1")
     assert epe["scenes"] == {"count": 1, "low": None, "high": None}
     assert epe["without_best_scene"] is None
     assert epe["state"] == "undecided"
@@ -178,7 +178,7 @@ def test_a_gain_that_one_scene_makes_is_no_gain(tmp_path: Path) -> None:
     kind[7] = -2.4
     effects = (-0.3, -0.25, -0.35, -0.3, -0.31)
     study = make_study(tmp_path, {"base": (0.0,) * 5, "v1": effects}, kind=kind)
-    numbers = json.loads(write_summary(study).read_text())
+    numbers = summarize_study(study)[1]
     epe = comparison(numbers, "v1")
     assert epe["high"] < 0
     assert epe["scenes"]["high"] < 0
@@ -192,20 +192,20 @@ def test_rows_of_another_evaluation_are_not_taken(tmp_path: Path) -> None:
     """Red when: rows left by an earlier evaluation tell the scenes of a later one."""
     study = make_study(tmp_path, {"base": (0.0,) * 3, "v1": (-0.3, -0.2, -0.25)})
     rewrite(load_run(study / "runs" / "v1-seed1"), SPLIT, epe=1.7)
-    numbers = json.loads(write_summary(study).read_text())
+    numbers = summarize_study(study)[1]
     assert comparison(numbers, "v1")["scenes"] is None
     assert comparison(numbers, "v1", "fl")["scenes"]["count"] == 24
 
 
-def test_twins_are_named_and_not_counted(tmp_path: Path) -> None:
+def test_duplicate_seeds_are_named_and_not_counted(tmp_path: Path) -> None:
     """Red when: a seed whose order and batches are another's counts as a replicate."""
     study = make_study(tmp_path, {"base": (0.0,) * 3, "v1": (-0.3, -0.2, -0.25)})
     path = study / "runs" / "v1-seed2" / "environment.json"
     environment = json.loads(path.read_text())
     environment["fingerprints"]["sample_order"] = "sample_order 0"
     path.write_text(json.dumps(environment))
-    numbers = json.loads(write_summary(study).read_text())
-    assert numbers["twins"] == [{"variant": "v1", "seed": 2, "of": 0, "same": ["sample order"]}]
+    numbers = summarize_study(study)[1]
+    assert numbers["duplicate_seeds"] == [{"variant": "v1", "seed": 2, "of": 0, "same": ["sample order"]}]
     assert comparison(numbers, "v1")["by_seed"].keys() == {"0", "1"}
     assert [run["seed"] for run in numbers["runs"] if not run["counted"]] == [2]
     assert {mean["variant"]: mean["seeds"] for mean in numbers["means"]} == {"base": 3, "v1": 2}
@@ -221,11 +221,13 @@ def test_weights_from_a_file_may_be_the_same_for_all_seeds(tmp_path: Path) -> No
         environment["fingerprints"]["initial_weights"] = "the same"
         path = tmp_path / f"base-seed{seed}"
         runs.append(make_run(path, environment=environment, config=dataclasses.replace(config, seed=seed)))
-    assert summarize(runs, {}, "base")["twins"] == []
+    assert compare([load_run(run) for run in runs], {}, "base")["duplicate_seeds"] == []
     for path in runs:
         text = (path / "config.json").read_text().replace('"things.pth"', '""')
         (path / "config.json").write_text(text)
-    assert summarize(runs, {}, "base")["twins"][0]["same"] == ["initial weights"]
+    assert compare([load_run(run) for run in runs], {}, "base")["duplicate_seeds"][0]["same"] == [
+        "initial weights"
+    ]
 
 
 def test_variants_of_a_seed_that_saw_other_batches_are_no_pair(tmp_path: Path) -> None:
@@ -233,8 +235,8 @@ def test_variants_of_a_seed_that_saw_other_batches_are_no_pair(tmp_path: Path) -
     study = make_study(tmp_path, {"base": (0.0,) * 3, "v1": (-0.3, -0.2, -0.25)})
     path = study / "runs" / "v1-seed1" / "environment.json"
     path.write_text(path.read_text().replace("first_batches 1", "something else"))
-    numbers = json.loads(write_summary(study).read_text())
-    assert numbers["strangers"] == [{"variant": "v1", "seed": 1, "differs": ["first batches"]}]
+    numbers = summarize_study(study)[1]
+    assert numbers["unpaired_runs"] == [{"variant": "v1", "seed": 1, "differs": ["first batches"]}]
     assert comparison(numbers, "v1")["by_seed"].keys() == {"0", "2"}
 
 
@@ -261,7 +263,7 @@ def test_runs_of_another_protocol_are_refused(tmp_path: Path, what: str) -> None
         (path / "environment.json").write_text(text)
         expected = "training data called world is not the same in base-seed0 and v1-seed1"
     with pytest.raises(ValueError, match=expected):
-        write_summary(study)
+        summarize_study(study)
 
 
 def test_unfinished_runs_are_missing_and_what_is_none_is_refused(tmp_path: Path) -> None:
@@ -269,16 +271,16 @@ def test_unfinished_runs_are_missing_and_what_is_none_is_refused(tmp_path: Path)
     shutil.rmtree(study / "runs" / "v1-seed0")
     lines = (study / "runs" / "v1-seed1" / "metrics.jsonl").read_text().splitlines()
     (study / "runs" / "v1-seed1" / "metrics.jsonl").write_text("\n".join(lines[:2]) + "\n")
-    numbers = json.loads(write_summary(study).read_text())
+    numbers = summarize_study(study)[1]
     assert numbers["missing"] == ["v1-seed0", "v1-seed1"]
     assert {run["variant"] for run in numbers["runs"]} == {"base"}
     assert numbers["runs"][0]["path"] == "runs/base-seed0"
     for name in ("base-seed0", "base-seed1"):
         shutil.rmtree(study / "runs" / name)
     with pytest.raises(ValueError, match="no run is finished"):
-        write_summary(study)
+        summarize_study(study)
     with pytest.raises(ValueError, match=r"is no study: study\.json"):
-        write_summary(tmp_path / "nothing")
+        summarize_study(tmp_path / "nothing")
     with pytest.raises(ValueError, match="no run of 'other' to compare with: there are base"):
         compare([load_run(make_run(tmp_path / "base-seed9", seed=9))], {}, "other")
 
@@ -290,6 +292,8 @@ def test_the_summary_does_not_depend_on_place_or_order_of_work(tmp_path: Path) -
     for place in ("a", "b"):
         study = make_study(tmp_path / place, effects)
         np.random.default_rng().random()
-        texts.append(write_summary(study).read_text())
-        assert write_summary(study).read_text() == texts[-1]
+        summarize_study(study)
+        texts.append((study / "summary.json").read_text())
+        summarize_study(study)
+        assert (study / "summary.json").read_text() == texts[-1]
     assert texts[0] == texts[1]

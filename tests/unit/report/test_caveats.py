@@ -5,12 +5,12 @@ from pathlib import Path
 
 from semraft.analysis.runs import Run, load_run
 from semraft.analysis.summary import compare, finished_runs
-from semraft.report.caveats import Notice, notices, replicate_notices
+from semraft.report.caveats import Caveat, caveats, replicate_caveats
 from tests.unit.analysis.fake_runs import make_environment, make_run, make_study
 
 
 def texts(runs: list[Run], level: str) -> str:
-    return "\n".join(notice.text for notice in notices(runs) if notice.level == level)
+    return "\n".join(caveat.text for caveat in caveats(runs) if caveat.level == level)
 
 
 def test_sound_runs_only_tell_what_was_left_out(tmp_path: Path) -> None:
@@ -19,12 +19,12 @@ def test_sound_runs_only_tell_what_was_left_out(tmp_path: Path) -> None:
         for recipe in ("world-base", "world-semantic-v1")
         for seed in (0, 42)
     ]
-    expected = [Notice(level="warning", text="Every run: not validated on kitti: no root given")]
-    assert notices(runs) == expected
+    expected = [Caveat(level="warning", text="Every run: not validated on kitti: no root given")]
+    assert caveats(runs) == expected
 
 
 def test_a_study_names_runs_that_are_not_healthy(tmp_path: Path) -> None:
-    """In its notices, which the terminal shows too, and in summary.json.
+    """In its caveats, which the terminal shows too, and in summary.json.
 
     Red when: a verdict's state, step or cause is lost on the way, or a healthy run is named.
     """
@@ -33,7 +33,7 @@ def test_a_study_names_runs_that_are_not_healthy(tmp_path: Path) -> None:
     (study / "runs" / "v1-seed1" / "verdict.json").write_text(
         '{"state": "worse", "first_step": 300, "causes": [{"name": "term-too-heavy"}]}'
     )
-    runs = [load_run(path) for path in finished_runs(study)]
+    runs = finished_runs(study)
     said = texts(runs, "warning")
     assert "v1-seed1: judged itself worse since step 300: term too heavy" in said
     assert said.count("judged itself") == 1
@@ -63,7 +63,7 @@ def test_different_validation_pairs_and_data_stop_the_comparison(tmp_path: Path)
     data = load_run(make_run(tmp_path / "b", seed=2, environment=make_environment(fingerprint="f1")))
     assert "world-val: the runs were validated on different pairs" in texts([base, draw], "stop")
     assert "world-val: the validation data differs" in texts([base, data], "stop")
-    assert notices([base, draw])[0].level == "stop"
+    assert caveats([base, draw])[0].level == "stop"
 
 
 def test_different_training_data_of_one_name_stops_the_comparison(tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_runs_that_do_not_count_are_named_once(tmp_path: Path) -> None:
         path = study / "runs" / name / "environment.json"
         other = "sample_order 0" if field == "sample_order" else "another"
         path.write_text(path.read_text().replace(f"{field} {seed}", other))
-    runs = [load_run(path) for path in finished_runs(study)]
+    runs = finished_runs(study)
     numbers = compare(runs, {}, "base") | {"missing": ["v1-seed9"]}
-    said = [notice.text for notice in replicate_notices(numbers)]
+    said = [caveat.text for caveat in replicate_caveats(numbers)]
     assert said[0] == "v1 seed 2 is seed 0 again (same sample order): it is not counted."
     assert "v1 seed 1 does not share first batches with base" in "\n".join(said)
     assert said[-1] == "Not finished, and in no number: v1-seed9."
@@ -134,5 +134,5 @@ def test_runs_that_do_not_count_are_named_once(tmp_path: Path) -> None:
 
 def test_seeds_that_are_not_proven_are_said(tmp_path: Path) -> None:
     bare = [load_run(make_run(tmp_path / f"base-seed{seed}", seed=seed)) for seed in (0, 1)]
-    (notice,) = replicate_notices(compare(bare, {}, "base"))
-    assert notice.text.startswith("No run recorded what it started from")
+    (caveat,) = replicate_caveats(compare(bare, {}, "base"))
+    assert caveat.text.startswith("No run recorded what it started from")

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from semraft.analysis.runs import load_run
 from semraft.analysis.summary import compare, finished_runs
 from semraft.report.forest import STRIP_WIDTH, forests, linear_ticks, map_groups, short_number
 from tests.unit.analysis.fake_runs import SPLIT, make_study
@@ -15,7 +14,7 @@ from tests.unit.analysis.fake_runs import SPLIT, make_study
 def numbers(tmp_path: Path) -> dict[str, Any]:
     """v1 is better by about 0.3 px of 2, v2 can't be told from base."""
     study = make_study(tmp_path, {"base": (0,) * 3, "v1": (-0.3, -0.2, -0.4), "v2": (0.1, -0.2, 0.15)})
-    return compare([load_run(path) for path in finished_runs(study)], {}, "base")
+    return compare(finished_runs(study), {}, "base")
 
 
 def test_intervals_lie_in_order_and_on_one_scale(numbers: dict[str, Any]) -> None:
@@ -50,7 +49,7 @@ def test_better_is_to_the_right_where_higher_is(numbers: dict[str, Any]) -> None
 
 def test_one_seed_has_a_point_and_no_interval(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"base": (0,), "v1": (-0.3,)}, scenes=3)
-    numbers = compare([load_run(path) for path in finished_runs(study)], {}, "base")
+    numbers = compare(finished_runs(study), {}, "base")
     strip = forests(numbers, SPLIT)[0].strips[0]
     assert (strip.over_seeds, strip.over_scenes, strip.seeds) == (None, None, [strip.at])
 
@@ -73,7 +72,7 @@ def test_the_map_has_every_stratum_once_in_its_group(numbers: dict[str, Any]) ->
 def test_a_gain_of_accuracy_is_a_gain(tmp_path: Path) -> None:
     """Red when: a higher fraction below one pixel is shown as a loss."""
     study = make_study(tmp_path, {"base": (0,) * 3, "v1": (-0.3, -0.2, -0.4)})
-    numbers = compare([load_run(path) for path in finished_runs(study)], {}, "base")
+    numbers = compare(finished_runs(study), {}, "base")
     for entry in numbers["comparisons"]:
         entry["metric"] = entry["metric"].replace("wauc", "wauc_moving")
     (group,) = map_groups(numbers, SPLIT, "wauc")

@@ -11,11 +11,20 @@ import cv2
 import numpy as np
 import pytest
 
-from semraft.analysis.runs import load_run
+from semraft.analysis import summary
+from semraft.analysis.runs import Run, load_run
 from semraft.analysis.summary import compare
+from semraft.report import report
 from semraft.report.pair_pictures import data_uri
 from semraft.report.report import final_table, write_report
-from tests.unit.analysis.fake_runs import SPLIT, make_environment, make_pair, make_run, make_scores
+from tests.unit.analysis.fake_runs import (
+    SPLIT,
+    make_environment,
+    make_pair,
+    make_run,
+    make_scores,
+    make_study,
+)
 from tests.unit.analysis.page import UPLOT, Page
 
 FOUR = (
@@ -188,6 +197,21 @@ def test_a_number_that_is_none_is_a_dash(tmp_path: Path) -> None:
 def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert len(render(tmp_path, [run, run / ".." / "run"]).summary["runs"]) == 1
+
+
+def test_the_report_of_a_study_reads_every_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when: whether a run is finished, its numbers and its page each parse its files anew."""
+    study = make_study(tmp_path, {"base": (0.0,) * 2, "v1": (-0.3, -0.2)})
+    read: list[str] = []
+
+    def counted(path: Path) -> Run:
+        read.append(path.name)
+        return load_run(path)
+
+    for module in (summary, report):
+        monkeypatch.setattr(module, "load_run", counted)
+    write_report([study], tmp_path / "report.html")
+    assert read == ["base-seed0", "base-seed1", "v1-seed0", "v1-seed1"]
 
 
 def test_the_terminal_shows_the_same_numbers(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def main() -> None:
     if not resume:
         last.parent.mkdir(parents=True)
         (run / "config.json").write_text(json.dumps({**config, "precision": "float32"}))
-        shown = 0 if wrong.get("twins") else seed
+        shown = 0 if wrong.get("duplicate_seeds") else seed
         prints = {name: f"{name} {shown}" for name in ("initial_weights", "sample_order", "first_batches")}
         record = {"data": {"train": [], "validation": {}}, "fingerprints": prints}
         (run / "environment.tmp").write_text(json.dumps(record))

@@ -15,9 +15,9 @@ from semraft.losses.auxiliary_term import option_values
 from semraft.losses.terms import TERMS
 from semraft.models.weights import build_model
 from semraft.studies.catalog import STUDIES
-from semraft.studies.job import Cell
-from semraft.studies.preflight import StudyStopped, prove
-from semraft.studies.study import differing_fields, flat
+from semraft.studies.job import Job
+from semraft.studies.preflight import StudyStopped, check_comparable
+from semraft.studies.study import differing_fields, settings_of
 from semraft.training.provenance import fingerprints
 from semraft.training.run_data import training_data
 
@@ -50,7 +50,7 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
     for variant in STUDY.variants:
         if variant.startswith("v1-"):
             one, two = (
-                flat(config) | flat_terms(config)
+                settings_of(config) | flat_terms(config)
                 for config in (STUDY.variants[variant], STUDY.variants["v1"])
             )
             alone[variant] = {name for name in one if name != "loss.terms" and one[name] != two[name]}
@@ -80,7 +80,7 @@ def test_a_fault_alone_is_one_change_of_v1() -> None:
         "v1-5-uncertainty": {"weight", "modulation"},
         "v1-5-exact-learning-rate": {"weight", "mask", "schedule"},
     }
-    whole = flat(STUDY.variants["as-it-was"]) | flat_terms(STUDY.variants["as-it-was"])
+    whole = settings_of(STUDY.variants["as-it-was"]) | flat_terms(STUDY.variants["as-it-was"])
     assert (whole["loss.normalize"], whole["loss.gamma"]) == ("all", 0.85)
     assert whole["altered"] == ["as-zero", "v1-mean-all", "v1-broadcast-mask"]
     assert whole["weight"] == 1
@@ -157,23 +157,23 @@ def test_the_three_seeds_that_were_one_are_refused(tmp_path: Path) -> None:
     datasets, shares = training_data(data)
     weights = build_model(replace(config.model, weights=""), 0).state_dict()
 
-    def begin(seed: int, wanted: RunConfig) -> Cell:
-        cell = Cell(study=tmp_path / str(len(wanted.altered)), variant="v1", seed=seed, steps=9)
-        cell.config.parent.mkdir(parents=True, exist_ok=True)
-        cell.run.mkdir(parents=True)
+    def begin(seed: int, wanted: RunConfig) -> Job:
+        job = Job(study=tmp_path / str(len(wanted.altered)), variant="v1", seed=seed, steps=9)
+        job.config.parent.mkdir(parents=True, exist_ok=True)
+        job.run.mkdir(parents=True)
         begun = replace(wanted, seed=seed)
         ran = replace(begun, precision="float32", model=replace(begun.model, batch_norm="freeze"))
-        cell.config.write_text(to_json(begun))
-        (cell.run / "config.json").write_text(to_json(ran))
+        job.config.write_text(to_json(begun))
+        (job.run / "config.json").write_text(to_json(ran))
         record = {
             "data": {"train": [], "validation": {}},
             "fingerprints": fingerprints(begun, weights, datasets, shares, draw_seed(begun)),
         }
-        (cell.run / "environment.json").write_text(json.dumps(record))
-        return cell
+        (job.run / "environment.json").write_text(json.dumps(record))
+        return job
 
     with pytest.raises(
         StudyStopped, match=r"v1: seeds 0 and 42 have the same sample order and first batches"
     ):
-        prove([begin(seed, config) for seed in (0, 42, 1234)], "v1")
-    prove([begin(seed, replace(config, altered=())) for seed in (0, 42)], "v1")
+        check_comparable([begin(seed, config) for seed in (0, 42, 1234)], "v1")
+    check_comparable([begin(seed, replace(config, altered=())) for seed in (0, 42)], "v1")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from semraft.analysis.study_file import read_study
 from semraft.config import LossConfig, RunConfig, TermConfig
 from semraft.config.recipes import RECIPES
 from semraft.losses.objective import check_terms
 from semraft.models.heads import given_by
 from semraft.studies.catalog import STUDIES
 from semraft.studies.runner import prepare
-from semraft.studies.study import Study, load_study, override, read_study, settle
+from semraft.studies.study import Study, load_study, override, settle
 from semraft.training.run_data import training_data
 
 BASE = RunConfig()
@@ -62,7 +63,7 @@ def test_the_protocol_is_what_the_variants_share() -> None:
         "v1": {"loss.terms": [asdict(V1.loss.terms[0])]},
     }
     assert not {"seed", "output", "recipe", "data.root", "loss.terms"} & contents["protocol"].keys()
-    config = STUDY.cell_config("v1", 42)
+    config = STUDY.job_config("v1", 42)
     assert (config.seed, config.loss) == (42, V1.loss)
 
 
@@ -71,7 +72,7 @@ def test_what_a_seed_starts_from_is_no_protocol() -> None:
     contents = STUDIES["movers"].to_json()
     assert "model.weights" not in contents["protocol"] | contents["differences"]["base"]
     assert contents["start"]["protocol"]["model.weights"] == ""
-    assert STUDIES["movers"].cell_config("base", 3).model.weights == "start"
+    assert STUDIES["movers"].job_config("base", 3).model.weights == "start"
 
 
 def test_a_folder_takes_more_seeds_and_variants_of_its_protocol_only(tmp_path: Path) -> None:
