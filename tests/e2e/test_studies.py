@@ -140,7 +140,7 @@ def test_the_shipped_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert call("study", "list", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [name for name, row in found.items() if row["smoke"]] == ["smoke"]
-    assert found["smoke"]["jobs"] == 4
+    assert found["smoke"]["runs"] == 4
     assert found["origin"]["seeds"] == [0, 42, 1234]
     assert call("study", "list") == 0
     assert call("study") == 0

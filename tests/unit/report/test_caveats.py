@@ -35,8 +35,8 @@ def test_a_study_names_runs_that_are_not_healthy(tmp_path: Path) -> None:
     )
     runs = finished_runs(study)
     said = texts(runs, "warning")
-    assert "v1-seed1: judged itself worse since step 300: term too heavy" in said
-    assert said.count("judged itself") == 1
+    assert "v1-seed1: health worse since step 300: term too heavy" in said
+    assert said.count("health worse") == 1
     assert compare(runs, {}, "base")["not_healthy"] == [
         {"variant": "v1", "seed": 1, "state": "worse", "first_step": 300, "cause": "term too heavy"}
     ]
@@ -132,7 +132,7 @@ def test_runs_that_do_not_count_are_named_once(tmp_path: Path) -> None:
     assert said[-1] == "Not finished, and in no number: v1-seed9."
 
 
-def test_seeds_that_are_not_proven_are_said(tmp_path: Path) -> None:
+def test_seeds_without_fingerprints_have_a_caveat(tmp_path: Path) -> None:
     bare = [load_run(make_run(tmp_path / f"base-seed{seed}", seed=seed)) for seed in (0, 1)]
     (caveat,) = replicate_caveats(compare(bare, {}, "base"))
-    assert caveat.text.startswith("No run recorded what it started from")
+    assert caveat.text.startswith("No run has fingerprints")
