@@ -227,7 +227,8 @@ def changed(whole: Whole, change: Callable[[str, Tensor], Tensor]) -> Whole:
         return change(name, value.detach()).requires_grad_(value.requires_grad)
 
     return replace(
-        whole, **{field.name: part(field.name, getattr(whole, field.name)) for field in fields(whole)}
+        whole,
+        **{field.name: part(field.name, getattr(whole, field.name)) for field in fields(whole) if field.init},
     )
 
 
