@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float16, Float64, UInt8
 
 from semraft.analysis.scene_conditions import metrics_by_condition, rows_by_condition
 from semraft.config import flat
+from semraft.config.earlier_versions import upgraded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +103,7 @@ def load_run(path: Path) -> Run:
     Raises:
         ValueError: A file that a run directory has is missing, or does not hold what it should.
     """
-    config = flat(_read_object(path, "config.json"))
+    config = flat(upgraded(_read_object(path, "config.json")))
     environment = _read_object(path, "environment.json")
     absent = {"recipe", "seed", "optim.steps"} - config.keys()
     if absent:

@@ -1,4 +1,8 @@
-"""Run configurations of earlier versions: fields that are no options any more become alterations."""
+"""Run configurations of earlier versions, as this one writes them.
+
+Fields that are no options any more become alterations; fields of every loss term that are options of one term
+alone become its own options.
+"""
 
 from typing import Any
 
@@ -11,6 +15,18 @@ RETIRED = {
 """Path of a field -> its value -> the alteration that does the same; any other value was the default."""
 OF_V1 = {"mean": {"all": "v1-mean-all"}, "masked_by": {"broadcast": "v1-broadcast-mask"}}
 """The same of the options of the term semantic-v1."""
+OWN_OPTIONS: dict[str, str | int | float] = {
+    "order": 2,
+    "penalty": "l1",
+    "radius_px": 16,
+    "gain": 2.0,
+    "falloff_px": 8.0,
+    "plane_model": "homography",
+    "fit_gradient": "through",
+    "gradient": "both",
+    "prior": 0.05,
+}
+"""Former fields of every loss term, which only some terms read, with their defaults."""
 
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
@@ -35,4 +51,8 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
             for name, meanings in OF_V1.items():
                 if (meaning := meanings.get(options.pop(name, ""))) is not None:
                     altered.append(meaning)
+        own = {name: term.pop(name) for name in (*OWN_OPTIONS, *OF_V1) if name in term}
+        changed = {name: value for name, value in own.items() if value != OWN_OPTIONS.get(name, value)}
+        if changed:
+            term["options"] = term.get("options", {}) | changed
     return {**config, "altered": altered} if altered else config

@@ -134,3 +134,18 @@ def test_fields_of_earlier_versions_become_alterations(tmp_path: Path) -> None:
     assert found.altered == ("grey-labels", "v1-broadcast-mask")
     found = read({"kind": "none", "step": 1}, {"normalize": "valid-broadcast"})
     assert (found.altered, found.loss.normalize) == (("broadcast-flow-mask",), "valid")
+
+
+def test_fields_of_one_term_become_its_own_options(tmp_path: Path) -> None:
+    """Red when: the options of an earlier run's terms can't be read, are lost, or a default becomes one."""
+    text = "smoothness:0.5,order=1,where=things"
+    config = RunConfig(loss=LossConfig(terms=(parse_term(text), parse_term("census:1"))))
+    old = json.loads(to_json(config))
+    for term, order in zip(old["loss"]["terms"], (1, 2), strict=True):
+        del term["options"]
+        term |= {"order": order, "penalty": "l1", "mean": "mask", "masked_by": "own", "radius_px": 16}
+        term |= {"gain": 2.0, "falloff_px": 8.0, "plane_model": "homography", "fit_gradient": "through"}
+        term |= {"gradient": "both", "prior": 0.05}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(old))
+    assert load_config(path) == config
