@@ -200,7 +200,9 @@ class FlowBatch:
 
 
 def trusted_pixels(
-    flow_gt: Float[torch.Tensor, "B 2 H W"], valid: Bool[torch.Tensor, "B H W"], max_flow_px: float
+    flow_gt: Float[torch.Tensor, "B 2 H W"],
+    valid: Bool[torch.Tensor, "B H W"],
+    max_flow_px: float = MAX_FLOW_PX,
 ) -> Bool[torch.Tensor, "B H W"]:
     """The V of the definitions: valid in the file, finite, and shorter than `max_flow_px`."""
     # A comparison with NaN or infinity is False, so this is also the test for finite.
