@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from semraft import runtime
@@ -19,7 +19,9 @@ UPDATES = 4
 _VIEWS = 4  # Separates these random numbers from those of the loader.
 
 
-def add_passes(prediction: Prediction, model: RAFT, batch: FlowBatch, config: RunConfig, step: int) -> None:
+def add_passes(
+    prediction: Prediction, model: nn.Module, batch: FlowBatch, config: RunConfig, step: int
+) -> None:
     """Gives a prediction the `backward_flow`, `still` and `viewed` that the terms of the configuration read.
 
     `still` and `viewed` are of one crop, drawn from (seed, step) alone: the same for every sample and in
@@ -29,6 +31,7 @@ def add_passes(prediction: Prediction, model: RAFT, batch: FlowBatch, config: Ru
     """
     needed = needed_passes(config.loss)
     if "backward_flow" in needed:
+        assert isinstance(model, RAFT)
         with record_function("backward flow"):
             prediction.backward_flow = backward_flow(model, batch, prediction, config)
     if needed & {"still", "viewed"}:
@@ -36,7 +39,9 @@ def add_passes(prediction: Prediction, model: RAFT, batch: FlowBatch, config: Ru
             _add_crops(prediction, model, batch, config, step)
 
 
-def _add_crops(prediction: Prediction, model: RAFT, batch: FlowBatch, config: RunConfig, step: int) -> None:
+def _add_crops(
+    prediction: Prediction, model: nn.Module, batch: FlowBatch, config: RunConfig, step: int
+) -> None:
     """Gives a prediction `still` and `viewed`."""
     assert config.precision != "auto"
     needed = needed_passes(config.loss)
