@@ -232,7 +232,7 @@ def test_a_step_waits_for_its_device_once() -> None:
         assert not (name.endswith(" 2") and uploads), (name, uploads)
 
 
-@pytest.mark.parametrize("arch", ["tiny", "small", "large"])
+@pytest.mark.parametrize("arch", ["tiny", "small", pytest.param("large", marks=pytest.mark.slow)])
 def test_a_step_keeps_what_the_rule_for_recomputing_believes(arch: str) -> None:
     """Bytes kept for the gradients, without weights, which larger images do not add to.
 

@@ -69,6 +69,7 @@ def test_it_stops_where_it_should(tmp_path: Path) -> None:
     assert verdict(run)["state"] == "stopped"
 
 
+@pytest.mark.slow
 def test_it_goes_back_and_on_without_the_guilty_term(tmp_path: Path) -> None:
     """Red when: the term acts on, lines of what was undone stay, or nothing says that it went back."""
     run, again = tmp_path / "run", tmp_path / "again"

@@ -31,7 +31,8 @@ def test_every_part_is_found(part: str) -> None:
     assert callable(module.measure)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("standin", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", "standin"])
 def test_every_part_runs_or_says_why_not(device: str, tmp_path: Path) -> None:
     """Red when: a part meets a function that was renamed, leaves its rows out, or, on the stand-in, a tensor
     of the CPU among the device's."""

@@ -48,6 +48,7 @@ def test_heads_are_trained_and_scored(run: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "scores.json").read_text())["metrics"].keys() >= SCORES
 
 
+@pytest.mark.slow
 def test_two_processes_train_heads_as_one(tmp_path: Path) -> None:
     """The occlusion head has weight 0 until its share is known, the decoder is read and never taught. Red
     when: processes wait for a gradient that does not come, or a head's first steps depend on their number."""

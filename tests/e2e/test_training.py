@@ -167,8 +167,9 @@ def test_a_run_can_be_repeated_from_its_folder(undisturbed: Path, tmp_path: Path
     again, other = tmp_path / "again", tmp_path / "other"
     semraft("train", "--from", str(undisturbed), "--output", str(again))
     assert lines(again) == lines(undisturbed)
-    semraft("train", "--from", str(undisturbed), "--output", str(other), "--seed", "4")
-    assert lines(other) != lines(undisturbed)
+    shorter = ("--optim.steps", "2", "--validate-every", "2")
+    semraft("train", "--from", str(undisturbed), "--output", str(other), "--seed", "4", *shorter)
+    assert lines(other)[0]["epe"] != lines(undisturbed)[0]["epe"]
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
@@ -188,6 +189,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     same_gradients_seen(*runs)
 
 
+@pytest.mark.slow
 def test_terms_are_held_alike_on_two_processes(tmp_path: Path) -> None:
     """Red when: each process projects or caps the gradient of its own part, gradients are averaged twice or
     not at all, a log variance learns from one process's loss, or one process waits for the other."""

@@ -119,9 +119,14 @@ def predict(
     where = runtime.choose_device(device)
     runtime.keep_freed_memory()
     found = frames.frame_pairs(inputs)
+    model = inference.load(weights or None).to(where)
+    if model.conditioning == "truth":
+        raise ValueError(
+            f"{weights}: the network is conditioned on true labels (--model.conditioning truth), and frames "
+            "alone have none: score it with `semraft evaluate` on data that has them"
+        )
     out.mkdir(parents=True, exist_ok=True)
     require_writable_folder(out)
-    model = inference.load(weights or None).to(where)
     own = precision == "as-validated"
     chosen = inference.validated_precision(model) if own else runtime.choose_precision(precision, where)
     asked = formats or (("flo", "kitti", "color", "sheet") if found.count == 1 else ("flo", "kitti", "color"))

@@ -64,11 +64,14 @@ def refinements_undone(record: Record) -> Iterator[Finding]:
     """Validations whose last refinement is further from the truth than an earlier one.
 
     Weights that a run began with and that undo as much are not this run's doing. A network from scratch is
-    held to as many refinements as it is trained with: it has yet to learn to stay.
+    held to as many refinements as it is trained with, and from its second validation on: it has yet to learn
+    to stay.
     """
     for split, found in record.validation.items():
         steps, errors_px = refinement_errors(found)
         if len(steps) and steps[0] != 0:
+            if len(steps) < 2:
+                continue
             errors_px = errors_px[:, : record.config.num_updates]
         if not len(steps) or errors_px.shape[1] < 2:
             continue

@@ -23,7 +23,7 @@ from tests.helpers import make_sample
 from tests.test_architecture import imports_of
 
 SOURCE = Path(semraft.__file__).parent
-MOST_FILES = {"losses": 7, "models": 10, "ops": 2, "kernels": 6, "training": 2, "": 5}
+MOST_FILES = {"losses": 7, "models": 10, "ops": 2, "kernels": 10, "training": 2, "": 5}
 """Room -> its files that run Python in a step of the smallest recipe; "": the others together."""
 
 
