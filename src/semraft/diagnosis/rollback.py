@@ -44,7 +44,7 @@ class Rollback:
     cause: str
     evidence: str
     rate_frac: float = 1.0
-    """What every later learning rate is multiplied with."""
+    """Factor of every later learning rate."""
     dropped: str = ""
     """The loss term that was taken out."""
 

@@ -63,7 +63,7 @@ class Comparison:
     """The first step at which the two saw other batches; None: they saw the same."""
     parted: Parting | None
     earlier: tuple[Difference, ...]
-    """What differed no later than the errors parted, the earliest first."""
+    """Differences that came no later than the errors parted, the earliest first."""
 
 
 def compare_records(record: Record, other: Record, name: str) -> Comparison:

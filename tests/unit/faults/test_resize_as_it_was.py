@@ -115,7 +115,7 @@ def test_labels_blended_as_greys_by_loops(crop: tuple[int, int], rng: np.random.
 
 
 def test_which_classes_have_one_grey() -> None:
-    """What grey levels alone can do: nothing to the common classes, next to nothing to VIPER's.
+    """The effect of grey levels alone: nothing to the common classes, next to nothing to VIPER's.
 
     Red when: a colour or the rounding changes so that more of them collide.
     """
