@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def at_call(number: int, act: Callable[[], None], function: Callable[..., Any]) 
 def asked(patch: Patch) -> None:
     """The second process is asked to stop while it takes its second step."""
     if RANK == 1:
-        ask = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        ask = partial(os.kill, os.getpid(), signal.SIGTERM)
         patch.setattr(step, "objective", at_call(2, ask, objective))
 
 
@@ -141,7 +142,7 @@ def sound(patch: Patch) -> None:
 def killed(patch: Patch) -> None:
     """The second process is killed in its third step. The last case: the first is alone afterwards."""
     if RANK == 1:
-        kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+        kill = partial(os.kill, os.getpid(), signal.SIGKILL)
         patch.setattr(step, "objective", at_call(3, kill, objective))
 
 

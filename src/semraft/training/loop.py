@@ -45,11 +45,14 @@ def train(
             wrong and `config.when_worse` ends it.
     """
     until_s = clock() + 60 * max_minutes
+
+    def is_late() -> bool:
+        return clock() >= until_s
+
     device = runtime.choose_device(config.device)
     runtime.keep_freed_memory()
     with joined_processes(device, run) as processes:
         while True:
-            is_late = lambda: clock() >= until_s  # noqa: E731
             with open_session(
                 config, run, resume, device, processes, is_late, open_batches, draw_seed
             ) as session:
