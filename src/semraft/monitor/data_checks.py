@@ -9,9 +9,10 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
+
+from semraft.kernels.compiled import njit
 
 STRIDE_PX = 4
 """Distance between points, along rows and columns."""

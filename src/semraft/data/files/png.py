@@ -14,8 +14,8 @@ from typing import NamedTuple, cast, no_type_check
 import numpy as np
 from isal import isal_zlib
 from jaxtyping import UInt8, UInt16
-from numba import njit
 
+from semraft.kernels.compiled import njit
 from semraft.sample import DamagedFile, Window
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

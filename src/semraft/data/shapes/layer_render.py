@@ -10,13 +10,13 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int16
-from numba import njit
 
 from semraft.data.shapes.layer_textures import LEVEL_STARTS, LEVELS, TextureBank
 from semraft.data.shapes.layer_textures import SIDE as TEXTURE_SIDE
 from semraft.data.shapes.layered_scene import Layers
 from semraft.data.shapes.outlines import EVERYWHERE, OutlineBank
 from semraft.data.shapes.points import distances, onto_surface, slopes
+from semraft.kernels.compiled import njit
 
 NEAR_PX = 0.75
 """A pixel is near a border that passes closer than this."""

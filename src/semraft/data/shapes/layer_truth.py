@@ -4,12 +4,12 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Bool, Float32
-from numba import njit
 
 from semraft.data.shapes.layer_render import Rendered
 from semraft.data.shapes.layered_scene import Layers
 from semraft.data.shapes.outlines import OutlineBank
 from semraft.data.shapes.points import distances, move, onto_surface, project
+from semraft.kernels.compiled import njit
 
 
 def flow_and_occlusion(

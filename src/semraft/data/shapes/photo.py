@@ -7,9 +7,9 @@ from typing import no_type_check
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
-from numba import njit
 
 from semraft.data.shapes.palettes import Light
+from semraft.kernels.compiled import njit
 
 _NOISE_LENGTH = 1 << 19
 

@@ -7,9 +7,9 @@ Every operation is the same for a point whatever list it stands in.
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
 from semraft.data.shapes.outlines import BARS, EVERYWHERE, SIDE
+from semraft.kernels.compiled import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

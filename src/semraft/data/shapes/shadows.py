@@ -9,11 +9,11 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
-from numba import njit
 
 from semraft.data.shapes import layer_motion
 from semraft.data.shapes.outlines import REACH, OutlineBank
 from semraft.data.shapes.points import distances, project
+from semraft.kernels.compiled import njit
 
 
 class Shadows(NamedTuple):

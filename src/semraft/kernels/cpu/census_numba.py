@@ -6,10 +6,10 @@ from typing import no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
+from semraft.kernels.compiled import njit
 from semraft.kernels.cpu.threads import REORDERED_SUMS, in_threads
 
 CENSUS_RADIUS_PX = 3

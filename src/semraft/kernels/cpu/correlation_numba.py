@@ -10,9 +10,9 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float
-from numba import njit
 from torch import Tensor
 
+from semraft.kernels.compiled import njit
 from semraft.kernels.cpu.threads import REORDERED_SUMS, in_threads
 
 

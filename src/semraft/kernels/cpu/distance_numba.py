@@ -5,9 +5,9 @@ from typing import no_type_check
 import numpy as np
 import torch
 from jaxtyping import Bool, Int16
-from numba import njit
 from torch import Tensor
 
+from semraft.kernels.compiled import njit
 from semraft.kernels.cpu.threads import in_threads
 
 

@@ -9,10 +9,10 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from semraft.kernels.compiled import njit
 from semraft.kernels.cpu.bfloat16 import as_array, close, opened, room
 from semraft.kernels.cpu.threads import REORDERED_SUMS, in_threads
 

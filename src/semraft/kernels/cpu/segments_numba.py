@@ -2,7 +2,7 @@
 
 from typing import no_type_check
 
-from numba import njit
+from semraft.kernels.compiled import njit
 
 
 @njit(cache=True, nogil=True)

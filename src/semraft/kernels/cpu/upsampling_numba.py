@@ -5,11 +5,11 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from semraft.kernels.compiled import njit
 from semraft.kernels.cpu.threads import REORDERED_SUMS, in_threads
 
 STRIDE = 8

@@ -4,10 +4,10 @@ from typing import Any, no_type_check
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from semraft.kernels.compiled import njit
 from semraft.kernels.cpu.threads import in_threads
 
 

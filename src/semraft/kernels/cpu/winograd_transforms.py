@@ -10,8 +10,8 @@ instructions.
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
+from semraft.kernels.compiled import njit
 from semraft.kernels.cpu.threads import REORDERED_SUMS
 
 # `no_type_check` because Numba compiles these functions: nothing may be wrapped around them.
