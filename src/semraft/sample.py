@@ -18,6 +18,29 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 LabelTable = Literal["label-ids", "train-ids", "viper-ids", "virtual-kitti-colours"]
 """Names of the tables by which label files are read (`data.taxonomy.LABEL_TABLES`)."""
 
+
+class SourceClass(NamedTuple):
+    """A class of a data set: its id, name and colour (RGB) there, and its common id."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+    common: int
+
+
+class OwnTable(NamedTuple):
+    """A label table that a file of the user's describes, for label files of ids or of colours."""
+
+    path: str
+    classes: tuple[SourceClass, ...]
+    by_color: bool
+    stuff: tuple[int, ...] = ()
+    """Ids of classes whose pixels belong to no instance."""
+
+
+AnyTable = LabelTable | OwnTable
+"""The label table of a data set: one of the public ones by name, or the user's own."""
+
 IGNORE_LABEL = 255
 """The label that never counts, in arrays and tensors alike."""
 MAX_FLOW_PX = 400.0
@@ -320,8 +343,8 @@ class FlowDataset:
     """Implementation of `read_part` that does not read the whole pair, where there is one."""
     origin: Callable[[Pair], Origin] | None = None
     """Original files of a pair of a copied data set; None: these are the originals."""
-    label_table: LabelTable | None = None
-    """Name of the table (`taxonomy.LABEL_TABLES`) by which its label files are read; None: it has none."""
+    label_table: AnyTable | None = None
+    """The table by which its label files are read; None: it has none."""
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from semraft.config import ShapesConfig, WorldConfig
 from semraft.config.data import IdTable
-from semraft.data.datasets import flying_chairs, flying_things, kitti, sintel, viper, virtual_kitti
+from semraft.data.datasets import (
+    flying_chairs,
+    flying_things,
+    kitti,
+    own_files,
+    sintel,
+    viper,
+    virtual_kitti,
+)
 from semraft.data.files import packed
 from semraft.data.shapes import shapes_dataset as shapes_scenes
 from semraft.data.world import world_dataset
@@ -20,6 +28,7 @@ DATASETS: dict[str, Callable[..., FlowDataset]] = {
     "flying-things": flying_things.index,
     "sintel": sintel.index,
     "sintel-final": sintel.index_final,
+    "files": own_files.index,
     "world": world_dataset.index,
     "shapes": shapes_scenes.index,
 }
@@ -28,7 +37,7 @@ DATASETS: dict[str, Callable[..., FlowDataset]] = {
 The first line of the function's docstring describes the data set."""
 
 
-WITH_IDS = ("viper", "kitti", "kitti-2012")
+WITH_IDS = ("viper", "kitti", "kitti-2012", "files")
 """Data sets whose label files hold ids, which can be of several tables."""
 MADE = ("world", "shapes")
 """Data sets without files: their scenes are made when they are read."""

@@ -16,9 +16,9 @@ from jaxtyping import Int64
 from semraft.data import alignment
 from semraft.data.alignment import NO_PAIRS, Alignment, Neighbours, PairErrors, Sums
 from semraft.data.datasets.pairs import WrongSize
-from semraft.data.label_tables import TABLE_NAMES, contradiction, count_ids, label_files
-from semraft.data.taxonomy import CLASSES, LABEL_TABLES, LabelTable, read_source_ids
-from semraft.sample import IGNORE_LABEL, DamagedFile, FlowDataset, FlowSample, Pair, Problem
+from semraft.data.label_tables import contradiction, count_ids, label_files
+from semraft.data.taxonomy import CLASSES, classes_of, read_source_ids, table_name
+from semraft.sample import IGNORE_LABEL, AnyTable, DamagedFile, FlowDataset, FlowSample, Pair, Problem
 
 LABEL_FILES = 50
 """Label files, spread evenly, that tell label tables apart."""
@@ -54,8 +54,8 @@ class Report:
     class_frac: dict[str, float] | None
     source_class_frac: dict[str, float] | None
     """Shares by the names of the data set's own label table; None of a pack, which holds common classes."""
-    label_table: LabelTable | None
-    """Name of the table by which label files were read."""
+    label_table: AnyTable | None
+    """The table by which label files were read."""
     doubtful_table: str
     """A line where label files clearly hold the ids of another table; else empty."""
     flow: FlowStatistics | None
@@ -219,12 +219,12 @@ def _class_shares(labels: Int64[np.ndarray, " 256"]) -> dict[str, float] | None:
 
 
 def _source_class_shares(
-    counts: Int64[np.ndarray, " 256"], table: LabelTable | None
+    counts: Int64[np.ndarray, " 256"], table: AnyTable | None
 ) -> dict[str, float] | None:
     total = int(counts.sum())
     if not total or table is None:
         return None
-    return {entry.name: int(counts[entry.id]) / total for entry in LABEL_TABLES[table]}
+    return {entry.name: int(counts[entry.id]) / total for entry in classes_of(table)}
 
 
 def _flow_statistics(totals: _Totals) -> FlowStatistics | None:
@@ -289,8 +289,8 @@ def _alignment_lines(test: Alignment) -> Iterator[str]:
 def _class_lines(report: Report) -> Iterator[str]:
     """Shares of the classes by the data set's own names, each with its common class; else by common names."""
     if report.label_table is not None and report.source_class_frac is not None:
-        yield f"classes of frame 1 by {TABLE_NAMES[report.label_table]}, and the common class of each:"
-        for entry in LABEL_TABLES[report.label_table]:
+        yield f"classes of frame 1 by {table_name(report.label_table)}, and the common class of each:"
+        for entry in classes_of(report.label_table):
             if share := report.source_class_frac[entry.name]:
                 common = "ignored" if entry.common == IGNORE_LABEL else CLASSES[entry.common].name
                 yield f"  {entry.name:20} {share:7.2%}  {common}"

@@ -26,7 +26,9 @@ def part_of_split(
     kept = tuple(pair for pair in dataset.pairs if (pair.id in held_out) == (part == "val"))
     if not kept:
         left = "held out" if part == "val" else "left to train on"
-        raise ValueError(f"{dataset.name}: --data.split {rule}: no pair is {left}")
+        scenes = {pair.scene for pair in dataset.pairs}
+        why = f": all {len(dataset)} are of one scene, {scenes.pop()}" if len(scenes) == 1 else ""
+        raise ValueError(f"{dataset.name}: --data.split {rule}: no pair is {left}{why}")
     return dataclasses.replace(dataset, pairs=kept, split=part)
 
 
@@ -57,7 +59,7 @@ def _listed(dataset: FlowDataset, path: Path) -> set[str]:
         scenes[pair.id].add(pair.id)
     unusable = {problem.pair_id for problem in dataset.problems}
     held_out: set[str] = set()
-    for line in path.read_text().split():
+    for line in filter(None, map(str.strip, path.read_text().splitlines())):
         if line not in scenes and line not in unusable:
             example = dataset.pairs[0]
             raise ValueError(

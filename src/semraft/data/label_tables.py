@@ -12,8 +12,8 @@ from jaxtyping import Int64, Integer
 
 from semraft.config.data import ID_TABLES, IdTable
 from semraft.data.files.pictures import holds_ids, read_ids
-from semraft.data.taxonomy import LABEL_TABLES
-from semraft.sample import DamagedFile, FlowDataset
+from semraft.data.taxonomy import LABEL_TABLES, TABLE_NAMES
+from semraft.sample import AnyTable, DamagedFile, FlowDataset
 
 ROAD_AND_SKY: dict[IdTable, tuple[int, int]] = {
     "label-ids": (7, 23),
@@ -89,30 +89,25 @@ def count_ids(paths: Iterable[Path]) -> IdCounts:
     return counts
 
 
-def contradiction(counts: IdCounts, table: str | None) -> str:
-    """A line about files that hold the ids of another table than `table`; empty where none is recognised."""
+def contradiction(counts: IdCounts, table: AnyTable | None) -> str:
+    """A line about files that hold the ids of another table than `table`.
+
+    Empty where none is recognised, and for a table of colours or of the user's own.
+    """
     found = recognised(counts)
-    if table not in ID_TABLES or found is None or found == table:
+    read_by = next((name for name in ID_TABLES if name == table), None)
+    if read_by is None or found is None or found == read_by:
         return ""
     example = int(counts.whole.argmax())
     names = {
         name: next((entry.name for entry in LABEL_TABLES[name] if entry.id == example), "no class")
-        for name in (found, table)
+        for name in (found, read_by)
     }
     return (
-        f"label files hold {TABLE_NAMES[found]}, but are read as {TABLE_NAMES[table]}: id {example} "
+        f"label files hold {TABLE_NAMES[found]}, but are read as {TABLE_NAMES[read_by]}: id {example} "
         f"({counts.whole[example] / counts.whole.sum():.0%} of the pixels) is {names[found]}, not "
-        f"{names[table]}; --label-table {found} (--data.label-table in training) reads them so"
+        f"{names[read_by]}; --label-table {found} (--data.label-table in training) reads them so"
     )
-
-
-TABLE_NAMES: dict[str, str] = {
-    "label-ids": "Cityscapes labelIds",
-    "train-ids": "Cityscapes labelTrainIds",
-    "viper-ids": "VIPER ids",
-    "virtual-kitti-colours": "Virtual KITTI's colours",
-}
-"""Table -> its name for people."""
 
 
 def label_files(dataset: FlowDataset, most: int = LOOKED_AT) -> list[Path]:

@@ -6,7 +6,7 @@ up in a table of 256 entries, colours, as 24 bits, in one of 2^24.
 
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
@@ -15,18 +15,9 @@ from semraft.data.files.pictures import holds_ids, read_colors, read_ids
 from semraft.ops.classes import CLASSES as CLASSES
 from semraft.ops.classes import SKY as SKY
 from semraft.ops.classes import Color, CommonClass
-from semraft.sample import DamagedFile, FramePart
+from semraft.sample import AnyTable, DamagedFile, FramePart, OwnTable
 from semraft.sample import LabelTable as LabelTable
-
-
-class SourceClass(NamedTuple):
-    """A class of a data set: its id, name and colour (RGB) there, and its common id."""
-
-    id: int
-    name: str
-    color: Color
-    common: int
-
+from semraft.sample import SourceClass as SourceClass
 
 VIPER_CLASSES = (
     SourceClass(0, "unlabeled", (0, 0, 0), 255),
@@ -142,6 +133,13 @@ LABEL_TABLES: dict[LabelTable, tuple[SourceClass, ...]] = {
     "virtual-kitti-colours": VIRTUAL_KITTI_CLASSES,
 }
 """Name of a label table -> its classes."""
+TABLE_NAMES: dict[LabelTable, str] = {
+    "label-ids": "Cityscapes labelIds",
+    "train-ids": "Cityscapes labelTrainIds",
+    "viper-ids": "VIPER ids",
+    "virtual-kitti-colours": "Virtual KITTI's colours",
+}
+"""Table -> its name for people."""
 
 _UNKNOWN = 254  # An id of no class in any table.
 
@@ -160,6 +158,16 @@ VIPER_PALETTE = _palette(VIPER_CLASSES)
 """Colours (RGB) of VIPER's ids, as its palette png files have them."""
 
 
+def classes_of(table: AnyTable) -> tuple[SourceClass, ...]:
+    """The classes of a label table."""
+    return table.classes if isinstance(table, OwnTable) else LABEL_TABLES[table]
+
+
+def table_name(table: AnyTable) -> str:
+    """The name of a label table for people."""
+    return f"the classes of {table.path}" if isinstance(table, OwnTable) else TABLE_NAMES[table]
+
+
 @cache
 def common_ids(classes: tuple[SourceClass, ...]) -> UInt8[np.ndarray, " 256"]:
     """The common id of each id of a data set; 254 for an id that the data set lacks."""
@@ -170,9 +178,7 @@ def common_ids(classes: tuple[SourceClass, ...]) -> UInt8[np.ndarray, " 256"]:
     return table
 
 
-def read_labels(
-    path: Path | str, table: LabelTable, part: FramePart | None = None
-) -> UInt8[np.ndarray, "H W"]:
+def read_labels(path: Path | str, table: AnyTable, part: FramePart | None = None) -> UInt8[np.ndarray, "H W"]:
     """Labels of a png, whole or a part, as common ids.
 
     Files of VIPER hold ids (palette or grey) or colours. Van and train share a colour there, which is read as
@@ -185,26 +191,33 @@ def read_labels(
     return _read(Path(path), table, part, is_common=True)
 
 
-def read_source_ids(path: Path | str, table: LabelTable) -> UInt8[np.ndarray, "H W"]:
+def read_source_ids(
+    path: Path | str, table: AnyTable, part: FramePart | None = None
+) -> UInt8[np.ndarray, "H W"]:
     """Labels of a png as ids of the data set's own table, for counts by its names; as `read_labels`."""
-    return _read(Path(path), table, None, is_common=False)
+    return _read(Path(path), table, part, is_common=False)
 
 
-def _read(path: Path, table: LabelTable, part: FramePart | None, is_common: bool) -> UInt8[np.ndarray, "H W"]:
-    if table == "virtual-kitti-colours" or (table == "viper-ids" and not holds_ids(path)):
-        return _look_up(path, "colours", _pack(read_colors(path, part)), _color_table(table, is_common))
+def _read(path: Path, table: AnyTable, part: FramePart | None, is_common: bool) -> UInt8[np.ndarray, "H W"]:
+    if _holds_colors(path, table):
+        return _look_up(path, table, packed_colors(path, part), _color_table(table, is_common))
     ids = read_ids(path, part)
     if ids.dtype != np.uint8:
         raise DamagedFile(path, "holds 16-bit numbers, labels have 8 bits")
-    known = common_ids(LABEL_TABLES[table])
-    return _look_up(path, "ids", ids, known if is_common else _kept(table))
+    return _look_up(path, table, ids, common_ids(classes_of(table)) if is_common else _kept(table))
+
+
+def _holds_colors(path: Path, table: AnyTable) -> bool:
+    if isinstance(table, OwnTable):
+        return table.by_color
+    return table == "virtual-kitti-colours" or (table == "viper-ids" and not holds_ids(path))
 
 
 @cache
-def _kept(table: LabelTable) -> UInt8[np.ndarray, " 256"]:
+def _kept(table: AnyTable) -> UInt8[np.ndarray, " 256"]:
     """The ids of a table, each at its own place."""
     ids = np.arange(256, dtype=np.uint8)
-    return np.where(common_ids(LABEL_TABLES[table]) == _UNKNOWN, np.uint8(_UNKNOWN), ids)
+    return np.where(common_ids(classes_of(table)) == _UNKNOWN, np.uint8(_UNKNOWN), ids)
 
 
 def viper_instances(path: Path | str, part: FramePart | None = None) -> Int32[np.ndarray, "H W"]:
@@ -236,16 +249,25 @@ def _code(color: Color) -> int:
     return red << 16 | green << 8 | blue
 
 
+def packed_colors(path: Path, part: FramePart | None = None) -> Int32[np.ndarray, "H W"]:
+    """Colours of a png as numbers of 24 bits, R first.
+
+    Raises:
+        DamagedFile: As `read_colors`.
+    """
+    return _pack(read_colors(path, part))
+
+
 def _pack(colors: UInt8[np.ndarray, "H W 3"]) -> Int32[np.ndarray, "H W"]:
     wide = colors.astype(np.int32)
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
 
 @cache
-def _color_table(table: LabelTable, is_common: bool) -> UInt8[np.ndarray, " 16777216"]:
+def _color_table(table: AnyTable, is_common: bool) -> UInt8[np.ndarray, " 16777216"]:
     """Colour -> common id, or id of the data set."""
     found = np.full(1 << 24, _UNKNOWN, np.uint8)
-    for entry in LABEL_TABLES[table]:
+    for entry in classes_of(table):
         if (table, entry.id) != ("viper-ids", VIPER_TRAIN):
             found[_code(entry.color)] = entry.common if is_common else entry.id
     if table == "viper-ids":
@@ -255,14 +277,21 @@ def _color_table(table: LabelTable, is_common: bool) -> UInt8[np.ndarray, " 1677
 
 def _look_up(
     path: Path,
-    kind: Literal["ids", "colours"],
+    table: AnyTable,
     codes: Integer[np.ndarray, "H W"],
-    table: UInt8[np.ndarray, " N"],
+    known: UInt8[np.ndarray, " N"],
 ) -> UInt8[np.ndarray, "H W"]:
-    labels = table.take(codes)
+    """`known` at the ids, of which there are 256, or at the colours.
+
+    Raises:
+        DamagedFile: An id or colour that is not known.
+    """
+    labels = known.take(codes)
     missing = labels == _UNKNOWN
     if missing.any():
-        raise DamagedFile(path, f"unknown {kind}: {_name_codes(kind, codes[missing])}")
+        kind: Literal["ids", "colours"] = "ids" if len(known) == 256 else "colours"
+        where = f", which {table.path} lacks: add them there" if isinstance(table, OwnTable) else ""
+        raise DamagedFile(path, f"unknown {kind}: {_name_codes(kind, codes[missing])}{where}")
     return labels
 
 

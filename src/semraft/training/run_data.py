@@ -20,7 +20,7 @@ from semraft.data.taxonomy import CLASSES
 from semraft.evaluation.validate import Validation
 from semraft.losses.objective import check_terms
 from semraft.models.heads import given_by
-from semraft.sample import FlowDataset, Pair
+from semraft.sample import FlowDataset, OwnTable, Pair
 
 TAKEN_WHOLE = ("kitti", "kitti-2012")
 """Validation sets that are scored on every pair."""
@@ -186,6 +186,8 @@ def fingerprint(dataset: FlowDataset) -> str:
     for pair in dataset.pairs:
         sizes = dataset.origin(pair).sizes if dataset.origin else pair.sizes()
         digest.update(repr((pair.id, sorted(sizes.items()))).encode())
+    if isinstance(dataset.label_table, OwnTable):  # Runs with other classes have other data.
+        digest.update(repr(dataset.label_table[1:]).encode())
     first = dataset.pairs[0]
     if dataset.origin:
         image1_sha256 = dataset.origin(first).image1_sha256

@@ -33,6 +33,7 @@ def test_names() -> None:
         "flying-things",
         "sintel",
         "sintel-final",
+        "files",
         "world",
         "shapes",
     }

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from semraft.data.files.formats import Encoding, read_flow
 from semraft.data.files.pictures import read_first_image, read_image
 from semraft.data.taxonomy import LabelTable
@@ -143,13 +145,18 @@ def read_frames(
 ) -> tuple[dict[str, Any], FramePart | None]:
     """The fields that every sample has: both images, flow and its validity (`encoding` is for a flow png).
 
-    Also the part of every other file of the pair that goes with them, None for the whole.
+    A pair without a flow file has no valid pixel. Also the part of every other file of the pair that goes
+    with them, None for the whole.
     """
     if choose is None:
         image1, part = read_image(pair.files["image1"]), None
     else:
         image1, part = read_first_image(pair.files["image1"], choose)
-    flow, valid = read_flow(pair.files["flow"], encoding, part)
+    if "flow" in pair.files:
+        flow, valid = read_flow(pair.files["flow"], encoding, part)
+    else:
+        height, width = image1.shape[:2]
+        flow, valid = np.zeros((height, width, 2), np.float32), np.zeros((height, width), bool)
     image2 = read_image(pair.files["image2"], part)
     return {"image1": image1, "image2": image2, "flow": flow, "valid": valid}, part
 

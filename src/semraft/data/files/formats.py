@@ -1,4 +1,4 @@
-"""Flow files to arrays and back: .flo, .pfm, the 16-bit pngs of KITTI and Virtual KITTI, VIPER's .npz.
+"""Flow files to arrays and back: .flo, .pfm, the 16-bit pngs of KITTI and Virtual KITTI, .npz and .npy.
 
 Not for images, labels and masks (`pictures`) nor for where a data set keeps its files (one module each).
 
@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt16
@@ -22,6 +22,8 @@ from semraft.data.files.pictures import chosen, encode, read_bytes, stored_pixel
 from semraft.sample import DamagedFile, FramePart
 
 Encoding = Literal["kitti", "virtual-kitti"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+"""Encodings of flow in a 16-bit png."""
 
 UNKNOWN_FLOW_PX = 1e9
 """Middlebury's rule for .flo and .pfm: a larger component, and NaN, means that the flow is unknown."""
@@ -34,18 +36,19 @@ _PFM_HEADER = re.compile(rb"(PF|Pf)\s+(\d+)\s+(\d+)\s+(-?)[\d.]\S*\s")
 def read_flow(
     path: Path | str, encoding: Encoding | None = None, part: FramePart | None = None
 ) -> tuple[Float32[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
-    """Reads flow and its validity from a .flo, .pfm, .png or .npz file.
+    """Reads flow and its validity from a .flo, .pfm, .png, .npz or .npy file.
 
     Pixels, u right and v down; invalid flow is 0, never NaN. Invalid is: in .flo and .pfm a component beyond
     1e9 or not finite; in .png a third channel of 0; in .npz (VIPER: float16 `u`, `v`) a component not finite
-    or of 512 px and more.
+    or of 512 px and more. A .npy file, or a .npz file with a single array, holds `H W 2` or `2 H W` and
+    follows the rule of .flo.
 
     `encoding` is needed for .png alone, whose two encodings look alike: KITTI's, u = (R - 32768) / 64, and
     Virtual KITTI's, u = (2 R / 65535 - 1) (W - 1), with v from G and H. With `part` its window only.
 
     Raises:
-        ValueError: A .png without encoding, or a suffix that is none of the four.
-        DamagedFile: Truncated, wrong magic or size, 8-bit png, missing npz key.
+        ValueError: A .png without encoding, or a suffix that is none of the five.
+        DamagedFile: Truncated, wrong magic or size, 8-bit png, npz keys or shapes that are no flow.
     """
     path = Path(path)
     match path.suffix.lower():
@@ -60,11 +63,16 @@ def read_flow(
             valid = _largest_component(flow) <= UNKNOWN_FLOW_PX
         case ".png":
             flow, valid = _read_flow_png(path, _require_encoding(path, encoding), part)
-        case ".npz":
-            flow = _read_flow_npz(path, part)
-            valid = _largest_component(flow) < VIPER_LIMIT_PX
+        case ".npz" | ".npy":
+            arrays = _read_arrays(path)
+            if len(arrays) == 1 and not {"u", "v"} & arrays.keys():
+                flow = _part(path, _channels_last(path, next(iter(arrays.values()))), part)
+                valid = _largest_component(flow) <= UNKNOWN_FLOW_PX
+            else:
+                flow = _viper_flow(path, arrays, part)
+                valid = _largest_component(flow) < VIPER_LIMIT_PX
         case _:
-            raise ValueError(f"{path}: flow is read from .flo, .pfm, .png or .npz, not {path.suffix!r}")
+            raise ValueError(f"{path}: flow is read from .flo, .pfm, .png, .npz or .npy, not {path.suffix!r}")
     for component in (0, 1):  # Each by itself: indexing both by a mask takes ten times as long.
         np.copyto(flow[..., component], 0, where=~valid)
     return flow, valid
@@ -155,19 +163,33 @@ def _read_flo(path: Path) -> Float32[np.ndarray, "H W 2"]:
     return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2)
 
 
-def _read_flow_npz(path: Path, part: FramePart | None) -> Float32[np.ndarray, "H W 2"]:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by key, or that of a .npy file."""
     data = read_bytes(path)
-    if not data.startswith(b"PK"):
-        raise DamagedFile(path, "is no npz archive")
+    kind, magic = ("npz archive", b"PK") if path.suffix.lower() == ".npz" else ("npy file", b"\x93NUMPY")
+    if not data.startswith(magic):
+        raise DamagedFile(path, f"is no {kind}")
     try:
-        with np.load(io.BytesIO(data)) as archive:
-            keys = sorted(archive.files)
-            arrays = [archive[key] for key in ("u", "v") if key in keys]
+        found: Any = np.load(io.BytesIO(data))
+        return {key: found[key] for key in found.files} if kind == "npz archive" else {"": found}
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedFile(path, f"the npz archive can't be read: {error}") from error
-    if len(arrays) != 2:
-        raise DamagedFile(path, f"has the keys {keys}, expected u and v")
-    u, v = arrays
+        raise DamagedFile(path, f"the {kind} can't be read: {error}") from error
+
+
+def _channels_last(path: Path, array: np.ndarray) -> Float[np.ndarray, "H W 2"]:
+    """Flow stored as `H W 2` or `2 H W`, the latter turned round."""
+    if array.dtype.kind != "f" or array.ndim != 3 or 2 not in (array.shape[0], array.shape[2]):
+        found = f"{array.dtype}{array.shape}"
+        raise DamagedFile(path, f"has {found}, expected floats of shape (H, W, 2) or (2, H, W)")
+    return array if array.shape[2] == 2 else np.moveaxis(array, 0, 2)
+
+
+def _viper_flow(
+    path: Path, arrays: dict[str, np.ndarray], part: FramePart | None
+) -> Float32[np.ndarray, "H W 2"]:
+    if not {"u", "v"} <= arrays.keys():
+        raise DamagedFile(path, f"has the keys {sorted(arrays)}, expected u and v, or a single array")
+    u, v = arrays["u"], arrays["v"]
     if u.ndim != 2 or u.size == 0 or u.shape != v.shape or u.dtype.kind != "f" or v.dtype.kind != "f":
         found = f"u {u.dtype}{u.shape} and v {v.dtype}{v.shape}"
         raise DamagedFile(path, f"has {found}, expected two float arrays of one height and width")
@@ -196,7 +218,7 @@ def _read_flow_png(
 
 
 def _part(
-    path: Path, flow: Float32[np.ndarray, "H W 2"], part: FramePart | None
+    path: Path, flow: Float[np.ndarray, "H W 2"], part: FramePart | None
 ) -> Float32[np.ndarray, "h w 2"]:
     return (flow if part is None else part.of(path, flow)).astype(np.float32)
 

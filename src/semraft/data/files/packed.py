@@ -220,9 +220,9 @@ def _pack_split(
 
 def _pack_pair(dataset: FlowDataset, pair: Pair, root: Path, out: Path, images: Images) -> dict[str, Any]:
     """Writes the files of a pair that are not there yet, and returns its entry in the manifest."""
-    if "flow" not in pair.files:
+    if not pair.files:
         raise ValueError(f"{dataset.name} has no files to pack: it is made, not read")
-    paths = {role: _place(pair, role, root) for role in ("flow", "image1", "image2")}
+    paths = {role: _place(pair, role, root, dataset.provides) for role in ("flow", "image1", "image2")}
     if not all((out / path).exists() for path in paths.values()):
         sample = dataset.read(pair)
         contents: dict[str, dict[str, Stored]] = {role: {} for role in paths}
@@ -251,13 +251,21 @@ def _pack_pair(dataset: FlowDataset, pair: Pair, root: Path, out: Path, images: 
     }
 
 
-def _place(pair: Pair, role: str, root: Path) -> Path:
-    """Path in the pack of a frame, or of a pair's own fields: the name of the source's file, extended."""
-    path = Path(os.path.relpath(pair.files[role], root))
+def _place(pair: Pair, role: str, root: Path, provides: frozenset[str]) -> Path:
+    """Path in the pack of a frame, or of a pair's own fields: the name of the source's file, extended.
+
+    Raises:
+        ValueError: The file lies outside of the root.
+    """
+    source = pair.files.get(role, pair.files["image1"])  # A pair without flow has fields of its own too.
+    path = Path(os.path.relpath(source, root))
+    if ".." in path.parts:
+        raise ValueError(f"{source} lies outside of {root}: only files in the data set's folder are packed")
     if role == "flow":
         return Path("pairs", path.with_name(f"{path.name}.pack"))
     # Frames that are known better in one pair than in another are two files.
-    known = "".join(kind[0] for kind in _OF_A_FRAME if f"{kind}{role[-1]}" in pair.files)
+    fields = provides | pair.files.keys()
+    known = "".join(kind[0] for kind in _OF_A_FRAME if f"{kind}{role[-1]}" in fields)
     return Path("frames", path.with_name(f"{path.name}.{known}.pack"))
 
 

@@ -393,3 +393,19 @@ def test_a_bare_npy_is_no_npz(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(buffer.getvalue())
     with pytest.raises(DamagedFile, match="is no npz archive"):
         read_flow(tmp_path / "a.npz")
+
+
+def test_an_array_is_flow_in_either_order(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Red when: `2 H W` is read as `H W 2`, or what is not finite is valid."""
+    flow = rng.normal(0, 600, (5, 7, 2)).astype(np.float32)
+    flow[0, 1, 0] = np.nan
+    np.save(tmp_path / "a.npy", flow)
+    np.save(tmp_path / "b.npy", np.moveaxis(flow, 2, 0).astype(np.float64))
+    np.savez(tmp_path / "c.npz", flow=flow)
+    for name in ("a.npy", "b.npy", "c.npz"):
+        read, valid = read_flow(tmp_path / name)
+        np.testing.assert_array_equal(read, np.where(valid[..., None], flow, 0))
+        assert np.argwhere(~valid).tolist() == [[0, 1]]
+    np.save(tmp_path / "d.npy", flow[..., 0])
+    with pytest.raises(DamagedFile, match=r"float32\(5, 7\), expected floats of shape \(H, W, 2\) or"):
+        read_flow(tmp_path / "d.npy")
