@@ -160,7 +160,7 @@ def _official(checkout: Path, arch: str, weights: dict[str, Tensor]) -> nn.Modul
         Options(small=arch == "small", dropout=0, alternate_corr=False, mixed_precision=False)
     )
     _, state = convert(weights)
-    model.load_state_dict(revert(state, "official", arch))
+    model.load_state_dict(revert(state, "princeton", arch))
     return model
 
 

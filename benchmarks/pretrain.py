@@ -100,7 +100,7 @@ def write_milestone(out: Path, stages: list[str], sitting: dict[str, float]) -> 
     run = out / stage
     saved = torch.load(last_checkpoint(run), weights_only=True, map_location="cpu")
     with tracking.whole_file(out / MILESTONE) as file:
-        file.write(half_precision(saved["model"], "official", saved["arch"]))
+        file.write(half_precision(saved["model"], "princeton", saved["arch"]))
     config, environment = (
         load_config(run / tracking.CONFIG),
         json.loads((run / tracking.ENVIRONMENT).read_text()),

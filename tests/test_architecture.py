@@ -20,7 +20,7 @@ FLOORS = [
     ["runtime", "tracking", "frames"],
     ["inference", "clearml_session", "diagnosis", "agreement"],
     ["prediction", "step_result"],
-    ["evaluation"],
+    ["evaluation", "products"],
     ["monitor"],
     ["training"],
     ["faults"],

@@ -141,7 +141,7 @@ def test_weights_in_half_precision_load_everywhere(tmp_path: Path) -> None:
     """
     state = make_pair("small")[1].state_dict()
     rounded = {name: value.half().float() for name, value in state.items()}
-    for layout in ("semraft", "official", "torchvision"):
+    for layout in ("semraft", "princeton", "torchvision"):
         path = tmp_path / f"{layout}.safetensors"
         path.write_bytes(half_precision(state, layout, "small"))
         assert path.stat().st_size < 2.1e6

@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from semraft.cli import data_commands, network_commands, study_commands
+from semraft.cli import data_commands, network_commands, product_commands, study_commands
 from semraft.cli.options import Json, print_table, refuse_bad_terms, require_writable, terms_as_text
 from semraft.cli.train_help import train_help
 from semraft.config import RunConfig, TermConfig, load_config
@@ -218,6 +218,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "evaluate": network_commands.evaluate,
     "predict": network_commands.predict,
     "weights": network_commands.weights,
+    "convert": product_commands.convert,
     "report": report,
     "diagnose": diagnose,
     "data synthesize": data_commands.synthesize,

@@ -6,6 +6,7 @@ not at all. A semraft checkpoint is a dictionary with `semraft` (the version, 1)
 state dict), and the entries that training adds.
 """
 
+import argparse
 import functools
 import pickle
 import re
@@ -37,11 +38,11 @@ class Extras(NamedTuple):
 
 PLAIN = Extras()
 
-Layout = Literal["semraft", "official", "torchvision"]
+Layout = Literal["semraft", "princeton", "torchvision"]
 
 RENAMES: dict[Layout, tuple[tuple[str, str], ...]] = {
     "semraft": (),
-    "official": (
+    "princeton": (
         ("feature_encoder.", "fnet."),
         ("context_encoder.", "cnet."),
         ("stem.", "conv1."),
@@ -96,11 +97,15 @@ RENAMES: dict[Layout, tuple[tuple[str, str], ...]] = {
     ),
 }
 """Our part of a name -> the layout's, replaced in this order."""
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+"""Entries of a checkpoint with the state dict: of torchvision's training, of Lightning, and others."""
+PREFIXES = ("module.", "_orig_mod.", "raft.", "model.")
+"""Prefixes of all names: of DistributedDataParallel, torch.compile, and networks inside another module."""
 
 CANDIDATES: tuple[tuple[Layout, str], ...] = (
     *(("semraft", arch) for arch in ARCHITECTURES),
-    ("official", "large"),
-    ("official", "small"),
+    ("princeton", "large"),
+    ("princeton", "small"),
     ("torchvision", "large"),
     ("torchvision", "small"),
 )
@@ -196,7 +201,7 @@ def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, T
     if not isinstance(source, Mapping):
         raise ValueError(f"expected a dictionary of tensors, got {type(source).__name__}")
     if "semraft" not in source:
-        return convert(source)
+        return convert(unwrapped(source))
     if source["semraft"] != CHECKPOINT_VERSION:
         raise ValueError(
             f"checkpoint version is {source['semraft']}, this semraft reads {CHECKPOINT_VERSION}: update it"
@@ -218,17 +223,34 @@ def read_tensors(path: Path | str) -> Any:
     if Path(path).suffix == ".safetensors":
         return _read_safetensors(Path(path))
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # Options that torchvision's training adds.
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "it is empty")
         raise DamagedFile(path, f"not a file of tensors: {reason}") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors of a file; a checkpoint of ours where its metadata say so (`products.conversion`)."""
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            notes, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise DamagedFile(path, f"not a file of tensors: {error}") from error
+    if "semraft" not in notes:
+        return tensors
+    return {**notes, "semraft": int(notes["semraft"]), "model": tensors}
+
+
+def unwrapped(source: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict inside a checkpoint of other code, without prefixes that all its names share."""
+    while inner := [source[name] for name in WRAPPERS if isinstance(source.get(name), Mapping)]:
+        source = inner[0]
+    while shared := [prefix for prefix in PREFIXES if source and all(n.startswith(prefix) for n in source)]:
+        source = {name.removeprefix(shared[0]): value for name, value in source.items()}
+    return source
 
 
 def convert(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
@@ -237,8 +259,6 @@ def convert(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     Raises:
         ValueError: See `load_state`.
     """
-    if state and all(name.startswith("module.") for name in state):  # Saved from a data-parallel wrapper.
-        state = {name.removeprefix("module."): value for name, value in state.items()}
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"expected a dictionary of tensors, its keys are {shorten(state)}")
     found = {(name, value.shape) for name, value in state.items()}
@@ -279,7 +299,7 @@ def names(layout: Layout, arch: str, extras: Extras = PLAIN) -> dict[str, str]:
         theirs = ours
         for part, replacement in RENAMES[layout]:
             theirs = theirs.replace(part, replacement)
-        if (layout, arch) == ("official", "small"):  # Its only recurrent unit is not numbered.
+        if (layout, arch) == ("princeton", "small"):  # Its only recurrent unit is not numbered.
             theirs = re.sub(r"gru\.(conv[zrq])1\.", r"gru.\1.", theirs)
         renamed[ours] = theirs
     return renamed
@@ -288,7 +308,7 @@ def names(layout: Layout, arch: str, extras: Extras = PLAIN) -> dict[str, str]:
 @functools.cache
 def aliases(layout: Layout, arch: str) -> dict[str, str]:
     """Second names of one tensor: RAFT registers a shortcut's batch norm in the block and in the shortcut."""
-    if layout != "official":
+    if layout != "princeton":
         return {}
     shortcuts = [name for name in names(layout, arch).values() if "downsample.1." in name]
     return {name.replace("downsample.1.", "norm3."): name for name in shortcuts}

@@ -17,7 +17,7 @@ from semraft.models.weights import aliases, build_model, convert, load_model, lo
 from semraft.sample import DamagedFile
 
 OFFICIAL = json.loads((Path(__file__).parent / "official_layout.json").read_text())
-PUBLIC = [(layout, arch) for layout in ("official", "torchvision") for arch in ("large", "small")]
+PUBLIC = [(layout, arch) for layout in ("princeton", "torchvision") for arch in ("large", "small")]
 
 
 def make_state(arch: str) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def make_state(arch: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("arch", ["large", "small"])
 def test_official_names_and_shapes(arch: str) -> None:
     """Red when: a gate of the recurrent unit, or the shortcut's second name, is called otherwise."""
-    official = revert(make_state(arch), "official", arch)
+    official = revert(make_state(arch), "princeton", arch)
     assert {name: list(value.shape) for name, value in official.items()} == OFFICIAL[arch]
 
 
@@ -42,7 +42,7 @@ def test_names_are_one_to_one_and_there_and_back(layout: str, arch: str) -> None
     state = make_state(arch)
     for prefix in ("", "module."):
         foreign = {prefix + name: value for name, value in revert(state, layout, arch).items()}
-        found, ours = convert(foreign)
+        found, ours = load_state(foreign)
         assert found == arch
         assert ours.keys() == state.keys()
         assert all(ours[name] is state[name] for name in state)
@@ -58,10 +58,10 @@ def test_our_own_layout(arch: str) -> None:
 
 def test_gates_go_where_they_belong() -> None:
     """By hand, for names that could change places unseen: z is update, r is reset, q the candidate."""
-    mapping = names("official", "large")
+    mapping = names("princeton", "large")
     assert mapping["update_block.recurrent_units.0.update_gate.weight"] == "update_block.gru.convz1.weight"
     assert mapping["update_block.recurrent_units.1.reset_gate.bias"] == "update_block.gru.convr2.bias"
-    assert names("official", "small")["update_block.recurrent_units.0.candidate.weight"] == (
+    assert names("princeton", "small")["update_block.recurrent_units.0.candidate.weight"] == (
         "update_block.gru.convq.weight"
     )
     mapping = names("torchvision", "small")
@@ -84,8 +84,8 @@ def test_missing_and_unexpected_are_named(layout: str, arch: str) -> None:
 
 
 def test_the_two_names_of_a_shortcut_norm_must_agree() -> None:
-    state = revert(make_state("large"), "official", "large")
-    assert len(aliases("official", "large")) == 10
+    state = revert(make_state("large"), "princeton", "large")
+    assert len(aliases("princeton", "large")) == 10
     state["cnet.layer2.0.norm3.bias"] = state["cnet.layer2.0.norm3.bias"] + 1
     with pytest.raises(
         ValueError, match=r"norm3\.bias and cnet\.layer2\.0\.downsample\.1\.bias are one tensor"
@@ -98,7 +98,7 @@ def test_the_two_names_of_a_shortcut_norm_must_agree() -> None:
     [
         ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "not the weights of a RAFT .* conv1.weight$"),
         ({}, "not the weights of a RAFT"),
-        ({"state_dict": {}, "epoch": 3}, "its keys are epoch, state_dict$"),
+        ({"weights": {}, "epoch": 3}, "its keys are epoch, weights$"),
         ({"semraft": 2, "arch": "tiny", "model": {}}, "checkpoint version is 2, this semraft reads 1"),
     ],
 )
@@ -110,7 +110,7 @@ def test_other_dictionaries_are_refused(state: dict[str, object], message: str) 
 def test_files(tmp_path: Path) -> None:
     """A public file, an own checkpoint with what training adds, and damaged ones."""
     state = make_state("small")
-    public = {"module." + name: value for name, value in revert(state, "official", "small").items()}
+    public = {"module." + name: value for name, value in revert(state, "princeton", "small").items()}
     torch.save(public, tmp_path / "raft-small.pth")
     model = load_model(tmp_path / "raft-small.pth")
     assert model.arch == "small"

@@ -1,0 +1,1 @@
+"""Networks and flow for other programs: weight layouts, ONNX, submissions to benchmarks, videos."""
