@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # What has to be beaten, then the study of the world: its runs share the cores, its report is the last word.
 demo: setup
-	rm -rf $(DEMO)/study.json $(DEMO)/cells $(DEMO)/runs
+	rm -rf $(DEMO)/study.json $(DEMO)/jobs $(DEMO)/runs
 	$(BIN)/semraft evaluate zero constant farneback dis --dataset world --pairs 200
 	$(BIN)/semraft study run world --out $(DEMO) --jobs 3
 

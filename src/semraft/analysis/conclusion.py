@@ -16,8 +16,8 @@ FEWEST_SEEDS = 3
 def state_of(comparison: dict[str, Any]) -> str:
     """`better` or `worse` where every way of looking at a comparison agrees, else `undecided`.
 
-    It takes FEWEST_SEEDS; an interval over seeds, Holm-corrected over the variants, and one over scenes that
-    both exclude zero on the same side; and the same of what is left without the most favourable scene.
+    It takes FEWEST_SEEDS and FEWEST_SCENES; a p over seeds and scenes together, Holm-corrected over the
+    variants, below 5 %; and an interval that excludes zero without the most favourable scene.
     """
     return "undecided" if doubts(comparison) else ("better" if _is_gain(comparison) else "worse")
 
@@ -27,22 +27,17 @@ def doubts(comparison: dict[str, Any]) -> list[str]:
     seeds, over, best = (comparison[name] for name in ("seeds", "scenes", "without_best_scene"))
     if seeds < FEWEST_SEEDS:
         return ["one seed proves nothing" if seeds == 1 else f"{seeds} seeds prove nothing"]
-    found = []
-    if comparison["p_holm"] is None or comparison["p_holm"] >= 1 - CONFIDENCE:
-        p = "" if comparison["p_holm"] is None else f" (p {comparison['p_holm']:.2f})"
-        found.append(f"it may be chance between {seeds} seeds{p}")
     if over is None:
-        found.append("nothing is known of single scenes")
-    elif over["count"] < FEWEST_SCENES:
-        found.append(f"{_count(over['count'], 'scene')} can't speak for other scenes")
-    elif not _excludes_zero(over, comparison["difference"]):
-        found.append(f"it may be chance between {over['count']} scenes")
-    elif not all(
-        _excludes_zero(part, comparison["difference"])
-        for part in (best["scenes"], *(() if found else (best,)))  # Chance needs no scene to explain it.
-    ):
-        found.append(f"it is gone without scene {best['scene']}")
-    return found
+        return ["nothing is known of single scenes"]
+    if over["count"] < FEWEST_SCENES:
+        return [f"{_count(over['count'], 'scene')} can't speak for other scenes"]
+    p = comparison["p_holm"]
+    if p is None or p >= 1 - CONFIDENCE:
+        said = "" if p is None else f" (p {p:.2f})"
+        return [f"it may be chance between {seeds} seeds and {over['count']} scenes{said}"]
+    if not _excludes_zero(best, comparison["difference"]):
+        return [f"it is gone without scene {best['scene']}"]
+    return []
 
 
 def verdict(comparisons: Sequence[dict[str, Any]], base: str) -> dict[str, Any]:
@@ -76,18 +71,15 @@ def sentence(comparison: dict[str, Any]) -> str:
     unit = f" {known.unit}" if known else ""
     parts = [f"{METRIC.upper()} {_signed(comparison['difference'])}{unit}{_relative(comparison)}"]
     seeds, over, best = (comparison[name] for name in ("seeds", "scenes", "without_best_scene"))
-    spans = []
-    if comparison["low"] is not None:
-        spans.append(f"{_span(comparison)} over {_count(seeds, 'seed')}")
-    if over is not None and over["low"] is not None:
-        spans.append(f"{_span(over)} over {_count(over['count'], 'scene')}")
-    if spans:
-        parts.append(f"95 % interval {' and '.join(spans)}")
+    counts = _count(seeds, "seed") + (f" and {_count(over['count'], 'scene')}" if over else "")
+    interval = comparison["crossed"] or comparison
+    if interval["low"] is not None:
+        parts.append(f"95 % interval {_span(interval)} over {counts}")
     if comparison["state"] == "undecided":
         parts += doubts(comparison)
         if comparison["smallest_visible"] is not None and seeds >= FEWEST_SEEDS:
             visible = format_value(METRIC, comparison["smallest_visible"])
-            parts.append(f"{seeds} seeds show a difference of {visible}{unit} or more")
+            parts.append(f"a difference of {visible}{unit} would have been seen four times in five")
     elif best is not None:
         parts.append(f"{_signed(best['difference'])}{unit} without its most favourable scene")
     return f"{lead} on {comparison['split']}: {parts[0]}; {'; '.join(parts[1:])}."

@@ -10,8 +10,10 @@ from jaxtyping import Float64
 from semraft.analysis.runs import Run
 from semraft.analysis.scenes import scene_sums
 from semraft.analysis.statistics import (
+    Crossed,
     Sums,
     area_under_curve,
+    crossed_interval,
     difference_over_scenes,
     drawn_means,
     effect_size,
@@ -57,7 +59,6 @@ def compare_variant(
     differences = values - base_values
     paired, effect = paired_t(differences), effect_size(differences)
     spread = differences.std(axis=0, ddof=1) if len(pairs) > 1 else np.full(len(metrics), math.nan)
-    visible = smallest_visible(1.0, len(pairs)) or math.nan
     by_scene = _over_scenes(pairs, split, metrics)
     by_step = _over_training(pairs, split, metrics)
     entries = []
@@ -83,12 +84,10 @@ def compare_variant(
                 "spread": number(spread[column]),
                 "p": number(paired.p[column]),
                 "effect": number(effect[column]),
-                "seeds_needed": seeds_needed(float(interval[0]), float(spread[column])),
                 "seeds_for_pct": {
                     str(pct): seeds_needed(pct / 100 * base_mean, float(spread[column]))
                     for pct in EFFECTS_PCT
                 },
-                "smallest_visible": number(visible * spread[column]),
                 **by_scene[column],
                 **by_step[column],
             }
@@ -117,8 +116,9 @@ def _finite_metrics(pairs: Sequence[tuple[Run, Run]], split: str) -> list[str]:
 def _over_scenes(
     pairs: Sequence[tuple[Run, Run]], split: str, metrics: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Per metric: `scenes`, `without_best_scene` and `probability`; None where scenes are not known."""
-    unknown = {"scenes": None, "without_best_scene": None, "probability": None}
+    """Per metric, what needs numbers by scene; None where there are none."""
+    names = ("scenes", "crossed", "smallest_visible", "without_best_scene", "probability")
+    unknown: dict[str, Any] = dict.fromkeys(names)
     found = scene_sums([run for pair in pairs for run in pair], split, metrics)
     if found is None:
         return [unknown] * len(metrics)
@@ -126,7 +126,7 @@ def _over_scenes(
     variant, base = (Sums(totals[side::2], weights[side::2]) for side in (0, 1))
     draws = scene_draws(len(scenes))
     interval = difference_over_scenes(variant, base, parts, draws)
-    omission = without_best_scene(variant, base, parts, draws)
+    crossed, omission = crossed_interval(variant, base, parts), without_best_scene(variant, base, parts)
     counts = scene_counts(variant, base, parts)
     chances = _probabilities(variant, base, parts, draws, metrics)
     entries: list[dict[str, Any]] = []
@@ -136,14 +136,8 @@ def _over_scenes(
             continue
         rest = {
             "scene": scenes[int(omission.scene[column])],
-            "difference": number(omission.paired.difference[column]),
-            "low": number(omission.paired.low[column]),
-            "high": number(omission.paired.high[column]),
-            "scenes": {
-                "count": count - 1,
-                "low": number(omission.over_scenes.low[column]),
-                "high": number(omission.over_scenes.high[column]),
-            },
+            "difference": number(omission.difference[column]),
+            **_interval(omission.crossed, column),
         }
         entries.append(
             {
@@ -152,11 +146,20 @@ def _over_scenes(
                     "low": number(interval.low[column]),
                     "high": number(interval.high[column]),
                 },
+                "crossed": _interval(crossed, column),
+                "smallest_visible": smallest_visible(
+                    float(crossed.error[column]), float(crossed.freedom[column])
+                ),
                 "without_best_scene": rest if count > 1 else None,
                 "probability": chances[column],
             }
         )
     return entries
+
+
+def _interval(crossed: Crossed, column: int) -> dict[str, float | None]:
+    """One metric's interval over seeds and scenes, and its p."""
+    return {name: number(getattr(crossed, name)[column]) for name in ("low", "high", "p")}
 
 
 def _probabilities(

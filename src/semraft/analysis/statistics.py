@@ -1,4 +1,4 @@
-"""Statistics of paired comparisons: intervals over seeds and over scenes, tests, effect sizes, power.
+"""Statistics of paired comparisons: intervals over seeds, scenes and both, tests, effect sizes, power.
 
 Pure functions on arrays; what a metric or a run is, is not known here. A difference is variant minus base
 with the same seed on the same pairs. Why each method was chosen: docs/decisions/0009-statistics.md.
@@ -42,6 +42,19 @@ class Interval(NamedTuple):
     high: Float64[np.ndarray, "..."]
 
 
+class Crossed(NamedTuple):
+    """An interval and a two-sided p over seeds and scenes together; NaN where there is none.
+
+    `error` is the standard error of the mean difference, `freedom` its degrees of freedom.
+    """
+
+    low: Float64[np.ndarray, "..."]
+    high: Float64[np.ndarray, "..."]
+    p: Float64[np.ndarray, "..."]
+    error: Float64[np.ndarray, "..."]
+    freedom: Float64[np.ndarray, "..."]
+
+
 class Sums(NamedTuple):
     """Sums of metrics, or of their parts, by scene: over any set of scenes, a part is total / weight."""
 
@@ -57,8 +70,8 @@ class Omission(NamedTuple):
     """Differences without their most favourable scene, per metric."""
 
     scene: Int[np.ndarray, " M"]
-    paired: Paired
-    over_scenes: Interval
+    difference: Float64[np.ndarray, " M"]
+    crossed: Crossed
 
 
 def paired_t(differences: Float64[np.ndarray, "S ..."]) -> Paired:
@@ -81,7 +94,7 @@ def paired_t(differences: Float64[np.ndarray, "S ..."]) -> Paired:
     return Paired(mean, mean - half, mean + half, p)
 
 
-def t_quantile(probability: float, degrees: int) -> float:
+def t_quantile(probability: float, degrees: float | int) -> float:
     """Student's t quantile."""
     return float(special.stdtrit(degrees, probability))
 
@@ -150,9 +163,60 @@ def scene_counts(variant: Sums, base: Sums, parts: Float64[np.ndarray, "P M"]) -
     return counts
 
 
-def without_best_scene(
-    variant: Sums, base: Sums, parts: Float64[np.ndarray, "P M"], draws: Float64[np.ndarray, "R C"]
-) -> Omission:
+def crossed_interval(variant: Sums, base: Sums, parts: Float64[np.ndarray, "P M"]) -> Crossed:
+    """The interval of the mean difference over other seeds and other scenes at once; sums are "S C P".
+
+    Seeds and scenes are crossed random effects: the difference of seed s on scene c is
+    mean + seed effect + scene effect + rest. With the mean squares of a two-way analysis of variance,
+    the variance of the mean is (MS_seed + MS_scene - MS_rest) / (S C), and its degrees of freedom are
+    Satterthwaite's (Biometrics Bulletin 2(6), 1946). Of three seeds these are sometimes far too many: the
+    interval is never narrower than Student's over seeds alone, or over scenes alone.
+
+    A pooled metric is no mean of scenes: a scene's difference is linearised (its influence on the metric).
+    There is no interval with one seed, nor with fewer than FEWEST_SCENES scenes of any weight.
+    """
+    by_seed = pooled(variant.over_scenes(), parts) - pooled(base.over_scenes(), parts)
+    seeds, scenes = len(by_seed), scene_counts(variant, base, parts)
+    if seeds < 2:
+        return Crossed(*np.full((5, len(scenes)), np.nan))
+    scenes = np.where(scenes >= FEWEST_SCENES, scenes, np.nan)
+    influence = scenes * (scene_influence(variant, parts) - scene_influence(base, parts))
+    of_scene, difference = influence.mean(axis=0), by_seed.mean(axis=0)
+    between_seeds = scenes * by_seed.var(axis=0, ddof=1)
+    between_scenes = seeds * (of_scene**2).sum(axis=0) / (scenes - 1)
+    rest = ((influence - of_scene) ** 2).sum(axis=(0, 1)) / ((seeds - 1) * (scenes - 1))
+    squares = np.stack([between_seeds, between_scenes, rest])
+    freedoms = np.stack([np.full_like(scenes, seeds - 1), scenes - 1, (seeds - 1) * (scenes - 1)])
+    both = np.maximum(between_seeds + between_scenes - rest, 0.0)
+    of_both = both**2 / np.maximum((squares**2 / freedoms).sum(axis=0), np.finfo(np.float64).tiny)
+    errors = np.sqrt(np.stack([between_seeds, between_scenes, both]) / (seeds * scenes))
+    freedoms = np.stack([freedoms[0], freedoms[1], np.maximum(of_both, 1.0)])
+    halves = special.stdtrit(freedoms, (1 + CONFIDENCE) / 2) * errors
+    widest = np.nan_to_num(halves).argmax(axis=0)
+    half, error, freedom = (rows[widest, np.arange(len(scenes))] for rows in (halves, errors, freedoms))
+    # Equal runs surely do not differ; runs that differ by one number everywhere are no replicates.
+    error = np.where((error <= 1e-12 * np.abs(difference)) & (difference != 0), np.nan, error)
+    t = np.abs(difference) / np.where(error > 0, error, np.nan)
+    p = np.where(error == 0, 1.0, 2 * special.stdtr(freedom, -t))
+    half = np.where(np.isnan(error), np.nan, half)
+    return Crossed(difference - half, difference + half, p, error, freedom)
+
+
+def scene_influence(runs: Sums, parts: Float64[np.ndarray, "P M"]) -> Float64[np.ndarray, "S C M"]:
+    """The influence of each scene on a pooled metric: it sums to zero over the scenes of a run.
+
+    Of a plain mean over C scenes of equal weight it is (own value - mean) / C (Hampel, Journal of the
+    American Statistical Association 69, 1974).
+    """
+    whole = runs.over_scenes()
+    weight = np.where(whole.weights > 0, whole.weights, np.inf)[:, None]
+    residual = runs.totals - runs.weights * (whole.totals[:, None] / weight)
+    count = (whole.weights > 0).astype(np.float64) @ parts
+    influence: Float64[np.ndarray, "S C M"] = (residual / weight) @ parts
+    return influence / np.where(count > 0, count, np.nan)[:, None]
+
+
+def without_best_scene(variant: Sums, base: Sums, parts: Float64[np.ndarray, "P M"]) -> Omission:
     """Leaves out, per metric, the scene that speaks most for the sign that the whole difference has.
 
     Sums are "S C P", of runs of the same seeds. The scene is found by leaving out each in turn. Where one
@@ -164,13 +228,9 @@ def without_best_scene(
     scene = np.nan_to_num(left.mean(axis=0) * sign, nan=np.inf).argmin(axis=0)
     kept = np.ones(variant.totals.shape[1:])
     kept[scene[parts.argmax(axis=1)], np.arange(len(parts))] = 0
-    over_scenes = difference_over_scenes(
-        Sums(variant.totals * kept, variant.weights * kept),
-        Sums(base.totals * kept, base.weights * kept),
-        parts,
-        draws,
-    )
-    return Omission(scene, paired_t(left[:, scene, np.arange(len(scene))]), over_scenes)
+    own, other = (Sums(runs.totals * kept, runs.weights * kept) for runs in (variant, base))
+    difference = left[:, scene, np.arange(len(scene))].mean(axis=0)
+    return Omission(scene, difference, crossed_interval(own, other, parts))
 
 
 def _others(runs: Sums) -> Sums:
@@ -222,47 +282,55 @@ def effect_size(differences: Float64[np.ndarray, "S ..."]) -> Float64[np.ndarray
     return np.where(same, np.nan, correction * mean / np.where(same, 1, spread))
 
 
-def power(effect: float, spread: float, seeds: int) -> float:
-    """The chance that a paired t test at 5 % sees a true mean difference: noncentral t, both tails.
-
-    `effect` and `spread`, the standard deviation of a paired difference, share a unit (Cohen, Statistical
-    Power Analysis, 1988, 2.5).
-    """
-    critical = t_quantile((1 + CONFIDENCE) / 2, seeds - 1)
-    shift = np.sqrt(seeds) * abs(effect) / spread
-    tails = special.nctdtr(seeds - 1, shift, np.array([critical, -critical]))
+def power(shift: float, freedom: float | int) -> float:
+    """The chance that a t test at 5 % sees a true difference of `shift` standard errors: noncentral t, both
+    tails (Cohen, Statistical Power Analysis, 1988, 2.5)."""
+    critical = t_quantile((1 + CONFIDENCE) / 2, freedom)
+    tails = special.nctdtr(freedom, abs(shift), np.array([critical, -critical]))
     # Far from zero the lower tail underflows to NaN: there is nothing in it.
     return float(1 - tails[0] + np.nan_to_num(tails[1]))
 
 
 def seeds_needed(effect: float, spread: float) -> int | None:
-    """The fewest seeds that see such an effect four times in five; None beyond MOST_SEEDS, or for none."""
+    """The fewest seeds whose paired t test sees such an effect four times in five.
+
+    `effect` and `spread`, the standard deviation of a paired difference, share a unit. None beyond
+    MOST_SEEDS, or for no effect. An effect that matters is asked for, never the one just measured: that
+    repeats its p value (Hoenig and Heisey, The American Statistician 55(1), 2001).
+    """
     if not (effect and np.isfinite(effect) and np.isfinite(spread)):
         return None
     if spread == 0:
         return 2
+
+    def seen(seeds: int) -> bool:
+        return power(np.sqrt(seeds) * effect / spread, seeds - 1) >= POWER
+
     low, high = 1, 2
-    while power(effect, spread, high) < POWER:
+    while not seen(high):
         low, high = high, 2 * high
         if low >= MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, spread, middle) >= POWER else (middle, high)
+        low, high = (low, middle) if seen(middle) else (middle, high)
     return high
 
 
-def smallest_visible(spread: float, seeds: int) -> float | None:
-    """The smallest true difference that so many seeds see four times in five; None with one seed."""
-    if seeds < 2 or not np.isfinite(spread):
+def smallest_visible(error: float, freedom: float | int) -> float | None:
+    """The smallest true difference that a t test with this standard error sees four times in five.
+
+    None without degrees of freedom.
+    """
+    if not (freedom > 0 and np.isfinite(error)):
         return None
-    low, high = 0.0, 1.0  # In units of the spread. Doubled until it is seen: far beyond, scipy's power fails.
-    while power(high, 1.0, seeds) < POWER:
+    low, high = 0.0, 1.0  # In standard errors. Doubled until it is seen: far beyond, scipy's power fails.
+    while power(high, freedom) < POWER:
         high *= 2
     while high - low > 1e-6:
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, 1.0, seeds) >= POWER else (middle, high)
-    return high * spread
+        low, high = (low, middle) if power(middle, freedom) >= POWER else (middle, high)
+    return high * error
 
 
 def first_credible(differences: Float64[np.ndarray, "S L"]) -> int | None:

@@ -132,12 +132,14 @@ def compare(
 
 
 def judged(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Comparisons of one split with p corrected over the variants, metric by metric, and with a state."""
+    """Comparisons of one split with p over seeds and scenes, corrected over the variants metric by metric,
+    and with a state."""
     by_metric: dict[str, list[dict[str, Any]]] = {}
     for entry in comparisons:
         by_metric.setdefault(entry["metric"], []).append(entry)
     for entries in by_metric.values():
-        p = np.array([math.nan if entry["p"] is None else entry["p"] for entry in entries])
+        found = [(entry["crossed"] or {}).get("p") for entry in entries]
+        p = np.array([math.nan if value is None else value for value in found])
         for entry, adjusted in zip(entries, holm(p).tolist(), strict=True):
             entry["p_holm"] = None if math.isnan(adjusted) else adjusted
             entry["state"] = state_of(entry)

@@ -46,7 +46,7 @@ class Strip:
     comparison: dict[str, Any]
     color: int
     at: float
-    over_seeds: tuple[float, float] | None
+    over_both: tuple[float, float] | None
     over_scenes: tuple[float, float] | None
     seeds: list[float]
 
@@ -110,10 +110,9 @@ def map_groups(numbers: dict[str, Any], split: str, metric: str) -> list[MapGrou
 def _forest(metric: str, entries: Sequence[dict[str, Any]], colors: dict[str, int]) -> Forest:
     ends = [0.0]
     for entry in entries:
-        scenes = entry["scenes"] or {}
-        ends += [
-            v for v in (entry["low"], entry["high"], scenes.get("low"), scenes.get("high")) if v is not None
-        ]
+        intervals = [entry[name] or {} for name in ("crossed", "scenes")]
+        found = [interval.get(end) for interval in intervals for end in ("low", "high")]
+        ends += [end for end in found if end is not None]
         ends += entry["by_seed"].values()
     low, high = min(ends), max(ends)
     margin = 0.06 * (high - low) or 1.0
@@ -131,7 +130,7 @@ def _forest(metric: str, entries: Sequence[dict[str, Any]], colors: dict[str, in
             comparison=entry,
             color=colors[entry["variant"]],
             at=at(entry["difference"]),
-            over_seeds=span(entry),
+            over_both=span(entry["crossed"]),
             over_scenes=span(entry["scenes"]),
             seeds=[at(value) for value in entry["by_seed"].values()],
         )

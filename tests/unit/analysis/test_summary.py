@@ -83,13 +83,17 @@ def test_every_number_of_a_comparison(tmp_path: Path) -> None:
     assert (epe["low"], epe["high"]) == pytest.approx((-0.3 - half, -0.3 + half), abs=1e-5)
     assert epe["relative_pct"][0] == pytest.approx(100 * -0.3 / 2.02)
     assert epe["effect"] == pytest.approx(-0.3 / 0.0353553 * 0.7978846, rel=1e-5)
-    assert epe["p"] == epe["p_holm"] < 1e-4
+    assert epe["p"] < 1e-4
+    assert epe["p_holm"] == epe["crossed"]["p"] < 0.05
+    assert epe["crossed"]["low"] <= min(epe["low"], epe["scenes"]["low"] + 0.01)
+    assert max(epe["high"], epe["scenes"]["high"] - 0.01) <= epe["crossed"]["high"] < 0
     assert epe["scenes"]["count"] == 24
     assert epe["scenes"]["low"] < -0.3 < epe["scenes"]["high"] < 0
     assert epe["without_best_scene"]["scene"] == "scene of s/007"  # make_study's kindest to v1.
     assert epe["without_best_scene"]["difference"] > -0.3
     assert epe["probability"]["value"] > 0.8
-    assert (epe["seeds"], epe["state"], epe["seeds_needed"]) == (5, "better", 3)
+    assert (epe["seeds"], epe["state"]) == (5, "better")
+    assert "seeds_needed" not in epe  # Power of the effect just seen repeats its p.
     assert epe["seeds_for_pct"]["10"] <= epe["seeds_for_pct"]["5"] <= epe["seeds_for_pct"]["2"]
     assert epe["first_credible"] == {"looks": 2, "step": 200, "state": "better"}
     assert epe["area"]["difference"] == pytest.approx(-0.3)
@@ -110,15 +114,16 @@ def test_the_verdict_says_how_sure_it_is(tmp_path: Path) -> None:
     good, null = numbers["verdict"]["variants"]
     assert good["state"] == "better"
     epe = comparison(numbers, "good")
-    spans = [f"{v:+.3f}".replace("-", "\N{MINUS SIGN}") for v in (epe["difference"], epe["low"], epe["high"])]
+    ends = (epe["difference"], epe["crossed"]["low"], epe["crossed"]["high"])
+    spans = [f"{v:+.3f}".replace("-", "\N{MINUS SIGN}") for v in ends]
     assert good["text"].startswith(
         f"good is better than base on world-val: EPE {spans[0]} px (\N{MINUS SIGN}15.0 %); "
-        f"95 % interval {spans[1]} to {spans[2]} over 5 seeds and "
+        f"95 % interval {spans[1]} to {spans[2]} over 5 seeds and 24 scenes; "
     )
     assert null["state"] == "undecided"
     assert null["text"].startswith("null can't be told from base on world-val: EPE +0.002 px (+0.1 %);")
-    assert "5 seeds show a difference of" in null["text"]
-    assert "it may be chance between 5 seeds" in null["text"]
+    assert "would have been seen four times in five" in null["text"]
+    assert "it may be chance between 5 seeds and 24 scenes (p " in null["text"]
     assert "it is gone without" not in null["text"]  # It was never there.
     assert numbers["verdict"]["text"] == f"{good['text']} {null['text']}"
 
@@ -148,8 +153,8 @@ def test_p_values_are_corrected_over_the_variants(tmp_path: Path) -> None:
     among = make_study(tmp_path / "b", {"base": (0.0,) * 3, "v1": effects, "v2": (0.1, -0.1, 0.3)})
     one = comparison(summarize_study(alone)[1], "v1")
     two = comparison(summarize_study(among)[1], "v1")
-    assert one["p_holm"] == one["p"] == two["p"]
-    assert two["p_holm"] == pytest.approx(2 * two["p"])
+    assert one["p_holm"] == one["crossed"]["p"] == two["crossed"]["p"]
+    assert two["p_holm"] == pytest.approx(2 * two["crossed"]["p"])
 
 
 def test_one_scene_carries_no_verdict(tmp_path: Path) -> None:
@@ -183,7 +188,7 @@ def test_a_gain_that_one_scene_makes_is_no_gain(tmp_path: Path) -> None:
     assert epe["high"] < 0
     assert epe["scenes"]["high"] < 0
     assert epe["without_best_scene"]["scene"] == "scene of s/007"
-    assert epe["without_best_scene"]["scenes"]["high"] > 0
+    assert epe["crossed"]["high"] < 0 < epe["without_best_scene"]["high"]
     assert epe["state"] == "undecided"
     assert "it is gone without scene scene of s/007" in numbers["verdict"]["text"]
 

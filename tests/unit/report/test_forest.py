@@ -25,12 +25,14 @@ def test_intervals_lie_in_order_and_on_one_scale(numbers: dict[str, Any]) -> Non
     better, level = epe.strips
     assert (better.color, level.color) == (1, 2)
     for strip in epe.strips:
-        assert strip.over_seeds is not None
+        assert strip.over_both is not None
         assert strip.over_scenes is not None
-        assert 0 < strip.over_seeds[0] < strip.over_scenes[0] < strip.at < strip.over_scenes[1] < STRIP_WIDTH
+        assert (
+            0 < strip.over_both[0] <= strip.over_scenes[0] + 1 < strip.at < strip.over_scenes[1] < STRIP_WIDTH
+        )
         assert len(strip.seeds) == 3
-    assert better.over_seeds is not None
-    assert better.over_seeds[0] < better.at < epe.zero
+    assert better.over_both is not None
+    assert better.over_both[0] < better.at < epe.zero
     for tick in epe.ticks:  # On the scale of the strips.
         assert (tick.at - epe.zero) * -better.comparison["difference"] == pytest.approx(
             float(tick.label) * (epe.zero - better.at), abs=0.1
@@ -38,7 +40,7 @@ def test_intervals_lie_in_order_and_on_one_scale(numbers: dict[str, Any]) -> Non
     assert len(epe.ticks) > 2
     entry = better.comparison
     per_px = (epe.zero - better.at) / -entry["difference"]
-    assert (epe.zero - better.over_seeds[0]) / -entry["low"] == pytest.approx(per_px, rel=0.01)
+    assert (epe.zero - better.over_both[0]) / -entry["crossed"]["low"] == pytest.approx(per_px, rel=0.01)
 
 
 def test_better_is_to_the_right_where_higher_is(numbers: dict[str, Any]) -> None:
@@ -51,7 +53,7 @@ def test_one_seed_has_a_point_and_no_interval(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"base": (0,), "v1": (-0.3,)}, scenes=3)
     numbers = compare(finished_runs(study), {}, "base")
     strip = forests(numbers, SPLIT)[0].strips[0]
-    assert (strip.over_seeds, strip.over_scenes, strip.seeds) == (None, None, [strip.at])
+    assert (strip.over_both, strip.over_scenes, strip.seeds) == (None, None, [strip.at])
 
 
 def test_the_map_has_every_stratum_once_in_its_group(numbers: dict[str, Any]) -> None:
