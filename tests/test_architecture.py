@@ -18,7 +18,7 @@ FLOORS = [
     ["ops"],
     ["data", "models", "losses", "metrics"],
     ["runtime", "tracking", "frames"],
-    ["inference", "clearml_session", "diagnosis", "agreement"],
+    ["inference", "clearml_session", "diagnosis", "agreement", "describe"],
     ["prediction", "step_result"],
     ["evaluation", "products"],
     ["monitor"],

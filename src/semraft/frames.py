@@ -36,11 +36,12 @@ CAMERA = re.compile(r"(cam|camera|view|eye)[_-]?$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class FramePair:
-    """Two frames to get flow for, and the name its files get."""
+    """Two frames to get flow for, and the name its files get; `name2` is that of files of frame 2 alone."""
 
     name: str
     image1: UInt8[np.ndarray, "H W 3"]
     image2: UInt8[np.ndarray, "H W 3"]
+    name2: str = ""
 
 
 @dataclass(slots=True)
@@ -132,14 +133,7 @@ def _is_output(path: Path, stems: set[Path]) -> bool:
 
 def _pair_up(pictures: Sequence[Path], folder: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Consecutive pictures of each sequence, and a line for every picture that is in no pair."""
-    pairs: list[tuple[Path, Path]] = []
-    for group in _groups(pictures):
-        sequences = sequences_of(group)
-        step = usual_step(sequences)
-        for sequence in sequences:
-            for one, other in pairwise(sequence):
-                if step is None or other.number - one.number == step:
-                    pairs.append((one.path, other.path))
+    pairs = [pair for sequence in consecutive(pictures) for pair in sequence]
     unnumbered = [path for path in pictures if not re.search(r"\d", path.stem)]
     stereo = any(re.search("left|right", path.stem, re.IGNORECASE) for path in pictures)
     if not pairs and len(pictures) == 2 and unnumbered and not stereo:
@@ -147,6 +141,18 @@ def _pair_up(pictures: Sequence[Path], folder: Path) -> tuple[list[tuple[Path, P
     paired = {path for pair in pairs for path in pair}
     alone = [path for path in pictures if path not in paired]
     return pairs, [f"{path.relative_to(folder)}: no partner, {_reason(path)}" for path in alone]
+
+
+def consecutive(pictures: Sequence[Path]) -> list[list[tuple[Path, Path]]]:
+    """The pairs of consecutive pictures of each sequence; no pair where a frame between is missing."""
+    found = []
+    for group in _groups(pictures):
+        sequences = sequences_of(group)
+        step = usual_step(sequences)
+        for sequence in sequences:
+            steps = [(one.path, other.path, other.number - one.number) for one, other in pairwise(sequence)]
+            found.append([(one, other) for one, other, made in steps if step is None or made == step])
+    return found
 
 
 def _reason(path: Path) -> str:
@@ -234,7 +240,7 @@ def _read(pairs: Sequence[tuple[str, Path, Path]], found: FramePairs) -> Iterato
             ]
             found.left_out.append(f"{path1}: no partner of its size, {' and '.join(sizes)} px")
             continue
-        yield FramePair(name, image1, image2)
+        yield FramePair(name, image1, image2, str(Path(name).with_name(path2.stem)))
 
 
 def _pairs_of_video(path: Path) -> FramePairs:
@@ -259,7 +265,7 @@ def _decode(video: cv2.VideoCapture, path: Path, found: FramePairs) -> Iterator[
         if after is None:
             missing.append(number)
         elif before is not None:
-            yield FramePair(f"{path.stem}_{number - 1:06d}", before, after)
+            yield FramePair(f"{path.stem}_{number - 1:06d}", before, after, f"{path.stem}_{number:06d}")
         before, number = after, number + 1
     video.release()
     found.frames, found.damaged = number, len(missing)

@@ -24,7 +24,7 @@ from semraft.ops.occlusion import forward_backward, out_of_frame
 from semraft.ops.warp import warp
 from semraft.sample import Estimate
 
-Format = Literal["flo", "kitti", "color", "sheet"]
+Format = Literal["flo", "kitti", "color", "sheet", "labels"]
 SHEET_WIDTH_PX = 960
 """Width of one of the four pictures of a contact sheet; narrower frames are not enlarged."""
 UNDONE_RESIDUAL = 1.05
@@ -135,7 +135,8 @@ def write_prediction(out: Path, pair: FramePair, found: Estimate, formats: Seque
     """Writes the last flow as `flo` (NAME.flo), `kitti` (NAME_kitti.png) and `color` (NAME_flow.png).
 
     `sheet` (NAME_sheet.png) shows the frames, the flow and where it can't be trusted. Heads: the classes of
-    frame 1 (NAME_labels.png, ids with a palette), occluded pixels (NAME_occlusion.png, 255 where occluded).
+    frame 1 (NAME_labels.png, ids with a palette) and, with `labels`, of frame 2 by its own name; occluded
+    pixels (NAME_occlusion.png, 255 where occluded).
     """
     place = out / pair.name
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +158,9 @@ def write_prediction(out: Path, pair: FramePair, found: Estimate, formats: Seque
         write_image(named("_sheet.png"), contact_sheet(pair, flow, untrusted(flow, found.backward_flow)))
     if found.labels1 is not None:
         write_palette(named("_labels.png"), found.labels1, PALETTE)
+    if "labels" in formats and found.labels2 is not None:
+        # The next pair writes the same file, but the last frame of a sequence is in no other pair.
+        write_palette(out / f"{pair.name2}_labels.png", found.labels2, PALETTE)
     if found.occluded1 is not None:
         write_mask(named("_occlusion.png"), found.occluded1)
 

@@ -1,4 +1,4 @@
-"""`semraft data ...`: make data, check it, pack it."""
+"""`semraft data ...`: make data, describe it, check it, pack it."""
 
 from json import dumps
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from semraft.cli.options import Json, require_writable
+from semraft.cli.options import Json, require_writable, require_writable_folder
 from semraft.config import WorldConfig
 from semraft.config.data import IdTable
 
@@ -81,6 +81,27 @@ def check(
     if list_bad:
         Path(list_bad).write_text("".join(f"{name}\n" for name in report.bad_ids))
     return 0 if report.sound else 1
+
+
+def describe(folder: Positional[Path], /, out: Path | None = None) -> None:
+    """Describe a folder of your own frames: writes pairs.csv and classes.csv, as far as they can be guessed.
+
+    Looks at names and contents, prints each guess, how sure it is and why, and overwrites nothing. Correct
+    both files where they are wrong: data set `files` reads them.
+
+    Args:
+        folder: A folder with frames, and flow and labels if there are any, in any layout.
+        out: The folder for both files; the folder itself without it.
+    """
+    from semraft.describe import folder as described
+
+    where = out or folder
+    require_writable_folder(where)
+    described.refuse_tables(where)
+    found = described.describe(folder)
+    written = described.write(found, where)
+    print(described.as_text(found, where))
+    print(f"tables: {' '.join(map(str, written))}")
 
 
 def pack(

@@ -222,6 +222,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "report": report,
     "diagnose": diagnose,
     "data synthesize": data_commands.synthesize,
+    "data describe": data_commands.describe,
     "data check": data_commands.check,
     "data pack": data_commands.pack,
     "recipes": recipes,

@@ -89,11 +89,11 @@ def predict(
     out: Path,
     weights: str = "",
     num_updates: int | None = None,
-    formats: tuple[Literal["flo", "kitti", "color", "sheet"], ...] | None = None,
+    formats: tuple[Literal["flo", "kitti", "color", "sheet", "labels"], ...] | None = None,
     device: str = "auto",
     precision: Literal["as-validated", "auto", "float32", "bfloat16", "float16"] = "as-validated",
 ) -> int:
-    """Flow for two images, a folder of frames, or a video.
+    """Flow for two images, a folder of frames, or a video; classes of each frame with --formats labels.
 
     Heads have outputs of their own: NAME_labels.png, NAME_occlusion.png. Frames that form no
     pair are named; the exit code is 1 if a frame was damaged or nothing was written.
@@ -105,7 +105,8 @@ def predict(
         weights: A name that `semraft weights` lists, or a file: of semraft, public RAFT or torchvision.
         num_updates: Refinements; those the weights were validated with, or 24, without it.
         formats: What to write: .flo, KITTI 16-bit png, colour picture, contact sheet (frames, flow, and where
-            it can't be trusted; twice the work). All four of a single pair, the first three of several.
+            it can't be trusted; twice the work), labels (of both frames, by a decoder). The first four of a
+            single pair, the first three of several.
         device: auto, cpu, cuda or cuda:N.
         precision: Arithmetic of the network; as-validated: that of the weights' validation, if this device
             computes in that at speed, else float32.
@@ -124,6 +125,10 @@ def predict(
         raise ValueError(
             f"{weights}: the network is conditioned on true labels (--model.conditioning truth), and frames "
             "alone have none: score it with `semraft evaluate` on data that has them"
+        )
+    if formats and "labels" in formats and model.decoder is None:
+        raise ValueError(
+            "--formats labels needs a network with a decoder (--model.heads decoder in training)"
         )
     out.mkdir(parents=True, exist_ok=True)
     require_writable_folder(out)

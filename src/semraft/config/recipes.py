@@ -251,6 +251,31 @@ def _study_recipes() -> dict[str, Recipe]:
     return recipes
 
 
+def _files_recipes() -> dict[str, Recipe]:
+    """Fine-tuning on files of one's own: a short run, and the terms that helped most in the studies.
+
+    Few have occlusion maps: the mask is by the network's own forward and backward flow.
+    """
+    base = replace(
+        STUDY,
+        data=replace(STUDY.data, train="files", validation=("files",)),
+        loss=LossConfig(),
+        optim=replace(STUDY.optim, steps=2000, batch=4),
+        log_every=50,
+        validate_every=500,
+        checkpoint_every=250,
+    )
+    terms = tuple(map(parse_term, _by_signed_distance((0.4, 0.2), "mask=forward-backward,ramp=200")))
+    what = "fine-tune RAFT on files of your own; give --data.root and --model.weights"
+    return {
+        "files-base": Recipe(what, base),
+        "files-semantic": Recipe(
+            f"{what}; things stay as deep inside their class along the flow, and look the same",
+            replace(base, loss=replace(base.loss, terms=terms)),
+        ),
+    }
+
+
 def _stage(train: str, crop: tuple[int, int], scales: tuple[float, float], optim: OptimConfig) -> RunConfig:
     """A stage of RAFT's own pre-training, judged on Sintel."""
     return RunConfig(
@@ -307,6 +332,7 @@ def _make() -> dict[str, Recipe]:
         **_few_truths_recipes(),
         **_divergence_recipes(),
         **_study_recipes(),
+        **_files_recipes(),
         **{
             name: Recipe(pretraining.about(config), config)
             for chain in pretraining.CHAINS.values()

@@ -162,7 +162,7 @@ def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) 
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise ValueError(f"the weights hold NaN or Inf, in {shorten(broken)}: take an earlier checkpoint")
     if arch not in (None, found):
-        raise ValueError(f"the weights are of RAFT {found}, asked for was {arch}")
+        raise ValueError(f"the weights are of RAFT {found}, asked for was {arch} (--model.arch)")
     model = bare(found, extras_of(state))
     model.load_state_dict(state)
     model.validation_updates = int(tensors.get("validation_updates", model.validation_updates))

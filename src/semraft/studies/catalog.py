@@ -138,6 +138,14 @@ STUDIES = {
         DIVERGENCE_SEEDS,
         DIVERGENCE_CURED,
         Study(
+            name="files",
+            about="do labels help on files of your own? base and signed distance with census, three seeds; "
+            "give --data.root and --model.weights",
+            variants=_recipes(base="files-base", semantic="files-semantic"),
+            base="base",
+            seeds=(0, 1, 2),
+        ),
+        Study(
             name="origin",
             about="the study this project started from: base and V1 on VIPER, Virtual KITTI and both, 24 h a "
             "run on a GPU of 2023; give --data.root and --model.weights",

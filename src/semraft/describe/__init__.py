@@ -1,0 +1,1 @@
+"""First description of a folder of files: which are frames, flow and labels, and which belong together."""
