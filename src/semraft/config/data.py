@@ -1,8 +1,9 @@
 """Data of a run: the part of its configuration about training and validation data."""
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,6 +19,16 @@ def require(ok: bool, option: str, value: object, expected: str) -> None:
     """Refuses a value of a field, by its name on the command line."""
     if not ok:
         raise ValueError(f"--{option} is {value}: expected {expected}")
+
+
+def require_range(owner: object, prefix: str, low: int, high: int | float, *names: str) -> None:
+    """Refuses fields of a part of the configuration that are not numbers from `low` to `high`."""
+    expected = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
+    for name in names:
+        value = getattr(owner, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            fits = low <= number <= high and math.isfinite(number)  # False for NaN.
+            require(fits, f"{prefix}{name.replace('_', '-')}", value, expected)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +66,15 @@ class AugmentConfig:
     eraser_size_px: tuple[int, int] = (50, 100)
     """Smallest and largest side of an erased box."""
 
+    def __post_init__(self) -> None:
+        often = [field.name for field in fields(self) if field.name.endswith("_probability")]
+        require_range(self, "data.augment.", 0, 1, "hue_turns", *often)
+        require_range(self, "data.augment.", 0, math.inf, "brightness", "contrast", "saturation")
+        require_range(self, "data.augment.", 1, math.inf, "eraser_size_px")
+        require_range(self, "data.augment.", -4, 4, "min_log2_scale", "max_log2_scale", "max_log2_stretch")
+        for least, most in ((self.min_log2_scale, self.max_log2_scale), self.eraser_size_px):
+            require(least <= most, "data.augment", f"from {least} to {most}", "the smaller number first")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldConfig:
@@ -66,6 +86,11 @@ class WorldConfig:
     """The world's own seed; the run's seed does not change the scenes."""
     scenes: int = 320
     """Number of training scenes."""
+
+    def __post_init__(self) -> None:
+        require_range(self, "data.world.", 64, 16384, "size")
+        require_range(self, "data.world.", 0, math.inf, "seed")
+        require_range(self, "data.world.", 1, math.inf, "scenes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +112,9 @@ class ShapesConfig:
     """A folder of pictures (jpg, png, ppm) to take as textures; procedural ones without it."""
 
     def __post_init__(self) -> None:
-        require(min(self.size) >= 64, "data.shapes.size", self.size, "height and width of at least 64 px")
-        require(self.seed >= 0, "data.shapes.seed", self.seed, "0 or more")
-        require(self.scenes >= 1, "data.shapes.scenes", self.scenes, "1 or more")
-        require(self.motion_px >= 0, "data.shapes.motion-px", self.motion_px, "0 or more")
+        require_range(self, "data.shapes.", 64, 16384, "size")
+        require_range(self, "data.shapes.", 0, math.inf, "seed", "motion_px")
+        require_range(self, "data.shapes.", 1, math.inf, "scenes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,10 +172,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         fits = all(side % 8 == 0 and side >= 64 for side in self.crop)
         require(fits, "data.crop", self.crop, "two multiples of 8, 64 at least")
-        require(0 <= self.truth_frac <= 1, "data.truth-frac", self.truth_frac, "0 to 1")
+        require_range(self, "data.", 0, 1, "truth_frac")
+        require_range(self, "data.", 0, math.inf, "draw_seed")
         right = self.workers == "auto" or self.workers >= 0
         require(right, "data.workers", self.workers, "auto, or 0 or more")
-        require(self.validation_pairs >= 1, "data.validation-pairs", self.validation_pairs, "1 or more")
+        pairs = ("validation_pairs",) if self.train_pairs is None else ("validation_pairs", "train_pairs")
+        require_range(self, "data.", 1, math.inf, *pairs)
         for table in by_name(self.label_table, None, "data.label-table").values():
             require(table in ID_TABLES, "data.label-table", table, " or ".join(ID_TABLES))
 

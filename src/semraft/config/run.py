@@ -6,6 +6,7 @@ docstring under a field is its help text on the command line.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from semraft.config.data import DataConfig, require
+from semraft.config.data import DataConfig, require, require_range
 from semraft.config.earlier_versions import upgraded
 from semraft.config.term import TermConfig
 
@@ -97,7 +98,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.gamma <= 1, "loss.gamma", self.gamma, "above 0, at most 1")
-        require(self.share_cap >= 0, "loss.share-cap", self.share_cap, "0 or more")
+        require(self.max_flow_px > 0, "loss.max-flow-px", self.max_flow_px, "above 0")
+        require_range(self, "loss.", 0, math.inf, "share_cap")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,10 +125,10 @@ class OptimConfig:
     less over the first steps; 0: no average. It is what is validated, and what a checkpoint gives."""
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "optim.steps", self.steps, "1 or more")
-        require(self.batch >= 1, "optim.batch", self.batch, "1 or more")
+        require_range(self, "optim.", 1, math.inf, "steps", "batch")
+        require_range(self, "optim.", 0, math.inf, "learning_rate", "weight_decay", "epsilon", "clip_norm")
+        require_range(self, "optim.", 0, 1, "warm_up_frac")
         require(self.learning_rate > 0, "optim.learning-rate", self.learning_rate, "above 0")
-        require(self.clip_norm >= 0, "optim.clip-norm", self.clip_norm, "0 or more")
         require(0 <= self.ema < 1, "optim.ema", self.ema, "0 or more, below 1")
 
     def rate_at(self, step: int) -> float:
@@ -137,7 +139,7 @@ class OptimConfig:
         total = self.steps + EXTRA_STEPS
         top = self.warm_up_frac * total - 1
         first, last = self.learning_rate / 25, self.learning_rate / 25e4
-        if step <= top:
+        if step <= top and top > 0:
             return first + (self.learning_rate - first) * step / top
         return self.learning_rate + (last - self.learning_rate) * (step - top) / (total - 1 - top)
 
@@ -188,9 +190,10 @@ class RunConfig:
     """Validation pairs whose pictures and flow the last validation keeps for the report."""
 
     def __post_init__(self) -> None:
-        for name in ("num_updates", "validation_updates", "log_every", "validate_every", "checkpoint_every"):
-            value = getattr(self, name)
-            require(value >= 1, name.replace("_", "-"), value, "1 or more")
+        every = ("log_every", "validate_every", "checkpoint_every")
+        require_range(self, "", 1, math.inf, "num_updates", "validation_updates", *every)
+        require_range(self, "", 0, math.inf, "health_every", "saved_pairs")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, below 2^63")
 
 
 def to_json(config: RunConfig) -> str:

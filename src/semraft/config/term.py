@@ -1,6 +1,7 @@
 """Configuration of an auxiliary loss term, and its form on the command line."""
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -53,6 +54,7 @@ class TermConfig:
         for name, default in (("weight", 1), ("modulation", "none")):
             value = getattr(self, name)
             require(self.share is None or value == default, f"{option} {name}", value, "none beside a share")
+        require(math.isfinite(self.weight), f"{option} weight", self.weight, "a number")
         for name in ("measure_after", "measure_again", "ramp"):
             value = getattr(self, name)
             require(value >= 0, f"{option} {name.replace('_', '-')}", value, "0 or more")

@@ -19,6 +19,8 @@ from semraft.config import (
 from semraft.config.recipes import RECIPES
 from semraft.faults.altered_recipes import ALTERED_RECIPES
 
+INF, NAN = float("inf"), float("nan")
+
 
 @pytest.mark.parametrize("name", [*RECIPES, *ALTERED_RECIPES])
 def test_every_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
@@ -45,6 +47,38 @@ def test_a_run_cannot_change_under_way() -> None:
     config: Any = RunConfig()  # A type checker would see it before the test.
     with pytest.raises(FrozenInstanceError):
         config.seed = 3
+
+
+NOT_NUMBERS = {
+    "optim": {"warm_up_frac": (5.0, -1.0), "learning_rate": (0.0, INF, NAN), "weight_decay": (NAN, -1.0)}
+    | {"epsilon": (NAN, -1.0), "clip_norm": (NAN, -1.0), "steps": (0,), "batch": (0,)},
+    "loss": {"max_flow_px": (0.0, NAN), "gamma": (0.0, NAN), "share_cap": (NAN, -1.0)},
+    "data.augment": {"max_log2_scale": (NAN, 50.0), "hue_turns": (NAN, 2.0), "brightness": (INF, -1.0)}
+    | {"eraser_probability": (7.0, NAN), "eraser_size_px": ((-5, -1), (9, 3))},
+    "data.world": {"size": ((0, 0), (63, 64), (-64, 96), (10**6, 10**6)), "seed": (-1,), "scenes": (0, -5)},
+    "data": {"truth_frac": (-1.0, NAN), "draw_seed": (-1,), "train_pairs": (0,), "workers": (-1,)},
+    "": {"seed": (-1, 2**70), "saved_pairs": (-1,), "health_every": (-1,)},
+}
+"""Part of the configuration -> field -> values that nothing can be trained with."""
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        (part, name, value)
+        for part, fields in NOT_NUMBERS.items()
+        for name, values in fields.items()
+        for value in values
+    ],
+)
+def test_numbers_out_of_range_are_refused(part: str, name: str, value: Any) -> None:
+    """Red when: a run trains with them, ends in a traceback, or the message lacks the option."""
+    owner: Any = RunConfig()
+    for piece in part.split(".") if part else ():
+        owner = getattr(owner, piece)
+    option = ".".join(filter(None, (part, name.replace("_", "-"))))
+    with pytest.raises(ValueError, match=rf"^--({option}|{part}) is .*: expected "):
+        replace(owner, **{name: value})
 
 
 def test_the_study_scenarios_are_there() -> None:
@@ -98,6 +132,7 @@ def test_a_term_is_written_as_it_is_read(text: str, tmp_path: Path) -> None:
         ("smoothness:2,share=0.4", "none beside a share"),
         ("smoothness:share=0", "above 0"),
         ("smoothness:1,ramp=-1", "0 or more"),
+        ("smoothness:nan", "weight is nan: expected a number"),
     ],
 )
 def test_a_term_written_wrongly_is_refused(text: str, complaint: str) -> None:
