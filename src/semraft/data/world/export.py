@@ -38,6 +38,9 @@ Layout = Literal["viper", "virtual-kitti", "kitti"]
 ANSWERS = "known_answers.json"
 """File beside the data with the values that a reader must find."""
 
+LOST_AND_FOUND = "lost+found"
+"""Folder that an empty disk of ext4 has."""
+
 _VIPER_IDS = (3, 4, 6, 9, 11, 10, 8, 2, 20, 23, 24, 27)
 _VIRTUAL_KITTI_IDS = (5, 0, 0, 4, 6, 9, 2, 1, 14, 14, 12, 11)
 _CITYSCAPES_IDS = (7, 8, 22, 11, 14, 17, 21, 23, 24, 32, 26, 27)
@@ -64,8 +67,9 @@ def synthesize(
 ) -> dict[str, Any]:
     """Writes a data set of the procedural world and what a reader must find in it; returns the latter.
 
-    Pair k of a split is `world.scene(seed, k, size, split)`. The data is made beside `root` and moved there
-    when it is whole: `root` holds all of it or does not exist.
+    Pair k of a split is `world.scene(seed, k, size, split)`. The data is made beside a new `root` and moved
+    there when it is whole: `root` holds all of it or does not exist. In a folder that is there, which may be
+    a mount point and then can't be replaced, it is made inside and moved up.
 
     `known_answers.json` has, for each split, the number of pairs, of valid pixels, the mean flow (u, v) in px
     and the number of pixels of each common class in frame 1, as the files hold them. KITTI's loader has no
@@ -77,15 +81,19 @@ def synthesize(
     """
     if train < 0 or val < 0 or train + val == 0:
         raise ValueError(f"train, val: expected numbers from 0 up and a pair at least, got {train} and {val}")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    is_there = root.exists()
+    if is_there and (not root.is_dir() or any(path.name != LOST_AND_FOUND for path in root.iterdir())):
         raise ValueError(f"{root} is not empty: give a new folder, nothing is overwritten")
-    partial = root.with_name(f"{root.name}.partial-{os.getpid()}")
+    name = f"{root.name}.partial-{os.getpid()}"
+    partial = root / name if is_there else root.with_name(name)
     partial.mkdir(parents=True)
     try:
         answers = _write_all(partial, layout, train, val, size, seed, progress)
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
+        if is_there:
+            for path in partial.iterdir():
+                path.rename(root / path.name)
+        else:
+            partial.rename(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return answers

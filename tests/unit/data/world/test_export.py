@@ -74,8 +74,13 @@ def test_an_interrupted_writing_leaves_nothing_behind(
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    """A mount point can't be removed or replaced, and may hold the file system's own folder. Red when:
+    everything is made and then thrown away."""
+    (tmp_path / "lost+found").mkdir()
+    before = tmp_path.stat().st_ino
     write(tmp_path, "kitti", train=1, val=0)
-    assert (tmp_path / ANSWERS).is_file()
+    assert tmp_path.stat().st_ino == before
+    assert {path.name for path in tmp_path.iterdir()} == {"lost+found", "training", ANSWERS}
 
 
 @pytest.mark.parametrize("layout", ["viper", "virtual-kitti", "kitti"])
