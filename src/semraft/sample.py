@@ -6,7 +6,9 @@ flow is stored as 0 and never read; labels are in the common taxonomy with 255 i
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -48,7 +50,7 @@ MAX_FLOW_PX = 400.0
 
 
 class DamagedFile(ValueError):
-    """A file that exists but does not hold what it should: truncated, wrong type, wrong size."""
+    """A file that does not hold what it should (truncated, wrong type, wrong size) or can't be read."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -318,6 +320,25 @@ class Pair:
         return {role: path.stat().st_size for role, path in self.files.items()}
 
 
+@contextmanager
+def unreadable_is_damaged(pair: Pair) -> Iterator[None]:
+    """Turns the system's refusal to read a file of a pair into a damaged file, which may be skipped.
+
+    Deleted, no permission, a disk or network that fails. Not a lack of the process's own: it has no memory or
+    too many open files.
+
+    Raises:
+        DamagedFile: The file, or where the system does not name it the first one, and the system's words.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (None, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            raise
+        path = error.filename or next(iter(pair.files.values()), pair.id)
+        raise DamagedFile(path, f"can't be read: {error.strerror}") from error
+
+
 class Origin(NamedTuple):
     """Identity of the files of a pair."""
 
@@ -350,7 +371,8 @@ class FlowDataset:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> FlowSample:
-        return self.read(self.pairs[index])
+        with unreadable_is_damaged(self.pairs[index]):
+            return self.read(self.pairs[index])
 
     def read_part(self, pair: Pair, choose: Choose) -> tuple[FlowSample, tuple[int, int]]:
         """The window that `choose` takes of a pair, as in `read`; and height and width of the whole frame.
@@ -360,8 +382,9 @@ class FlowDataset:
         Raises:
             DamagedFile: As `read`, of what is read.
         """
-        if self.read_window is not None:
-            return self.read_window(pair, choose)
-        sample = self.read(pair)
+        with unreadable_is_damaged(pair):
+            if self.read_window is not None:
+                return self.read_window(pair, choose)
+            sample = self.read(pair)
         height, width = sample.valid.shape
         return sample.part(choose((height, width))), (height, width)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,16 @@ from semraft.data.alignment import NO_PAIRS, Alignment, Neighbours, PairErrors, 
 from semraft.data.datasets.pairs import WrongSize
 from semraft.data.label_tables import contradiction, count_ids, label_files
 from semraft.data.taxonomy import CLASSES, classes_of, read_source_ids, table_name
-from semraft.sample import IGNORE_LABEL, AnyTable, DamagedFile, FlowDataset, FlowSample, Pair, Problem
+from semraft.sample import (
+    IGNORE_LABEL,
+    AnyTable,
+    DamagedFile,
+    FlowDataset,
+    FlowSample,
+    Pair,
+    Problem,
+    unreadable_is_damaged,
+)
 
 LABEL_FILES = 50
 """Label files, spread evenly, that tell label tables apart."""
@@ -163,13 +171,12 @@ def _spread(pairs: tuple[Pair, ...], count: int) -> tuple[Pair, ...]:
 
 def _measure(dataset: FlowDataset, pair: Pair, test_alignment: bool) -> _Totals | Problem:
     try:
-        sample = dataset.read(pair)
+        with unreadable_is_damaged(pair):
+            sample = dataset.read(pair)
     except WrongSize as error:
         return Problem(pair.id, error.path, "size", error.reason)
     except DamagedFile as error:
         return Problem(pair.id, error.path, "damaged", error.reason)
-    except OSError as error:
-        return Problem(pair.id, Path(error.filename or "?"), "damaged", f"can't be opened: {error.strerror}")
     flow = sample.flow[sample.valid]
     magnitude = np.hypot(flow[:, 0], flow[:, 1])
     bins = np.minimum(magnitude * _BINS_PER_PX, _BINS - 1).astype(np.int64)

@@ -8,7 +8,8 @@ processes changes what is trained on. No random state is kept anywhere.
 import dataclasses
 import hashlib
 import signal
-from collections.abc import Callable, Generator, Iterable, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -158,6 +159,7 @@ def training_batches(
     Raises:
         ValueError: A batch that the processes can't share evenly, an empty data set, or a weight too small.
         DamagedFile: As in `training_sample`; the same one whether workers load or not.
+        ChildProcessError: A worker was killed.
     """
     assert config.workers != "auto"
     if optim.batch % processes:
@@ -188,7 +190,7 @@ class _Loaded(NamedTuple):
     skipped: tuple[Skipped, ...]
 
 
-class _Steps(Dataset[_Loaded | DamagedFile]):
+class _Steps(Dataset[_Loaded | DamagedFile | OSError]):
     """One process's part of the batch of each step."""
 
     def __init__(
@@ -205,11 +207,11 @@ class _Steps(Dataset[_Loaded | DamagedFile]):
         self.sources = seed, datasets, weights, config, resized
         self.batch, self.rank, self.part = batch, rank, batch // processes
 
-    def __getitem__(self, step: int) -> _Loaded | DamagedFile:
+    def __getitem__(self, step: int) -> _Loaded | DamagedFile | OSError:
         first = step * self.batch + self.rank * self.part
         try:
             loaded = [training_sample(first + i, *self.sources) for i in range(self.part)]
-        except DamagedFile as error:
+        except (DamagedFile, OSError) as error:
             # As a value: DataLoader would raise another exception, with a traceback for a message.
             return error
         skipped = [entry for _, skipped in loaded for entry in skipped]
@@ -217,13 +219,36 @@ class _Steps(Dataset[_Loaded | DamagedFile]):
 
 
 def _on_their_way(
-    loader: Iterable[_Loaded | DamagedFile], device: torch.device
+    loader: Iterable[_Loaded | DamagedFile | OSError], device: torch.device
 ) -> Generator[TrainingBatch, None, None]:
-    for loaded in loader:
-        if isinstance(loaded, DamagedFile):
-            raise loaded
-        # Pinning makes a list of it.
-        yield TrainingBatch(loaded.block.on(device), tuple(loaded.skipped))
+    before = signal.getsignal(signal.SIGCHLD)
+    batches: Any = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        # DataLoader's own handler would raise in the midst of a step, wherever a worker's death is heard of.
+        signal.signal(signal.SIGCHLD, before)
+    try:
+        while (loaded := _next_loaded(batches)) is not None:
+            if isinstance(loaded, DamagedFile | OSError):
+                raise loaded
+            # Pinning makes a list of it.
+            yield TrainingBatch(loaded.block.on(device), tuple(loaded.skipped))
+    finally:
+        if hasattr(batches, "_shutdown_workers"):
+            # Not left to the garbage collector: an error's traceback keeps the iterator, and Python would
+            # wait for ever at its end for workers that SIGTERM does not end.
+            batches._shutdown_workers()
+
+
+def _next_loaded(
+    batches: Iterator[_Loaded | DamagedFile | OSError],
+) -> _Loaded | DamagedFile | OSError | None:
+    """The next batch or the error in it, None after the last; a worker's death is an error too."""
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        return ChildProcessError(f"a loader process was killed, for lack of memory perhaps ({error})")
 
 
 def _unchanged(loaded: Any) -> Any:

@@ -1,5 +1,9 @@
 import dataclasses
+import errno
+import multiprocessing
+import os
 import random
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,7 @@ from semraft.data.loader import (
     validation_draw,
 )
 from semraft.data.mixture import BLOCK, block_shares, sample_address
-from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair, WrongSize
+from semraft.sample import DamagedFile, FlowDataset, FlowSample, Pair, WrongSize, unreadable_is_damaged
 from tests.helpers import global_numpy, make_sample
 from tests.unit.data.fake_trees import write_kitti
 
@@ -333,6 +337,45 @@ def test_a_damaged_pair_is_skipped_and_named() -> None:
         for name in batch.ids
     ]
     assert [n for n in range(20) if ids[n] != sound[n]] == due
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_opened_is_damaged(number: int) -> None:
+    """Deleted, no permission, a disk that fails. Red when: only what is read and found wrong is skipped; a
+    lack of the process's own passes for a damaged file; or the file is not named."""
+
+    def refused(pair: Pair) -> FlowSample:
+        if pair.id == "one/002":
+            named = () if number == errno.EIO else (str(pair.files["flow"]),)  # Some errors name no file.
+            raise OSError(number, os.strerror(number), *named)
+        return read(pair)
+
+    dataset = dataclasses.replace(make_dataset(), read=refused)
+    config = dataclasses.replace(CONFIG, damaged="skip")
+    due = next(n for n in range(20) if sample_address(n, 42, [7], [1.0])[1] == 2)
+    (skipped,) = training_sample(due, 42, [dataset], [1.0], config).skipped
+    assert (skipped["id"], skipped["path"]) == ("one/002", "/data/one/002.flo")
+    assert skipped["reason"] == f"can't be read: {os.strerror(number)}"
+    with pytest.raises(DamagedFile, match=r"/data/one/002\.flo: can't be read"):
+        training_sample(due, 42, [dataset], [1.0], CONFIG)
+    with pytest.raises(OSError, match="Too many"), unreadable_is_damaged(dataset.pairs[0]):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_the_death_of_a_worker_is_an_error_of_the_next_batch() -> None:
+    """Red when: it is raised wherever the training stands, in the midst of a step; it is a traceback of
+    DataLoader's; or its other workers outlive it."""
+    before = signal.getsignal(signal.SIGCHLD)
+    optim = dataclasses.replace(OPTIM, steps=50)
+    batches = training_batches([make_dataset()], [1.0], dataclasses.replace(CONFIG, workers=2), 1, optim)
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGCHLD) == before
+    workers[0].kill()
+    workers[0].join()
+    with pytest.raises(ChildProcessError, match=r"^a loader process was killed, for lack of mem"):
+        list(batches)
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_a_data_set_that_is_damaged_throughout_stops_the_run() -> None:
