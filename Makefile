@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 BENCHMARK ?= benchmark-results
+SOAK ?= soak
 # A process a core, one thread each: tiny networks are slower on two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 PEERS ?=
@@ -14,7 +15,7 @@ CARRY ?= pretrained-gpu.pt
 GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
 GPU_CHECK ?=
 
-.PHONY: setup demo weights weights-gpu test test-all test-processors benchmark gpu-check docs lint type fmt golden clean
+.PHONY: setup demo weights weights-gpu test test-all test-processors soak benchmark gpu-check docs lint type fmt golden clean
 
 setup: $(VENV)/.ready
 
@@ -49,6 +50,13 @@ test-all: setup
 # The tests that depend on arithmetic, computed as other processors would: docs/processors.md.
 test-processors: setup
 	$(BIN)/python -m tests.processors
+
+# Hours: trainings and studies killed and stopped at random instants; the same command goes on (docs/reliability.md).
+soak: setup
+	$(BIN)/python benchmarks/soak.py kills --count 100 --out $(SOAK)
+	$(BIN)/python benchmarks/soak.py stops --count 50 --out $(SOAK)
+	$(BIN)/python benchmarks/soak.py workers --count 10 --out $(SOAK)
+	$(BIN)/python benchmarks/soak.py study --count 10 --out $(SOAK)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ FLOORS = [
     ["config"],
     ["ops"],
     ["data", "models", "losses", "metrics"],
-    ["runtime", "tracking", "frames"],
+    ["runtime", "tracking", "frames", "run_lock"],
     ["inference", "clearml_session", "diagnosis", "agreement", "describe"],
     ["prediction", "step_result"],
     ["evaluation", "products"],

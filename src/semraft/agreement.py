@@ -24,6 +24,10 @@ class TrainingStopped(RuntimeError):
     """The end of a training before its last step; the message has the reason and the way on."""
 
 
+class WentWrong(TrainingStopped):
+    """The end of a run that went wrong: what it has learnt since its last checkpoint is not kept."""
+
+
 class OutOfTime(TrainingStopped):
     """The end of a session because its time is up; the training is to be resumed."""
 

@@ -48,17 +48,29 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def create_run(run: Path) -> None:
-    """Makes a new run's folder.
+def create_run(run: Path, config: str) -> None:
+    """Makes the folder of a new run with this config.json.
+
+    A run that ended before its first checkpoint left nothing to go on from: of the same configuration, it
+    begins again, and the records it had are removed.
 
     Raises:
-        ValueError: There is a run in it already.
+        ValueError: There is a run with a checkpoint in it, or of another configuration.
     """
-    if (run / CONFIG).exists():
+    if (run / CHECKPOINTS / "last.pt").exists():
         raise ValueError(
             f"{run} holds a run already: go on with `semraft train --resume {run}` or choose another --output"
         )
+    if (run / CONFIG).exists() and (run / CONFIG).read_text() != config:
+        raise ValueError(
+            f"{run} holds a run of another configuration, without a checkpoint: begin that one again with "
+            f"`semraft train --resume {run}`, delete it or choose another --output"
+        )
     (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    records = (run / name for name in (METRICS, PER_SAMPLE, SKIPPED, HEALTH, PULSE, VERDICT, WEIGHTS))
+    for old in (*records, *run.glob("events.out.tfevents.*"), *(run / CHECKPOINTS).iterdir()):
+        old.unlink(missing_ok=True)
+    write_text(run / CONFIG, config)
 
 
 def forget_after(path: Path, step: int) -> None:
@@ -72,6 +84,19 @@ def forget_after(path: Path, step: int) -> None:
                 kept.append(line)
         except json.JSONDecodeError:
             break  # The process was killed while it wrote this line.
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def forget_validation(path: Path, step: int) -> None:
+    """Drops what the validation of a step wrote into metrics.jsonl or skipped.jsonl: it is to be repeated."""
+    if not path.exists():
+        return
+    lines = [(line, json.loads(line)) for line in path.read_text().splitlines()]
+    kept = [
+        line
+        for line, record in lines
+        if record["step"] != step or record.get("split") == "train" or "sample_number" in record
+    ]
     write_text(path, "".join(line + "\n" for line in kept))
 
 

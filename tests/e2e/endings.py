@@ -140,10 +140,10 @@ def sound(patch: Patch) -> None:
 
 
 def killed(patch: Patch) -> None:
-    """The second process is killed in its third step. The last case: the first is alone afterwards."""
+    """The second process is killed in its fourth step. The last case: the first is alone afterwards."""
     if RANK == 1:
         kill = partial(os.kill, os.getpid(), signal.SIGKILL)
-        patch.setattr(step, "objective", at_call(3, kill, objective))
+        patch.setattr(step, "objective", at_call(4, kill, objective))
 
 
 def resumed(patch: Patch) -> None:

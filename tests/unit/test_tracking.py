@@ -35,7 +35,15 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
-    tracking.create_run(tmp_path / "run")
-    (tmp_path / "run" / tracking.CONFIG).write_text("{}")
+    """Red when: a checkpoint is lost, or the records of another run."""
+    run = tmp_path / "run"
+    tracking.create_run(run, "{}")
+    tracking.append_line(run / tracking.METRICS, {"step": 1})
+    with pytest.raises(ValueError, match="of another configuration"):
+        tracking.create_run(run, "{ }")
+    assert (run / tracking.METRICS).exists()
+    tracking.create_run(run, "{}")
+    assert not (run / tracking.METRICS).exists()
+    (run / tracking.CHECKPOINTS / "last.pt").touch()
     with pytest.raises(ValueError, match="--resume"):
-        tracking.create_run(tmp_path / "run")
+        tracking.create_run(run, "{}")

@@ -30,7 +30,7 @@ def train(arguments: Sequence[str]) -> None:
     from semraft.config.recipes import RECIPES
     from semraft.faults.altered_recipes import ALTERED_RECIPES
 
-    recipes = RECIPES | ALTERED_RECIPES
+    recipes, leads = RECIPES | ALTERED_RECIPES, os.environ.get("RANK", "0") == "0"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(TRAIN_HELP.format(recipes="\n".join(f"  {name}" for name in RECIPES)))
         return
@@ -47,9 +47,9 @@ def train(arguments: Sequence[str]) -> None:
         if len(rest) > 1:
             raise ValueError(f"--resume goes on exactly as before: take out {' '.join(rest[1:])}")
         run = _run_folder(Path(rest[0]))
-        if not (run / "checkpoints" / "last.pt").exists():
-            raise ValueError(f"{run} has no checkpoints/last.pt to go on from: start it again")
-        config, resume = load_config(run / "config.json"), True
+        config, resume = load_config(run / "config.json"), (run / "checkpoints" / "last.pt").exists()
+        if not resume and leads:
+            print(f"! {run} has no checkpoint to go on from: it begins again", file=sys.stderr)
     else:
         if first == "--from":
             source = Path(rest.pop(0))
@@ -78,7 +78,7 @@ def train(arguments: Sequence[str]) -> None:
         from semraft.training import loop
 
         loop.train(config, run, resume, max_minutes)
-    if os.environ.get("RANK", "0") == "0":
+    if leads:
         print(f"run: {run}")
 
 

@@ -63,11 +63,12 @@ def validate(
     run: Path,
     processes: Processes,
     keep_pairs: bool,
+    before_pair: Callable[[], None] = lambda: None,
 ) -> dict[str, Evaluation]:
     """Scores every validation draw; all processes call it, share the pairs, and get the scores of all.
 
     The scores are those of one process, row by row. With `keep_pairs` the first process keeps the first pairs
-    of each draw with the run's flow for the report.
+    of each draw with the run's flow for the report. `before_pair` is called before each pair and may raise.
 
     Raises:
         DamagedFile: A pair can't be read and `data.damaged` is "refuse".
@@ -76,7 +77,7 @@ def validate(
     """
     share_statistics(model)
     with by_all(processes):
-        own = _score_share(model, validation, config, run, processes, keep_pairs)
+        own = _score_share(model, validation, config, run, processes, keep_pairs, before_pair)
     shares = gathered(own, processes.patient)
     return {
         split: pooled(dataset, [share[split] for share in shares])
@@ -112,6 +113,7 @@ def _score_share(
     run: Path,
     processes: Processes,
     keep_pairs: bool,
+    before_pair: Callable[[], None],
 ) -> dict[str, Scores]:
     """Scores this process's share of every draw. Nothing is exchanged."""
     assert config.precision != "auto"
@@ -122,6 +124,7 @@ def _score_share(
         kept = {dataset.pairs[index].id for index in first}
 
         def predict_and_keep(sample: FlowSample, split: str = split, kept: set[str] = kept) -> Estimate:
+            before_pair()
             found = predict(sample)
             if sample.id in kept:
                 keep_pair(run / tracking.PAIRS / split, sample, found)

@@ -10,7 +10,8 @@ from semraft.agreement import joined_processes
 from semraft.config import RunConfig
 from semraft.data.loader import training_batches
 from semraft.step_result import StepResult
-from semraft.training.session import OpenBatches, open_session
+from semraft.training.open_session import open_session
+from semraft.training.session import OpenBatches
 from semraft.training.step import training_step
 
 
@@ -63,7 +64,7 @@ def train(
                     if session.went_back(result, batch):
                         break
                     session.log(result, batch)
-                    session.validate_and_save(result.ending)
+                    session.validate_and_save()
                     session.end_if_agreed(result.ending)
                 else:
                     session.monitor.end()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from semraft import tracking
-from semraft.agreement import TrainingStopped
+from semraft.agreement import WentWrong
 from semraft.config import RunConfig
 from semraft.diagnosis.rollback import (
     GOES_BACK,
@@ -34,7 +34,7 @@ def goes_back(monitor: Monitor, state: TrainingState) -> bool:
         Whether last.pt is now the last sound checkpoint, from which the run is to be resumed.
 
     Raises:
-        TrainingStopped: The run is to stop, or can't go back.
+        WentWrong: The run is to stop, or can't go back.
     """
     verdict, device = monitor.verdict, next(state.model.parameters()).device
     acts = verdict is not None and acted_on(monitor.config, verdict) is not None
@@ -43,7 +43,7 @@ def goes_back(monitor: Monitor, state: TrainingState) -> bool:
     # The first process decides and moves files; the others wait for the outcome.
     reason = _stop_or_go_back(monitor, state.step) if monitor.tracker is not None else ""
     if largest_over_processes(torch.tensor(float(bool(reason)), device=device)):
-        raise TrainingStopped(reason or "the run went wrong: its first process says how")
+        raise WentWrong(reason or "the run went wrong: its first process says how")
     return True
 
 

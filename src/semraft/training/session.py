@@ -1,38 +1,37 @@
 """A training session: what one process holds between opening a run and leaving it."""
 
-import json
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from semraft import runtime, tracking
-from semraft.agreement import Ending, OutOfTime, TrainingStopped, by_all
-from semraft.clearml_session import ClearMLSession
-from semraft.config import RunConfig, to_json
+from semraft.agreement import Ending, OutOfTime, TrainingStopped, WentWrong, by_all
+from semraft.config import RunConfig
 from semraft.data.loader import TrainingBatch
-from semraft.diagnosis.rollback import apply_rollbacks, read_rollbacks
-from semraft.evaluation.evaluate import Evaluation
 from semraft.evaluation.validate import Validation, validate, write_validation
-from semraft.models.heads import is_of_head
 from semraft.monitor.gradient_stats import separates_terms
 from semraft.monitor.monitor import Monitor, is_judged
 from semraft.sample import DamagedFile, FlowBatch
 from semraft.step_result import StepResult
-from semraft.training import run_data
-from semraft.training.provenance import fingerprints
-from semraft.training.recovery import goes_back, keep_sound, keep_start
-from semraft.training.state import TrainingState, initial_state, link_checkpoint, resolve_config
-from semraft.training.step import NoShare
+from semraft.training.recovery import goes_back, keep_sound
+from semraft.training.state import (
+    TrainingState,
+    link_checkpoint,
+    numbered,
+)
 from semraft.training.window_metrics import add_step, window_metrics
 
+MOST_IDLE_STEPS = 100
+"""Steps without any gradient, one after another, that end a training: of sparse truth a few are normal."""
 OpenBatches = Callable[..., Generator[TrainingBatch, None, None]]
 """`data.loader.training_batches`, or a function with its arguments."""
 
@@ -55,7 +54,11 @@ class Session:
     monitor: Monitor
     progress: Any
     is_late: Callable[[], bool]
+    saved_step: int
+    """The step of checkpoints/last.pt; 0 without one."""
     is_asked: Callable[[], bool] = lambda: False
+    idle_steps: int = 0
+    """Steps up to the last logged one whose gradient was 0."""
     skipped: tuple[Any, ...] = ()
     """Damaged pairs that were passed over for the current batch."""
 
@@ -64,7 +67,7 @@ class Session:
         while isinstance(self.upcoming, TrainingBatch):
             batch, self.skipped = self.upcoming
             # One batch ahead: if it can't be read, all processes hear of it in this step.
-            self.upcoming = _next(self.source)
+            self.upcoming = next_batch(self.source)
             yield batch
 
     def separates_terms(self) -> bool:
@@ -83,25 +86,32 @@ class Session:
         """Validates the given weights that a new run starts from: training may make them worse."""
         if not self.config.model.weights or not self.validation:
             return
-        scored = validate(self.state.scored, self.validation, self.config, self.run, self.processes, False)
-        with by_all(self.processes):
-            if self.tracker is not None:
-                score = write_validation(scored, self.run, 0, self.tracker)
-                _keep(self.state, score, self.run, self.config)
-        self.state.model.train()
+        self._validate(is_last=False)
+
+    def validate_again(self) -> None:
+        """Validates the last step of a resumed run, if that was due and the run ended before it was done."""
+        step, is_last = self.state.step, self.state.step == self.config.optim.steps
+        last = self.run / tracking.CHECKPOINTS / "last.pt"
+        validated = last.with_name(numbered(step))
+        is_done = validated.exists() and tracking.is_same_file(validated, last)
+        if is_done or not (is_last or step % self.config.validate_every == 0):
+            return
+        for name in (tracking.METRICS, tracking.SKIPPED) if self.processes.leads else ():
+            tracking.forget_validation(self.run / name, step)
+        self._validate(is_last)
 
     def went_back(self, result: StepResult, batch: FlowBatch) -> bool:
         """Whether the run is to be resumed from an earlier checkpoint, as its verdict asks for.
 
         Raises:
-            TrainingStopped: The verdict ends the run, or loss or gradient is not finite.
+            WentWrong: The verdict ends the run, or loss or gradient is not finite.
         """
         is_done = result.ending is not Ending.NOT_FINITE
         may_go_back = not is_done or is_judged(result.step, self.config)
         if self.config.when_worse != "go-on" and may_go_back and goes_back(self.monitor, self.state):
             return True
         if not is_done:
-            raise TrainingStopped(_not_finite(result, batch))
+            raise WentWrong(_not_finite(result, batch))
         return False
 
     def log(self, result: StepResult, batch: FlowBatch) -> None:
@@ -115,29 +125,87 @@ class Session:
             tqdm.write(what, file=sys.stderr)
         add_step(self.state.window, result, config.loss)
         if step % config.log_every == 0 or step == config.optim.steps:  # In every process.
+            self._count_idle(self.state.window)
             values = window_metrics(self.state, result, batch, config)
             if self.tracker is not None:
                 self.tracker.log(step, "train", values)
                 self.progress.set_postfix(loss=f"{values['total_loss']:.3f}", epe=f"{values['epe']:.2f}")
 
-    def validate_and_save(self, ending: Ending) -> None:
+    def _count_idle(self, window: Mapping[str, Tensor]) -> None:
+        """Counts the steps of a window without any gradient.
+
+        Raises:
+            WentWrong: There were too many, one after another: nothing is learnt.
+        """
+        self.idle_steps += int(window["steps"])
+        if float(window["gradient_norm"]) != 0:
+            self.idle_steps = 0
+        if self.idle_steps >= min(MOST_IDLE_STEPS, self.config.optim.steps):
+            raise WentWrong(
+                f"there is nothing to learn from: the gradient of {self.idle_steps} steps up to step "
+                f"{self.state.step} is 0; no pixel of their pairs has flow truth shorter than "
+                f"--loss.max-flow-px {self.config.loss.max_flow_px:g}, and no loss term acts (`semraft data "
+                f"check` counts valid pixels)"
+            )
+
+    def validate_and_save(self) -> None:
         """Validates and writes checkpoints, after the steps that are due."""
         state, config, step = self.state, self.config, self.state.step
         is_last = step == config.optim.steps
-        is_validated = is_last or step % config.validate_every == 0
-        if is_validated or ending is not Ending.NONE or step % config.checkpoint_every == 0:
-            state.share_window()
-            scored: dict[str, Evaluation] | None = None
-            if is_validated:
-                scored = validate(state.scored, self.validation, config, self.run, self.processes, is_last)
+        state.end_step()
+        if is_last or step % config.validate_every == 0:
+            self._validate(is_last)
+        elif step % config.checkpoint_every == 0:
             with by_all(self.processes):
-                if self.tracker is not None and scored is not None:
-                    _keep(state, write_validation(scored, self.run, step, self.tracker), self.run, config)
-                elif self.tracker is not None:
-                    state.save(self.run / tracking.CHECKPOINTS / "last.pt", config)
+                if self.tracker is not None:
+                    self._save()
                     keep_sound(self.run, step, config)
-            state.model.train()
         self.progress.update()
+
+    def _validate(self, is_last: bool) -> None:
+        """Scores the network; the checkpoint of the step becomes the last one, and perhaps the best."""
+        state, config = self.state, self.config
+        scored = validate(
+            state.scored, self.validation, config, self.run, self.processes, is_last, self._end_if_asked
+        )
+        with by_all(self.processes):
+            if self.tracker is not None:
+                score = write_validation(scored, self.run, state.step, self.tracker)
+                improved, state.best = score < state.best, min(score, state.best)
+                path = self.run / tracking.CHECKPOINTS / numbered(state.step)
+                state.save(path, config)
+                # Studies take a run for done when last.pt is its last checkpoint: it comes last.
+                for name in ("best.pt", "last.pt") if improved else ("last.pt",):
+                    link_checkpoint(path, name)
+                self.saved_step = state.step
+        state.model.train()
+
+    def _save(self) -> None:
+        self.state.save(self.run / tracking.CHECKPOINTS / "last.pt", self.config)
+        self.saved_step = self.state.step
+
+    def save_on_the_way_out(self, reason: BaseException) -> None:
+        """Writes the last whole step into last.pt, unless it is there; whatever ends the training comes here.
+
+        But for a run that went wrong, whose last checkpoint is the sounder one, and a disk that has just
+        refused a file.
+        """
+        if self.tracker is None or isinstance(reason, WentWrong | OSError) or not self.state.go_back():
+            return
+        if self.state.step > self.saved_step:
+            try:
+                self._save()
+            except OSError as error:
+                print(f"! step {self.state.step} could not be saved: {error}", file=sys.stderr)
+
+    def _end_if_asked(self) -> None:
+        """Ends a training that was asked to stop, before the next pair of a validation.
+
+        Raises:
+            TrainingStopped: It was.
+        """
+        if self.is_asked():
+            raise TrainingStopped(f"{self.stopped}, before its validation was done: {self.resume}")
 
     def end_if_agreed(self, ending: Ending) -> None:
         """Ends a training that all processes agreed to end.
@@ -145,125 +213,38 @@ class Session:
         Raises:
             OutOfTime: The minutes of this session are over.
             TrainingStopped: A process was asked to stop, or can't read its next batch.
-            DamagedFile, OSError, RuntimeError: This process can't read its next batch.
+            RuntimeError: A fault of ours in reading the next batch.
         """
         if ending is Ending.NONE:
             return
         runtime.leave_processes(self.processes)
-        if isinstance(self.upcoming, Exception):
+        if isinstance(self.upcoming, RuntimeError):
             raise self.upcoming
-        what = f"stopped after step {self.state.step}"
-        how = f"go on with `semraft train --resume {self.run}`"
+        if self.upcoming is not None and ending is Ending.UNREADABLE:
+            raise TrainingStopped(f"{self.stopped}: {self.upcoming}: {self.resume}")
         if ending is Ending.UNREADABLE:
-            raise TrainingStopped(f"{what}, as another process can't read its next batch and says why: {how}")
+            why = "as another process can't read its next batch and says why"
+            raise TrainingStopped(f"{self.stopped}, {why}: {self.resume}")
         if ending is Ending.LATE:
-            raise OutOfTime(f"{what}, as --max-minutes says: {how}")
-        raise TrainingStopped(f"{what}: {how}")
+            raise OutOfTime(f"{self.stopped}, as --max-minutes says: {self.resume}")
+        raise TrainingStopped(f"{self.stopped}: {self.resume}")
+
+    @property
+    def stopped(self) -> str:
+        """The step that a training ends after, in words."""
+        return f"stopped after step {self.state.step}"
+
+    @property
+    def resume(self) -> str:
+        """The way on, in words."""
+        return f"go on with `semraft train --resume {self.run}`"
 
 
-@contextmanager
-def open_session(
-    asked: RunConfig,
-    run: Path,
-    resume: bool,
-    device: torch.device,
-    processes: runtime.Processes,
-    is_late: Callable[[], bool],
-    open_batches: OpenBatches,
-    draw_seed: int | None,
-) -> Iterator[Session]:
-    """Opens a run for training, new or resumed; `train` explains the arguments."""
-    with by_all(processes):
-        session = _begin(asked, run, resume, device, processes, is_late, open_batches, draw_seed)
-    session.state.share(device)
-    session.state.model.train()
-    with (
-        session.progress,
-        asked_to_stop(processes) as session.is_asked,
-        closing(session.source),
-        session.tracker or nullcontext(),
-        closing(session.monitor),
-    ):
-        if not resume:
-            session.validate_start()
-        try:
-            yield session
-        except NoShare:
-            session.monitor.judge(stopped=True)
-            raise
-
-
-def _begin(
-    asked: RunConfig,
-    run: Path,
-    resume: bool,
-    device: torch.device,
-    processes: runtime.Processes,
-    is_late: Callable[[], bool],
-    open_batches: OpenBatches,
-    draw_seed: int | None,
-) -> Session:
-    """Reads the data of a run and a resumed run's checkpoint, and writes the records of a new run."""
-    config = resolve_config(apply_rollbacks(asked, read_rollbacks(run)), device)
-    training, weights = run_data.checked_training_data(config)
-    validation, left_out = run_data.checked_validation_data(config)
-    # A resumed run has weights of its own: those it started from may be gone.
-    start = replace(config, model=replace(config.model, weights="")) if resume else config
-    state = initial_state(start, device)
-    seed = config.seed if draw_seed is None else draw_seed
-    workers = runtime.loader_workers(config.data.workers, device)
-    if resume:
-        state.restore(run, device, processes.leads)
-    elif processes.leads:
-        record = runtime.environment_record(device, config.precision, processes)
-        record["loader_workers"] = workers
-        # Without heads: variants of one seed with and without them share the rest.
-        shared = {name: value for name, value in state.model.state_dict().items() if not is_of_head(name)}
-        record["fingerprints"] = fingerprints(config, shared, training, weights, seed)
-        _write_run(run, config, record | run_data.data_record(training, validation, left_out))
-        keep_start(state, run, config)
-    source = open_batches(
-        training,
-        weights,
-        replace(config.data, workers=workers),
-        seed,
-        config.optim,
-        state.step,
-        processes.rank,
-        processes.count,
-        device,
-    )
-    first = next(source, None)
-    tracker = _open_tracker(run, config, state.step + 1) if processes.leads else None
-    return Session(
-        run=run,
-        config=config,
-        processes=processes,
-        state=state,
-        source=source,
-        upcoming=first,
-        validation=validation,
-        tracker=tracker,
-        monitor=Monitor(
-            run=run,
-            config=config,
-            model=state.model,
-            optimizer=state.optimizer,
-            scaler=state.scaler,
-            statistics=state.statistics,
-            step=state.step,
-            tracker=tracker,
-        ),
-        progress=tqdm(total=config.optim.steps, initial=state.step, unit="step", disable=not processes.leads),
-        is_late=is_late,
-    )
-
-
-def _next(batches: Iterator[TrainingBatch]) -> TrainingBatch | Exception | None:
+def next_batch(batches: Iterator[TrainingBatch]) -> TrainingBatch | Exception | None:
     """The next batch, None after the last, or the error if it can't be read."""
     try:
         return next(batches, None)
-    except (DamagedFile, OSError, RuntimeError) as error:  # RuntimeError: a worker was killed.
+    except (DamagedFile, OSError, RuntimeError) as error:
         return error
 
 
@@ -278,35 +259,6 @@ def _not_finite(result: StepResult, batch: FlowBatch) -> str:
         f"{where} not finite at step {result.step}, samples {', '.join(batch.ids)}: the weights were not "
         f"moved and the last checkpoint is sound; try a lower --optim.learning-rate"
     )
-
-
-def _write_run(run: Path, config: RunConfig, record: dict[str, Any]) -> None:
-    """Writes the records of a new run, and prints its warnings."""
-    if config.model.arch != "tiny" and not config.model.weights:
-        record["warnings"].append("starts from random weights; --model.weights FILE fine-tunes a checkpoint")
-    tracking.create_run(run)
-    tracking.write_text(run / tracking.CONFIG, to_json(config))
-    tracking.write_text(run / tracking.ENVIRONMENT, json.dumps(record, indent=2))
-    for warning in (
-        *record["warnings"],
-        *(f"not validated on {name}" for name in record["data"]["left_out"]),
-    ):
-        print(f"! {warning}", file=sys.stderr)
-
-
-def _open_tracker(run: Path, config: RunConfig, first_step: int) -> tracking.Tracker:
-    sessions = [ClearMLSession(run, first_step)] if config.tracker == "clearml" else []
-    return tracking.Tracker(run, first_step, sessions)
-
-
-def _keep(state: TrainingState, score: float, run: Path, config: RunConfig) -> None:
-    """Writes the checkpoint of a validated step, under its number, as the last and perhaps as the best."""
-    improved, state.best = score < state.best, min(score, state.best)
-    path = run / tracking.CHECKPOINTS / f"step-{state.step:06d}.pt"
-    state.save(path, config)
-    # Studies take a run for done when last.pt is its last checkpoint: it comes last.
-    for name in ("best.pt", "last.pt") if improved else ("last.pt",):
-        link_checkpoint(path, name)
 
 
 @contextmanager

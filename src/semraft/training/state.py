@@ -1,11 +1,13 @@
 """Mutable state of a training, saved in and restored from checkpoints."""
 
 import copy
+import io
 import os
+import pickle
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,12 @@ from torch.profiler import record_function
 
 from semraft import runtime, tracking
 from semraft.config import RunConfig
-from semraft.losses.reduction import mean_over_processes, process_count
+from semraft.losses.reduction import process_count
 from semraft.losses.term_weights import TermWeights
 from semraft.losses.terms import taught_heads
 from semraft.models.raft import RAFT
 from semraft.models.weights import build_model, settle_batch_norm
+from semraft.sample import DamagedFile
 from semraft.step_result import StepResult
 from semraft.training.optim import average_decay, make_optimizer, move_average
 
@@ -26,6 +29,22 @@ FORMAT = 1
 """Version of a checkpoint's layout, under the key that marks a file as semraft's."""
 RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.PULSE, tracking.SKIPPED, tracking.WEIGHTS)
 """Files of a run that a resumed run truncates to the step of its checkpoint."""
+
+
+class WholeStep(NamedTuple):
+    """The small parts of a `TrainingState` after a whole step; its tensors are never changed in place."""
+
+    step: int
+    window: dict[str, Tensor]
+    statistics: list[dict[str, Tensor]]
+    shares: dict[str, Tensor]
+    flow_level: Tensor
+    buffers: tuple[Tensor, ...]
+    """Statistics of batch norm, which the forward pass of a step moves; none where they are frozen."""
+
+
+UNREADABLE = (ValueError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError)
+"""Errors of `load_checkpoint` on a file that is damaged, torch's own among them."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,11 +62,13 @@ class TrainingState:
     step: int = 0
     """Number of steps done."""
     window: dict[str, Tensor] = field(default_factory=dict)
-    """Sums over the current logging window, on the device, and its number of `steps`."""
+    """Sums over the current logging window, of all processes, on the device, and its number of `steps`."""
     statistics: list[dict[str, Tensor]] = field(default_factory=list)
     """Statistics of the steps since the last line of pulse.jsonl."""
     best: float = float("inf")
     """The lowest EPE of a validation so far, in pixels."""
+    whole: "WholeStep | None" = None
+    """The parts of the state after the last whole step that the coming one changes before it is done."""
 
     @property
     def scored(self) -> RAFT:
@@ -66,19 +87,37 @@ class TrainingState:
         with record_function("optimiser"):
             for group in self.optimizer.param_groups:
                 group["lr"] = config.optim.rate_at(self.step)
+            self.step += 1  # From here on the weights are no longer those of the step before (`go_back`).
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.step += 1
             if self.average is not None:
                 move_average(self.average, self.model, average_decay(self.step, config.optim))
 
-    def share_window(self) -> None:
-        """Replaces every process's sums by the means over all: a checkpoint keeps those of one process."""
-        if process_count() > 1:
-            self.window = {
-                name: summed if name == "steps" else mean_over_processes(summed)
-                for name, summed in self.window.items()
-            }
+    def end_step(self) -> None:
+        """Marks the step as whole: done, and in the records."""
+        weights, frozen = self.term_weights, self.model.batch_norm_is_frozen
+        self.whole = WholeStep(
+            step=self.step,
+            window=dict(self.window),
+            statistics=list(self.statistics),
+            shares=dict(weights.shares),
+            flow_level=weights.flow_level,
+            buffers=() if frozen else tuple(buffer.clone() for buffer in self.model.buffers()),
+        )
+
+    def go_back(self) -> bool:
+        """Takes the state back to the last whole step, from within the next; whether that can be done.
+
+        It can't be once weights have moved: a step that fails there, or in its records, is lost.
+        """
+        whole = self.whole
+        if whole is None or whole.step != self.step:
+            return False
+        self.window, self.statistics = whole.window, whole.statistics
+        self.term_weights.shares, self.term_weights.flow_level = whole.shares, whole.flow_level
+        for buffer, kept in zip(self.model.buffers(), whole.buffers, strict=False):
+            buffer.copy_(kept)
+        return True
 
     def save(self, path: Path, config: RunConfig) -> None:
         """Writes a checkpoint, whole or not at all.
@@ -104,12 +143,15 @@ class TrainingState:
         }
         if self.average is not None:
             saved["unaveraged"] = self.model.state_dict()
+        # In memory first: torch would turn the error of a full disk into one that does not name it.
+        packed = io.BytesIO()
+        torch.save(saved, packed)
         with tracking.whole_file(path) as file:
-            torch.save(saved, file)
+            file.write(packed.getbuffer())
 
     def restore(self, run: Path, device: torch.device, leads: bool) -> None:
         """Restores a run's last checkpoint; the leading process truncates its records to that step."""
-        saved = load_checkpoint(run / tracking.CHECKPOINTS / "last.pt")
+        saved = load_last_checkpoint(run)
         if self.average is not None:
             self.average.load_state_dict(saved["model"])
         self.model.load_state_dict(saved["model" if self.average is None else "unaveraged"])
@@ -173,6 +215,31 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is no semraft checkpoint of format {FORMAT}: a run can't be resumed from it"
         )
     return saved
+
+
+def load_last_checkpoint(run: Path) -> dict[str, Any]:
+    """The contents of a run's last checkpoint.
+
+    Raises:
+        DamagedFile: It is damaged; with the latest sound one of a validated step, and how to go on from that.
+    """
+    last = run / tracking.CHECKPOINTS / "last.pt"
+    try:
+        return load_checkpoint(last)
+    except UNREADABLE as error:
+        reason = str(error).removeprefix(f"{last}: ").partition("\n")[0]
+    for older in sorted(last.parent.glob("step-*.pt"), reverse=True):
+        try:
+            step = load_checkpoint(older)["step"]
+        except UNREADABLE:
+            continue
+        raise DamagedFile(last, f"{reason}: that of step {step} is sound: `cp {older} {last}`, then resume")
+    raise DamagedFile(last, f"{reason}: no other checkpoint is sound, start again")
+
+
+def numbered(step: int) -> str:
+    """The name of the checkpoint of a validated step."""
+    return f"step-{step:06d}.pt"
 
 
 def link_checkpoint(path: Path, name: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from semraft import runtime
-from semraft.agreement import Ending, TrainingStopped, agreed_ending
+from semraft.agreement import Ending, WentWrong, agreed_ending
 from semraft.config import LossConfig, RunConfig
 from semraft.losses.gradient_surgery import (
     Gradients,
@@ -31,7 +31,7 @@ from semraft.training.state import TrainingState
 LossFunction = Callable[[Prediction, FlowBatch, LossConfig, Mapping[str, float]], Objective]
 
 
-class NoShare(TrainingStopped):
+class NoShare(WentWrong):
     """A training stopped because the share of a term can't be measured."""
 
 

@@ -23,10 +23,11 @@ from semraft.training.state import TrainingState
 
 
 def add_step(window: dict[str, Tensor], result: StepResult, config: LossConfig) -> None:
-    """Adds the losses of a step to the sums of a window, without waiting for the device.
+    """Adds the losses of a step, means over all processes, to the sums of a window.
 
     Beside them the gradient norm, the log variances of learnt weights and, with gradient surgery, the part of
-    each term's gradient that was kept.
+    each term's gradient that was kept. Does not wait for the device. After every step the sums are those of
+    all processes: a checkpoint that one of them writes has the whole window, whatever became of the others.
     """
     losses, gradients = result.losses, result.gradients
     values = {"total_loss": losses.total, "gradient_norm": gradients.norm, **losses.values}
@@ -36,16 +37,18 @@ def add_step(window: dict[str, Tensor], result: StepResult, config: LossConfig) 
         for chosen in config.terms:
             whole = torch.ones((), device=losses.total.device)  # Of a term that surgery left alone.
             values[f"{TERMS[chosen.name].scalar}_kept_frac"] = gradients.kept_frac.get(chosen.name, whole)
-    for name, number in values.items():
-        window[name] = window.get(name, 0) + number.float()
+    flat = mean_over_processes(torch.cat([number.float().view(-1) for number in values.values()]))
+    parts = torch.split(flat, [number.numel() for number in values.values()])
+    for (name, number), part in zip(values.items(), parts, strict=True):
+        window[name] = window.get(name, 0) + part.view(number.shape)
     window["steps"] = window.get("steps", torch.zeros(())) + 1
 
 
 def window_means(window: dict[str, Tensor], gamma: float) -> dict[str, float]:
-    """Means over a window and all processes, per refinement where a loss has them; empties the window."""
+    """Means over a window, per refinement where a loss has them; empties the window."""
     steps = float(window.pop("steps"))
     means: dict[str, float] = {}
-    sums = fetched([mean_over_processes(summed) for summed in window.values()])
+    sums = fetched(list(window.values()))
     for name, summed in zip(window, sums, strict=True):
         value = summed / steps
         if value.ndim == 0:

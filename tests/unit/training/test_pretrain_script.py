@@ -32,8 +32,7 @@ def make_run(run: Path, step: int, steps: int) -> TrainingState:
         parameter.grad = torch.randn_like(parameter)
     state.optimizer.step()
     state.step = step
-    tracking.create_run(run)
-    tracking.write_text(run / tracking.CONFIG, to_json(config))
+    tracking.create_run(run, to_json(config))
     tracking.write_text(run / tracking.ENVIRONMENT, json.dumps({"commit": "abc", "data": {"train": []}}))
     state.save(run / tracking.CHECKPOINTS / "last.pt", config)
     return state
@@ -49,8 +48,7 @@ def test_the_chain_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert command() == ["train", first, "--output", str(tmp_path / first), "--seed", "3"]
     given = ["train", second, "--model.weights", "w.pth", "--output", str(tmp_path / second), "--seed", "3"]
     assert command("w.pth", second) == given
-    tracking.create_run(tmp_path / first)
-    (tmp_path / first / tracking.CONFIG).write_text("killed before its first checkpoint")
+    tracking.create_run(tmp_path / first, "killed before its first checkpoint")
     assert command()[1] == first
     assert not (tmp_path / first).exists()
 
