@@ -88,7 +88,7 @@ def test_both_stop_where_one_cannot_read_its_next_batch(endings: Path) -> None:
     first, second = ended(endings, "damaged")
     assert first.startswith("together: TrainingStopped: stopped after step 2, as another process can't read")
     assert second.startswith(
-        "together: TrainingStopped: stopped after step 2: /data/003.png: is truncated: go on"
+        f"together: TrainingStopped: /data/003.png: is truncated: ended after step 2: {SAVED}"
     )
     assert last_step(endings, "damaged") == 2
 

@@ -220,8 +220,8 @@ class Session:
         runtime.leave_processes(self.processes)
         if isinstance(self.upcoming, RuntimeError):
             raise self.upcoming
-        if self.upcoming is not None and ending is Ending.UNREADABLE:
-            raise TrainingStopped(f"{self.stopped}: {self.upcoming}: {self.resume}")
+        if isinstance(self.upcoming, Exception):
+            raise TrainingStopped(f"{self.upcoming}: ended after step {self.state.step}: {self.resume}")
         if ending is Ending.UNREADABLE:
             why = "as another process can't read its next batch and says why"
             raise TrainingStopped(f"{self.stopped}, {why}: {self.resume}")
