@@ -298,6 +298,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("soak"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # In the background a shell has it ignored.
     folder, results = options.out.resolve(), options.out / f"{options.kind}.jsonl"
     for trial in range(lines(results), options.count):
         record = {"trial": trial, **KINDS[options.kind](trial, folder)}

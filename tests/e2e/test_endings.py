@@ -68,10 +68,8 @@ def test_both_refuse_a_loss_that_is_not_finite_in_one(endings: Path, case: str) 
     """Red when: the process whose loss is sound moves its weights, or waits for the other; with a gradient
     scaler nothing else would tell it."""
     first, second = ended(endings, case)
-    assert first.startswith(
-        "together: TrainingStopped: loss of another process not finite at step 3, samples"
-    )
-    assert second.startswith("together: TrainingStopped: loss flow_loss not finite at step 3, samples")
+    assert first.startswith("together: WentWrong: loss of another process not finite at step 3, samples")
+    assert second.startswith("together: WentWrong: loss flow_loss not finite at step 3, samples")
     assert last_step(endings, case) == 2
 
 
