@@ -2,8 +2,10 @@
 
 Each stage is a recipe and starts from the weights of the one before. As in RAFT's own practice the frames
 grow from stage to stage; so do motion and refinements, for a network trained with few of them runs away when
-it is asked for many. `benchmarks/pretrain.py` runs them one after another. Two chains: for a core of a CPU,
-over some hours, and for a GPU with 16 cores beside it that make the scenes, over some sittings of minutes.
+it is asked for many. The first rates rise slowly: at twice the rate, after 100 steps, the context was
+switched off for good (docs/diagnosis.md, `inactive-context`). `benchmarks/pretrain.py` runs the stages one
+after another. Two chains: for a core of a CPU, over some hours, and for a GPU with 16 cores beside it that
+make the scenes, over some sittings of minutes.
 """
 
 from dataclasses import replace
@@ -32,6 +34,7 @@ def _stage(
     rate: float,
     matching: float,
     occluded: Literal["keep", "leave-out"],
+    warm_up_frac: float = 0.05,
 ) -> RunConfig:
     """Shapes of one size and about so much motion. Geometry is random in the scenes: it is not augmented."""
     return RunConfig(
@@ -50,7 +53,14 @@ def _stage(
         ),
         model=ModelConfig(arch="small", recompute="nothing"),
         loss=LossConfig(terms=(TermConfig(name="matching", weight=matching),), occluded=occluded),
-        optim=OptimConfig(steps=steps, batch=batch, learning_rate=rate, weight_decay=1e-4, ema=0.999),
+        optim=OptimConfig(
+            steps=steps,
+            batch=batch,
+            learning_rate=rate,
+            weight_decay=1e-4,
+            ema=0.999,
+            warm_up_frac=warm_up_frac,
+        ),
         num_updates=refinements,
         validation_updates=24,
         validate_every=1000,
@@ -69,10 +79,18 @@ def _with_the_world(config: RunConfig) -> RunConfig:
 CHAINS: dict[str, dict[str, RunConfig]] = {
     "cpu": {
         "pretrain-1": _stage(
-            (96, 160), 5.0, 4, batch=8, steps=2000, rate=8e-4, matching=0.5, occluded="leave-out"
+            (96, 160),
+            5.0,
+            4,
+            batch=8,
+            steps=2000,
+            rate=4e-4,
+            matching=0.5,
+            occluded="leave-out",
+            warm_up_frac=0.15,
         ),
         "pretrain-2": _stage(
-            (160, 224), 10.0, 8, batch=4, steps=6000, rate=5e-4, matching=0.3, occluded="leave-out"
+            (160, 224), 10.0, 8, batch=4, steps=6000, rate=4e-4, matching=0.3, occluded="leave-out"
         ),
         "pretrain-3": _with_the_world(
             _stage((224, 320), 18.0, 12, batch=2, steps=20_000, rate=2.5e-4, matching=0.1, occluded="keep")
@@ -80,10 +98,18 @@ CHAINS: dict[str, dict[str, RunConfig]] = {
     },
     "gpu": {
         "pretrain-gpu-1": _stage(
-            (128, 192), 7.0, 6, batch=32, steps=3000, rate=1.2e-3, matching=0.5, occluded="leave-out"
+            (128, 192),
+            7.0,
+            6,
+            batch=32,
+            steps=3000,
+            rate=6e-4,
+            matching=0.5,
+            occluded="leave-out",
+            warm_up_frac=0.2,
         ),
         "pretrain-gpu-2": _stage(
-            (256, 320), 16.0, 12, batch=32, steps=8000, rate=8e-4, matching=0.2, occluded="leave-out"
+            (256, 320), 16.0, 12, batch=32, steps=8000, rate=6e-4, matching=0.2, occluded="leave-out"
         ),
         "pretrain-gpu-3": _with_the_world(
             _stage((288, 448), 24.0, 12, batch=24, steps=10_000, rate=3e-4, matching=0.1, occluded="keep")

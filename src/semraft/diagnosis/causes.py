@@ -46,6 +46,13 @@ def _lower_rate(record: Record, run: Path, term: str) -> str:
     return follow_up.at_rate(run, record.config.optim.learning_rate / follow_up.LOWER)
 
 
+def _longer_warm_up(record: Record, run: Path, term: str) -> str:
+    """A warm-up over the first half of the run, to half of the rate."""
+    rate = f"{record.config.optim.learning_rate / 2:.6g}"
+    options = ("--optim.warm-up-frac", "0.5", "--optim.learning-rate", rate)
+    return follow_up.repeat(run, "warm-up", *options)
+
+
 def _acting_rate(record: Record, run: Path, term: str) -> str:
     """At a configured rate with which the rate that acts is the one that was asked for."""
     ratio = record.pulse.known("rate_ratio")[1]
@@ -213,6 +220,14 @@ CAUSES: dict[str, Cause] = {
         experiment=_lower_rate,
         settings=("optim.learning_rate", "optim.batch", "optim.warm_up_frac"),
         quantities=("moved_", "gradient_norm", "rate_ratio"),
+    ),
+    "hasty-start": Cause(
+        means="The first steps were too long: while features were noise, flow near 0 was the best answer and "
+        "the context was switched off. ReLU does not switch it on again.",
+        experiment=_longer_warm_up,
+        settles="If the context's channels stay active then, this was the cause.",
+        settings=("optim.learning_rate", "optim.warm_up_frac", "optim.batch", "seed"),
+        quantities=("inactive_context_pct", "moved_context"),
     ),
     "hard-batches": Cause(
         means="The run is sound, and a spell of batches was harder than usual.",

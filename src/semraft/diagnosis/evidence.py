@@ -51,6 +51,15 @@ def around(series: Series, name: str, onset: int | None) -> tuple[float, float] 
     return (float(np.median(before)), float(np.median(after))) if len(before) and len(after) else None
 
 
+def active_context(record: Record) -> Iterator[Fact]:
+    """The share of context channels that no cell of a batch uses, at most."""
+    _, share = record.health.finite("inactive_context_pct")
+    if len(share):
+        yield Fact(
+            text=f"at most {share.max():.0f}% of the context channels are 0 in a whole batch", supports=False
+        )
+
+
 def moves(record: Record, onset: int | None) -> Iterator[Fact]:
     """Whether steps have become longer against the weights they move."""
     found = {

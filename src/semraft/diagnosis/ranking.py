@@ -158,6 +158,8 @@ def _plain(record: Record, verdict: Verdict) -> Iterator[tuple[str, list[Fact]]]
         *evidence.schedule(record, onset),
     ]
     yield "rate-too-high", _if(bool(shaken), steps)
+    inactive = [found for found in verdict.symptoms if found.name == "inactive-context"]
+    yield "hasty-start", list(map(_fact_of, inactive)) or list(evidence.active_context(record))
     yield "hard-batches", list(evidence.comes_back(record, shaken[0].first_step if shaken else None))
     yield "half-precision", _if(bool(shaken), evidence.numbers(record))
     worse = [found for found in verdict.symptoms if found.name in WORSE_VALIDATION]

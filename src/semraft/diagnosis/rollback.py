@@ -29,7 +29,7 @@ OF_ANY_LENGTH = (
     "normalization",
 )
 """Causes that compare numbers of the same step: no chance grows with the length of a run."""
-NOT_VALIDATED = ("worse-than-start", "refinements-undone")
+NOT_VALIDATED = ("worse-than-start", "refinements-undone", "inactive-context")
 """Symptoms whose false alarms were not counted yet: nothing is done about them."""
 
 

@@ -164,6 +164,24 @@ def dead_term(record: Record) -> Iterator[Finding]:
                 break
 
 
+INACTIVE_PCT, INACTIVE_MORE_PCT = 50.0, 20.0
+
+
+def inactive_context(record: Record) -> Iterator[Finding]:
+    """Context channels that are 0 in whole batches: most of them, and many more than at the first step."""
+    steps, share = record.health.finite("inactive_context_pct")
+    if not len(share):
+        return
+    place = again((share > INACTIVE_PCT) & (share > share[0] + INACTIVE_MORE_PCT))
+    if place is not None:
+        yield Finding(
+            name="inactive-context",
+            first_step=int(steps[place]),
+            evidence=f"{share[place]:.0f}% of the context channels are 0 in whole batches, "
+            f"{share[0]:.0f}% at step {steps[0]}",
+        )
+
+
 def relative_error(record: Record) -> tuple[np.ndarray, Values]:
     """Steps, and EPE over the mean length of the true flow: motion makes half of the noise of batches."""
     steps, epe_px, true_px = with_truth(record.pulse, "epe_px", "true_length_px")

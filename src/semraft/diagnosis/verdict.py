@@ -15,6 +15,7 @@ from semraft.diagnosis.symptoms import (
     collapse,
     conflict,
     dead_term,
+    inactive_context,
     non_finite,
     shrinkage,
     spike,
@@ -32,6 +33,7 @@ DETECTORS: tuple[Detector, ...] = (
     shrinkage,
     conflict,
     dead_term,
+    inactive_context,
     *VALIDATION_SYMPTOMS,
 )
 

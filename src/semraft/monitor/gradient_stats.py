@@ -63,7 +63,7 @@ class ActivationRanges:
 
     def __init__(self, model: RAFT) -> None:
         self.sees_hidden = False
-        """Whether the hidden state is looked at, which its gates keep between -1 and 1."""
+        """Whether the hidden state, which its gates keep between -1 and 1, and the context are looked at."""
         self.spent_s = 0.0
         self._largest: dict[str, Tensor] = {}
         self._hooks = [
@@ -73,6 +73,15 @@ class ActivationRanges:
             model.update_block.register_forward_hook(
                 lambda module, inputs, outputs: (
                     self._see(module, "hidden_abs_max", outputs[0]) if self.sees_hidden else None
+                )
+            ),
+            model.context_encoder.register_forward_hook(
+                lambda module, inputs, output: (
+                    self._see(
+                        module, "inactive_context_pct", inactive_pct(output, model.update_block.channels)
+                    )
+                    if self.sees_hidden
+                    else None
                 )
             ),
         ]
@@ -94,6 +103,18 @@ class ActivationRanges:
         top = value.detach().abs().amax().float()  # An order of magnitude faster than a norm.
         self._largest[name] = torch.maximum(self._largest[name], top) if name in self._largest else top
         self.spent_s += time.perf_counter() - started
+
+
+@torch.no_grad()
+def inactive_pct(encoded: Float[Tensor, "B D h w"], channels: tuple[int, int]) -> Float[Tensor, ""]:
+    """The percentage of context channels that are 0 in every cell of a batch once ReLU has cut them.
+
+    Args:
+        encoded: Output of the context encoder: hidden state first, then context.
+        channels: Numbers of channels of the two.
+    """
+    largest = encoded.detach()[:, channels[0] :].amax(dim=(0, 2, 3))
+    return 100 * (largest <= 0).float().mean()
 
 
 @torch.no_grad()

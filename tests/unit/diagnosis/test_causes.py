@@ -30,6 +30,11 @@ def again(options: str, suffix: str) -> str:
     [
         ("rate-too-high", CONFIG, again("--optim.learning-rate 0.000666667", "rate-0.000667")),
         ("learning-rate", CONFIG, again("--optim.learning-rate 0.06", "rate-0.06")),
+        (
+            "hasty-start",
+            CONFIG,
+            again("--optim.warm-up-frac 0.5 --optim.learning-rate 0.001", "warm-up"),
+        ),
         ("optimizer-restart", CONFIG, again("", "unbroken")),
         ("no-clipping", CONFIG, again("--optim.clip-norm 0", "unclipped")),
         ("batch-norm", FROZEN, again("--model.batch-norm train", "batch-norm-train")),

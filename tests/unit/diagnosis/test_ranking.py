@@ -181,6 +181,20 @@ def test_a_rate_is_suspected_where_refinements_collapse_and_not_for_a_validation
     assert named(found, "rate-too-high").evidence_for == named(found, "half-precision").evidence_for == ()
 
 
+def test_a_hasty_start_is_suspected_where_the_context_is_switched_off(tmp_path: Path) -> None:
+    """Red when: it is suspected of anything else, or a run of before the number was recorded is judged."""
+    switched_off = set_from(health(), onset=ONSET, inactive_context_pct=70.0)
+    lines = [{"inactive_context_pct": 25.0, **line} for line in switched_off]
+    found = named(diagnose(write_run(tmp_path / "a", pulses=pulse(), healths=lines)), "hasty-start")
+    assert found.evidence_for[0].startswith("inactive context since step ")
+    assert "--optim.warm-up-frac 0.5" in found.experiment
+    active = [{"inactive_context_pct": 25.0, **line} for line in health()]
+    found = named(diagnose(write_run(tmp_path / "b", pulses=pulse(), healths=active)), "hasty-start")
+    assert found.evidence_against == ("at most 25% of the context channels are 0 in a whole batch",)
+    found = named(diagnose(write_run(tmp_path / "c", pulses=pulse(), healths=health())), "hasty-start")
+    assert found.evidence_for == found.evidence_against == ()
+
+
 @pytest.mark.parametrize(("pairs", "times", "often"), [(20, 48, True), (100, 9.6, False)])
 def test_few_pairs_are_learnt_by_heart(tmp_path: Path, pairs: int, times: float, often: bool) -> None:
     """120 steps of 8. Red when: steps are taken for pairs, or scenes for the pairs that were asked for."""

@@ -152,6 +152,26 @@ def test_a_change_too_small_or_too_short_is_no_sign(
     assert enough is None or list(detector(changed(quiet(), name, enough)))
 
 
+def test_a_context_that_is_switched_off() -> None:
+    """Shares of channels that are 0 in a whole batch. Red when: one line is enough, a share that the weights
+    came with is held against the run, or one below half is."""
+    record = sound(3)
+    steps = record.health.steps
+    middle = int(steps[len(steps) // 2])
+
+    def found(share: np.ndarray) -> list[symptoms.Finding]:
+        values = {**record.health.values, "inactive_context_pct": share}
+        return list(symptoms.inactive_context(replace(record, health=replace(record.health, values=values))))
+
+    assert not list(symptoms.inactive_context(record))
+    (switched_off,) = found(np.where(steps < middle, 25.0, 70.0))
+    assert switched_off.first_step == middle
+    assert switched_off.evidence.startswith("70% of the context channels are 0 in whole batches, 25% at step")
+    assert not found(np.where(steps == middle, 70.0, 25.0))
+    assert not found(np.where(steps < middle, 60.0, 70.0))
+    assert not found(np.where(steps < middle, 25.0, 49.0))
+
+
 def test_flow_that_comes_down_to_its_length_does_not_shrink() -> None:
     """As fine-tuning before a standing camera. Red when: flow that was too long and is right is an alarm, or
     flow of a small part of a pixel is."""

@@ -246,8 +246,8 @@ def test_all_that_monitoring_costs_is_counted(
     """By a clock that goes on by a second whenever it is read.
 
     A look at each of three refinements; beside it the whole of `observe`, and what separating terms took: a
-    span without another reading in it takes one second. In steps with gradient statistics the hidden state is
-    looked at too, and the clock is read once more for the share of the time.
+    span without another reading in it takes one second. In steps with gradient statistics the hidden state
+    and, once, the context are looked at too, and the clock is read once more for the share of the time.
     Red when: one of them is left out, or one is counted twice.
     """
     base = RECIPES["world-base"].config
@@ -263,7 +263,20 @@ def test_all_that_monitoring_costs_is_counted(
         separates = gradient_stats.separates_terms(config, step)
         monitor.observe(training_step(state, batch, config, separates), batch)
         spent.append(monitor.spent_s)
-    assert np.diff(spent).tolist() == [2 * 3 + 2, 3 + 1, 2 * 3 + 2 + 1]
+    assert np.diff(spent).tolist() == [2 * 3 + 1 + 2, 3 + 1, 2 * 3 + 1 + 2 + 1]
+
+
+def test_inactive_channels_are_those_that_no_cell_of_the_batch_uses() -> None:
+    """Of four context channels one is negative everywhere, one 0, one positive in a single cell.
+
+    Red when: a channel counts by its mean, by one sample, or channels of the hidden state count.
+    """
+    encoded = torch.ones(2, 6, 3, 3)
+    encoded[:, :3] = -1.0
+    encoded[:, 3] = 0.0
+    encoded[:, 4] = -1.0
+    encoded[1, 4, 2, 2] = 0.5
+    assert float(gradient_stats.inactive_pct(encoded, (2, 4))) == 50.0
 
 
 def test_activations_and_updates(model: RAFT, batch: FlowBatch) -> None:
@@ -276,6 +289,7 @@ def test_activations_and_updates(model: RAFT, batch: FlowBatch) -> None:
     ranges.close()
     assert ranges.take() == {}
     assert 0 < found["hidden_abs_max"] <= 1
+    assert 0 <= found["inactive_context_pct"] < 60
     # Unit features: a correlation is at most sqrt(C) and blends are means.
     assert 0 < found["correlation_abs_max"] <= 8.001
     before = gradient_stats.shared_weights(model)

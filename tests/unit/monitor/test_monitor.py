@@ -159,11 +159,12 @@ def test_ranges_are_of_the_training_alone(run: Path, state: TrainingState) -> No
         seen.append({name: float(value) for name, value in monitor.ranges._largest.items()})
         observe(monitor, step, 1.0, gradients=separated(state))
     assert [found.keys() for found in seen] == [
-        {"correlation_abs_max", "hidden_abs_max"},
-        {"correlation_abs_max", "hidden_abs_max"},
+        {"correlation_abs_max", "hidden_abs_max", "inactive_context_pct"},
+        {"correlation_abs_max", "hidden_abs_max", "inactive_context_pct"},
         {"correlation_abs_max"},
     ]
     assert len({found["correlation_abs_max"] for found in seen}) == 1
     monitor.close()
     assert not state.model.update_block._forward_hooks
     assert not state.model.update_block.motion_encoder._forward_pre_hooks
+    assert not state.model.context_encoder._forward_hooks
