@@ -30,8 +30,9 @@ def evaluate(
     held_out: str = "",
     label_table: IdTable | None = None,
     size: tuple[int, int] | None = None,
+    flow: tuple[Path, ...] = (),
 ) -> None:
-    """Score checkpoints on a data set.
+    """Score checkpoints, or flow files that exist, on a data set.
 
     Args:
         checkpoints: semraft, public RAFT or torchvision weights; or zero, constant, farneback, dis.
@@ -49,13 +50,14 @@ def evaluate(
         missing: A file that a pair lacks costs that pair, or stops the work.
         held_out: Score the pairs that the data.split of a training held out: the same share, or file.
         label_table: The table of the ids in label files, if not the data set's own.
+        flow: Folders of flow files, named after the first frames: .flo, .pfm, .npy, .npz, KITTI's png.
         size: Height and width of the scenes of `world` or `shapes`, if not the data set's own.
     """
     from semraft.evaluation import evaluate_command
     from semraft.evaluation.evaluate import write_per_sample
 
-    if not checkpoints:
-        raise ValueError("give a checkpoint to score, or one of zero, constant, farneback, dis")
+    if not checkpoints and not flow:
+        raise ValueError("give a checkpoint, one of zero, constant, farneback, dis, or --flow FOLDER")
     for path in (json, per_sample):
         if path not in ("", "-"):
             require_writable(Path(path))
@@ -72,6 +74,7 @@ def evaluate(
         missing=missing,
         held_out=held_out,
         label_table=label_table,
+        flow=flow,
         world=WorldConfig(size=size or WorldConfig().size),
         shapes=ShapesConfig(size=size or ShapesConfig().size),
     )

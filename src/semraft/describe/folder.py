@@ -175,8 +175,10 @@ def _splits(pairs: Sequence[Candidate]) -> list[str]:
         next((SPLITS[part] for part in map(str.lower, pair.image1.parts) if part in SPLITS), "")
         for pair in pairs
     ]
-    if any(split == "val" for split in by_name):
+    if "val" in by_name:
         return by_name
+    if {"train", "test"} <= set(by_name):
+        return ["val" if split == "test" else split for split in by_name]
     scenes = list(dict.fromkeys(pair.scene for pair in pairs))
     wanted = max(1, round(HELD_OUT_FRAC * len(pairs)))
     if len(scenes) == 1:

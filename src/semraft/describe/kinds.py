@@ -35,18 +35,22 @@ class Kind(NamedTuple):
 
 
 def kind_of(paths: Sequence[Path]) -> Kind:
-    """The kind of files of one series, by a few of them."""
-    suffix = paths[0].suffix.lower()
+    """The kind of files of one series, by a few of them; those that can't be read are passed over."""
     try:
-        if suffix in FLOW_SUFFIXES:
-            read_flow(paths[0])
-            return Kind("flow", f"{suffix} files of two components")
-        if suffix == ".png":
-            return _kind_of_png(paths)
-        if suffix in IMAGES:
-            return _frames(paths, "colours")
+        return _kind(paths)
     except (DamagedFile, OSError) as error:
-        return Kind("other", f"can't be read: {error}")
+        return kind_of(paths[1:]) if len(paths) > 1 else Kind("other", f"can't be read: {error}")
+
+
+def _kind(paths: Sequence[Path]) -> Kind:
+    suffix = paths[0].suffix.lower()
+    if suffix in FLOW_SUFFIXES:
+        read_flow(paths[0])
+        return Kind("flow", f"{suffix} files of two components")
+    if suffix == ".png":
+        return _kind_of_png(paths)
+    if suffix in IMAGES:
+        return _frames(paths, "colours")
     return Kind("other", "no picture and no flow")
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from semraft.data.datasets.own_files import CLASSES_FILE, TABLES
@@ -35,6 +36,7 @@ def series_of(paths: Sequence[Path]) -> dict[str, list[Path]]:
     return dict(found)
 
 
+@lru_cache(maxsize=1 << 16)
 def words(path: Path) -> Counter[str]:
     """Numbers and words of a path, in lower case, without its ending."""
     return Counter(re.findall(r"\d+|[^\W\d_]+", path.with_suffix("").as_posix().lower()))
@@ -43,6 +45,11 @@ def words(path: Path) -> Counter[str]:
 def numbers(text: str) -> tuple[int, ...]:
     """The numbers in a text, in order."""
     return tuple(int(digits) for digits in re.findall(r"\d+", text))
+
+
+def in_order(path: Path) -> list[str | int]:
+    """A path as texts and numbers in turn: sorted by them, frame 10 comes after frame 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]
 
 
 class FrameNames:

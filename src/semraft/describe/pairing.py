@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float32, UInt8
 from semraft.data.files.formats import read_flow
 from semraft.data.files.pictures import read_image
 from semraft.describe.kinds import Kind
-from semraft.describe.names import FrameNames, numbers, series_name, words
+from semraft.describe.names import FrameNames, in_order, numbers, series_name, words
 from semraft.frames import consecutive
 from semraft.ops.warp import in_frame, match_positions
 from semraft.sample import DamagedFile
@@ -123,7 +123,7 @@ def pair_up(folder: Path, frames: Sequence[Path], flows: Sequence[Family]) -> Pa
         for candidate in by_first[owner]
         if candidate.how == best.how
     ]
-    return Pairing(sorted(pairs), best)
+    return Pairing(sorted(pairs, key=lambda pair: in_order(pair[0].image1)), best)
 
 
 def _next(frames: Sequence[Path]) -> Iterator[Candidate]:

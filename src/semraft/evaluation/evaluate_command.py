@@ -15,6 +15,7 @@ from semraft.data.loader import WORLD_MEMORY_MB, keep_in_memory, validation_draw
 from semraft.data.requirements import refuse_doubtful_table, refuse_problems, require_labels
 from semraft.evaluation.baselines import BASELINES, baseline
 from semraft.evaluation.evaluate import Evaluation, evaluate
+from semraft.evaluation.flow_files import flow_files
 from semraft.evaluation.validate import network_predictor
 from semraft.inference import validated_precision
 from semraft.metrics import METRICS, OF_HEADS
@@ -43,10 +44,11 @@ def score(
     missing: Literal["skip", "refuse"] = "skip",
     held_out: str = "",
     label_table: IdTable | None = None,
+    flow: Sequence[Path] = (),
     world: WorldConfig,
     shapes: ShapesConfig,
 ) -> dict[str, Evaluation]:
-    """Scores each checkpoint, or baseline by its name, on the same pairs; names every pair left out.
+    """Scores each checkpoint, baseline and folder of flow files on the same pairs; names every pair left out.
 
     With `held_out` (see `part_of_split`) those pairs of the training split.
     """
@@ -65,9 +67,12 @@ def score(
     where = runtime.choose_device(device)
     runtime.keep_freed_memory()
     evaluations = {}
-    for checkpoint in checkpoints:
+    folders = {str(folder): folder for folder in flow}
+    for checkpoint in (*checkpoints, *folders):
         chosen, updates, unlike = None, None, ""
-        if checkpoint in BASELINES:
+        if checkpoint in folders:
+            predict = flow_files(folders[checkpoint], dataset, indices)
+        elif checkpoint in BASELINES:
             predict = baseline(checkpoint, dataset, indices, damaged)
         else:
             model = load_model(checkpoint).to(where)
