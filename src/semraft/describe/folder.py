@@ -179,6 +179,8 @@ def _splits(pairs: Sequence[Candidate]) -> list[str]:
         return by_name
     if {"train", "test"} <= set(by_name):
         return ["val" if split == "test" else split for split in by_name]
+    if len(pairs) == 1:
+        return ["train"]
     scenes = list(dict.fromkeys(pair.scene for pair in pairs))
     wanted = max(1, round(HELD_OUT_FRAC * len(pairs)))
     if len(scenes) == 1:
@@ -295,7 +297,7 @@ def as_text(description: Description, out: Path, max_unused: int = 10) -> str:
     parts = Counter(row.get("split") or "train" for row in description.rows)
     lines.append(f"{'split':{width}}  {', '.join(f'{count} {part}' for part, count in parts.items())}")
     if len({row["scene"] for row in description.rows}) == 1:
-        lines.append(f"{'':{width}}    the last pairs of the only scene: scores on them are kind")
+        lines.append(f"{'':{width}}    one scene only: its last pairs are easier than those of another")
     lines += [f"not used: {line}" for line in description.unused[:max_unused]]
     if len(description.unused) > max_unused:
         lines.append(f"not used: and {len(description.unused) - max_unused} more")
