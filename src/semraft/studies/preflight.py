@@ -62,9 +62,9 @@ def check_comparable(jobs: Sequence[Job], base: str) -> None:
 
 
 def _same_protocol(job: Job) -> None:
-    wanted, found = load_config(job.config), load_config(job.run / CONFIG)
+    wanted, found = (settings_of(load_config(path)) for path in (job.config, job.run / CONFIG))
     for field in differing_fields(wanted, found):
-        expected, value = settings_of(wanted)[field], settings_of(found)[field]
+        expected, value = wanted[field], found[field]
         if not (_is_own_start(job, field, value) or (field in SETTLED and expected == "auto")):
             raise ValueError(
                 f"{job.run} was run with {field} {value}, its study has {expected}: runs of different "

@@ -67,8 +67,9 @@ class Study:
             )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"study {self.name}: seeds {self.seeds}: expected one or more, each once")
-        for one, two in combinations(self.variants, 2):
-            fields = differing_fields(self.variants[one], self.variants[two])
+        tables = {variant: settings_of(config) for variant, config in self.variants.items()}
+        for one, two in combinations(tables, 2):
+            fields = differing_fields(tables[one], tables[two])
             if not fields:
                 raise ValueError(f"study {self.name}: {one} and {two} are the same configuration")
             if foreign := [field for field in fields if not _within(field, self.may_differ)]:
@@ -116,10 +117,9 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     return flat(json.loads(to_json(config)))
 
 
-def differing_fields(one: RunConfig, two: RunConfig) -> list[str]:
-    """Fields in which two configurations differ as experiments, names and places aside."""
-    table, other = settings_of(one), settings_of(two)
-    return [name for name in table if name not in (*NAMES, *PLACES) and table[name] != other[name]]
+def differing_fields(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """Fields in which the settings of two configurations differ as experiments, names and places aside."""
+    return [name for name in one if name not in (*NAMES, *PLACES) and one[name] != two[name]]
 
 
 def override(study: Study, change: Callable[[RunConfig], RunConfig]) -> Study:
@@ -191,8 +191,9 @@ def settle(folder: Path, study: Study) -> None:
 
 def _refuse_changes(folder: Path, variant: str, old: RunConfig, new: RunConfig) -> None:
     """As whole configurations: a field that semraft has gained since has its default in the old one."""
-    for field in differing_fields(old, new):
+    was, now = settings_of(old), settings_of(new)
+    for field in differing_fields(was, now):
         raise ValueError(
-            f"{folder} holds runs of another protocol ({variant} had {field} {settings_of(old)[field]}, now "
-            f"{settings_of(new)[field]}): choose another --out"
+            f"{folder} holds runs of another protocol ({variant} had {field} {was[field]}, now "
+            f"{now[field]}): choose another --out"
         )

@@ -38,7 +38,7 @@ def test_a_run_with_v1_differs_from_its_base_by_v1_alone() -> None:
         assert names == [WITHOUT_FLOOR.get(variant, "semantic-v1")]
         base = STUDY.variants[STUDY.against.get(variant, STUDY.base)]
         held = {"loss.combine", "loss.share_cap"}  # Nothing to a run without terms.
-        differs = set(differing_fields(config, base)) - held
+        differs = set(differing_fields(settings_of(config), settings_of(base))) - held
         of_v1 = {"v1-mean-all", "v1-broadcast-mask", "grey-labels"}
         assert set(config.altered) - of_v1 == set(base.altered), variant
         assert differs - {"altered"} == {"loss.terms"}, variant
