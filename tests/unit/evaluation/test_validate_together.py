@@ -22,6 +22,8 @@ from tests.helpers import make_sample
 from tests.unit.evaluation.test_evaluate import make_dataset
 
 SKIP = DataConfig(damaged="skip")
+BROKEN: dict[Literal["skip", "refuse"], int] = {"skip": 2, "refuse": 1}
+"""What is done about damaged files -> the pair that can't be read."""
 CONFIG = RunConfig(validation_updates=2, saved_pairs=2, precision="float32", data=SKIP)
 
 
@@ -47,43 +49,52 @@ def scored(run: Path, config: RunConfig, broken: int, processes: Processes) -> d
     return validate(network(processes.rank), draws(broken), config, run, processes, keep_pairs=True)
 
 
-def in_a_process(rank: int, folder: Path, broken: int, damaged: Literal["skip", "refuse"]) -> None:
-    """The work of each of two processes; the outcome goes into a file of its own."""
+def in_a_process(rank: int, folder: Path) -> None:
+    """The work of each of two processes: a validation that goes on past the damaged pair, then one that does
+    not; the outcomes go into files of its own."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     processes = Processes(rank, 2, torch.distributed.new_group(backend="gloo"))
-    config = dataclasses.replace(CONFIG, data=DataConfig(damaged=damaged))
-    try:
-        said = repr(scored(folder, config, broken, processes))
-    except (DamagedFile, TrainingStopped) as error:
-        said = str(error)
-    (folder / f"{rank}.txt").write_text(said)
+    for damaged, broken in BROKEN.items():
+        config = dataclasses.replace(CONFIG, data=DataConfig(damaged=damaged))
+        try:
+            said = repr(scored(folder / damaged, config, broken, processes))
+        except (DamagedFile, TrainingStopped) as error:
+            said = str(error)
+        (folder / f"{damaged}-{rank}.txt").write_text(said)
     if torch.distributed.is_initialized():
         leave_processes(processes)
 
 
-def test_two_processes_score_what_one_scores(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what two processes scored."""
+    folder = tmp_path_factory.mktemp("together")
+    for damaged in BROKEN:
+        (folder / damaged).mkdir()
+    torch.multiprocessing.spawn(in_a_process, (folder,), nprocs=2)
+    return folder
+
+
+def test_two_processes_score_what_one_scores(together: Path, tmp_path: Path) -> None:
     """To the bit and in the same order, one pair of the second process damaged. Red when: pairs are
     left out or scored twice, rows come in another order, a process goes by its own batch norm, or the pairs
     of the report are kept by whoever scores them, or not at all."""
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    together.mkdir()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # As in the two: other numbers of threads round differently.
-    expected = scored(alone, CONFIG, 2, Processes())
+    expected = scored(tmp_path, CONFIG, BROKEN["skip"], Processes())
     torch.set_num_threads(threads)
     assert (len(expected["a-val"].per_sample), len(expected["a-val"].skipped)) == (3, 1)
-    torch.multiprocessing.spawn(in_a_process, (together, 2, "skip"), nprocs=2)
-    assert [(together / f"{rank}.txt").read_text() for rank in (0, 1)] == [repr(expected)] * 2
-    kept = [sorted(path.relative_to(run) for path in run.rglob("*.npz")) for run in (alone, together)]
+    assert [(together / f"skip-{rank}.txt").read_text() for rank in (0, 1)] == [repr(expected)] * 2
+    runs = tmp_path, together / "skip"
+    kept = [sorted(path.relative_to(run) for path in run.rglob("*.npz")) for run in runs]
     assert kept[0] == kept[1]
     assert len(kept[0]) == 3
 
 
-def test_a_damaged_pair_ends_the_validation_of_both(tmp_path: Path) -> None:
+def test_a_damaged_pair_ends_the_validation_of_both(together: Path) -> None:
     """Red when: the process that meets it leaves, and the other waits for its scores."""
-    torch.multiprocessing.spawn(in_a_process, (tmp_path, 1, "refuse"), nprocs=2)
-    other, met = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
+    other, met = ((together / f"refuse-{rank}.txt").read_text() for rank in (0, 1))
     assert met == "b.npz: truncated"
     assert other.startswith("another process can't go on")
 
