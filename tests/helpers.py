@@ -1,6 +1,8 @@
 """Helpers that several tests share: where the real frames are, and small asymmetric samples."""
 
 import os
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,16 @@ REAL_DATA = Path(os.environ.get("SEMRAFT_REAL_DATA", Path(__file__).parents[2] /
 needs_real_data = pytest.mark.skipif(
     not REAL_DATA.is_dir(), reason=f"no real frames at {REAL_DATA} (set SEMRAFT_REAL_DATA)"
 )
+
+
+def combinations_of(*values: Iterable[Any], short: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Every combination of some parameters' values; those that are not in `short` are slow tests.
+
+    `short` has each value at least once, and each pair of values that one fault needs.
+    """
+    every = list(product(*values))
+    assert set(short) <= set(every)
+    return [pytest.param(*case, marks=() if case in short else pytest.mark.slow) for case in every]
 
 
 def global_numpy() -> np.random.RandomState:

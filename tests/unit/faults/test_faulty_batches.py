@@ -10,8 +10,9 @@ import torch
 from semraft.config import DataConfig, OptimConfig, WorldConfig
 from semraft.data.augment import resize
 from semraft.data.loader import TrainingBatch
+from semraft.faults import faulty_batches as faults
 from semraft.faults.fault_config import SOUND, Fault, FaultConfig
-from semraft.faults.faulty_batches import SWAPPED_ONE_IN, faulty_batches, flow_not_scaled
+from semraft.faults.faulty_batches import faulty_batches, flow_not_scaled
 from semraft.monitor.data_checks import between_frac
 from semraft.sample import FlowSample
 from semraft.training.run_data import training_data
@@ -21,7 +22,7 @@ DATA = DataConfig(
 )
 
 
-def batches(fault: FaultConfig, steps: int = 6, batch: int = 3) -> list[TrainingBatch]:
+def batches(fault: FaultConfig, steps: int = 4, batch: int = 3) -> list[TrainingBatch]:
     datasets, weights = training_data(DATA)
     return list(faulty_batches(fault, datasets, weights, DATA, 5, OptimConfig(steps=steps, batch=batch)))
 
@@ -53,10 +54,10 @@ def test_it_begins_at_its_step_and_touches_what_it_should(
     kind: Fault, touches: set[str], sound: list[TrainingBatch]
 ) -> None:
     """Red when: a fault begins a step off, or spoils more than it says."""
-    fault = replace(SOUND, kind=kind, step=4)
+    fault = replace(SOUND, kind=kind, step=3)
     found = batches(fault)
-    assert [changed(one, two) for one, two in zip(sound[:3], found[:3], strict=True)] == [set()] * 3
-    seen = [changed(one, two) for one, two in zip(sound[3:], found[3:], strict=True)]
+    assert [changed(one, two) for one, two in zip(sound[:2], found[:2], strict=True)] == [set()] * 2
+    seen = [changed(one, two) for one, two in zip(sound[2:], found[2:], strict=True)]
     assert set().union(*seen) <= touches
     assert set().union(*seen) >= touches - {"occluded1", "valid_noc"}
 
@@ -75,15 +76,18 @@ def test_flow_stays_in_pixels_of_the_old_size() -> None:
 
 
 def test_labels_become_classes_between_two(sound: list[TrainingBatch]) -> None:
-    one, two = sound[3].batch.labels1, batches(FaultConfig(kind="label-resize", step=4))[3].batch.labels1
+    fault = FaultConfig(kind="label-resize", step=1)
+    one, two = sound[0].batch.labels1, batches(fault, steps=1)[0].batch.labels1
     assert one is not None
     assert two is not None
     assert float(between_frac(two)) > 3 * float(between_frac(one))
 
 
-def test_one_in_a_hundred_is_swapped_and_the_first_of_its_step() -> None:
-    """Red when: the rate, the step, or the first sample is another."""
-    steps = SWAPPED_ONE_IN // 4 + 3
+def test_one_in_a_hundred_is_swapped_and_the_first_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted with one in twelve. Red when: the rate, the step, or the first sample is another."""
+    assert faults.SWAPPED_ONE_IN == 100
+    monkeypatch.setattr(faults, "SWAPPED_ONE_IN", 12)
+    steps = 12 // 4 + 3
     fault = FaultConfig(kind="swapped-flow", step=2)
     good, bad = batches(SOUND, steps, 4), batches(fault, steps, 4)
     differs = [
@@ -92,12 +96,12 @@ def test_one_in_a_hundred_is_swapped_and_the_first_of_its_step() -> None:
         for number in range(4)
         if not torch.equal(one.batch.flow[number], two.batch.flow[number])
     ]
-    assert differs == [4, 4 + SWAPPED_ONE_IN]
+    assert differs == [4, 4 + 12]
     assert torch.equal(good[1].batch.flow[0].flip(0), bad[1].batch.flow[0])
 
 
 def test_invalid_pixels_are_zeros_that_count(sound: list[TrainingBatch]) -> None:
-    bad = batches(FaultConfig(kind="invalid-zeros", step=1))[0].batch
+    bad = batches(FaultConfig(kind="invalid-zeros", step=1), steps=1)[0].batch
     hidden = ~sound[0].batch.valid
     assert hidden.any()
     assert bad.valid.all()

@@ -135,7 +135,7 @@ def same(one: FlowSample, two: FlowSample) -> bool:
 
 
 def trained_on(
-    config: RunConfig, run: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 2
+    config: RunConfig, run: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 1
 ) -> list[FlowBatch]:
     """The batches of the first steps of an altered training."""
     world = replace(config.data.world, size=(72, 96), scenes=5)

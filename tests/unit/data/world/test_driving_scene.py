@@ -245,9 +245,7 @@ def test_truth_equals_slow_ray_casting(index: int, split: driving_scene.Split, d
     edge = cv2.morphologyEx(occluded.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
     rng = np.random.default_rng(index)
     checked, hidden = 0, 0
-    for flat in np.concatenate(
-        [rng.integers(0, height * width, 1500), rng.choice(np.flatnonzero(edge), 1000)]
-    ):
+    for flat in np.concatenate([rng.integers(0, height * width, 600), rng.choice(np.flatnonzero(edge), 400)]):
         y, x = divmod(int(flat), width)
         own, _, point, close = first.cast(np.array([x, y], float))
         if close:
@@ -272,8 +270,8 @@ def test_truth_equals_slow_ray_casting(index: int, split: driving_scene.Split, d
         visible = abs(seen_depth / depth - 1) < 1e-6
         assert occluded[y, x] != visible, (x, y, own, seen)
         checked, hidden = checked + 1, hidden + (not visible)
-    assert checked > 1000
-    assert hidden > 30
+    assert checked > 400
+    assert hidden > 12
 
 
 def test_moving_is_what_changes_its_place_in_the_world() -> None:
