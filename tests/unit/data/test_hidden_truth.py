@@ -8,6 +8,7 @@ import pytest
 from semraft.config import WorldConfig
 from semraft.data import open_dataset
 from semraft.data.hidden_truth import hide_truth
+from semraft.data.loader import keep_in_memory
 from semraft.sample import FlowDataset, FlowSample, Window
 
 WINDOW = Window(3, 5, 40, 70)
@@ -16,7 +17,9 @@ UNTOUCHED = ("image1", "image2", "labels1", "labels2", "instances1", "instances2
 
 @pytest.fixture(scope="module")
 def world() -> FlowDataset:
-    return open_dataset("world", None, "train", WorldConfig(size=(64, 104), scenes=12))
+    """Scenes that are rendered once for all tests."""
+    scenes = open_dataset("world", None, "train", WorldConfig(size=(64, 104), scenes=12))
+    return keep_in_memory(scenes, 100.0)
 
 
 def same(one: FlowSample, two: FlowSample, names: tuple[str, ...]) -> bool:
