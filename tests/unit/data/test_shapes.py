@@ -76,7 +76,7 @@ def test_warping_reproduces_the_frame_outside_occlusions(direction: str) -> None
     Red when: a texture slides over its object; u is written over v; a shear is not undone.
     """
     psnrs = []
-    for index in range(40):
+    for index in range(20):
         sample = rendered(index)
         if direction == "forward":
             image, target, flow, visible = sample.image2, sample.image1, sample.flow, ~sample.occluded1
@@ -93,7 +93,7 @@ def test_forward_and_backward_flow_agree_on_visible_pixels() -> None:
 
     Red when: the backward flow leaves out the shears, or undoes them in the order in which they act.
     """
-    for index in range(40):
+    for index in range(20):
         sample = rendered(index)
         number = sample.instances2.astype(np.float32)
         alone = cv2.dilate(number, np.ones((3, 3))) == cv2.erode(number, np.ones((3, 3)))
@@ -107,7 +107,7 @@ def test_forward_and_backward_flow_agree_on_visible_pixels() -> None:
 def test_scenes_are_slow_and_fast_and_have_many_and_few_objects() -> None:
     """Red when: all scenes have one speed; objects lie outside the frame."""
     means, counts = [], []
-    for index in range(60):
+    for index in range(30):
         sample = rendered(index)
         means.append(np.hypot(sample.flow[..., 0], sample.flow[..., 1]).mean())
         counts.append(len(np.unique(sample.instances1)) - 1)
