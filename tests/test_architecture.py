@@ -82,6 +82,14 @@ def test_light_modules_do_not_import_torch(module: str) -> None:
     assert run_python(f"import sys, {module}; print('torch' in sys.modules)").strip() == "False"
 
 
+def test_what_is_optional_is_not_imported() -> None:
+    """Each takes a second, and may be missing. Red when: Triton's kernels are imported at the top of a module
+    that chooses among kernels, or ClearML before a run asks for it."""
+    modules = "semraft.cli.main, semraft.models.raft, semraft.training.loop"
+    optional = run_python(f"import sys, {modules}; print({{'triton', 'clearml', 'ray'}} & {{*sys.modules}})")
+    assert optional.strip() == "set()"
+
+
 def test_no_file_has_grown_into_two_things() -> None:
     """Past 400 lines a module is asked to split; the report's page is data."""
     sizes = {file.name: len(file.read_text().splitlines()) for file in SOURCE.rglob("*.py")}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.gpu_check.__main__ import PARTS, environment_of, outcome, parsed
+from benchmarks.gpu_check.__main__ import PARTS, environment_of, main, outcome, parsed
 from benchmarks.gpu_check.table import table
 
 from tests.e2e.test_training import ONE_THREAD
@@ -103,11 +103,11 @@ def test_columns_without_values_are_left_out() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there to be checked")
-def test_it_says_in_one_line_that_there_is_no_gpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "no CUDA device: nothing to check (--device cpu --small shows that it runs)\n"
+def test_it_says_in_one_line_that_there_is_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "no CUDA device: nothing to check (--device cpu --small shows that it runs)\n"
 
 
 def test_the_interpreter_is_for_devices_without_triton() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_training import semraft
 from tests.helpers import PATIENCE_S
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "slurm.md"
@@ -94,18 +95,7 @@ def test_training_as_a_task_of_slurm_says_what_to_type(
     """Red when: it ends with a traceback, or waits for tasks that are not there."""
     monkeypatch.setenv("SLURM_NTASKS", "4")
     run = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "semraft.cli.main",
-        "train",
-        "world-base",
-        "--device",
-        "cpu",
-        "--output",
-        str(run),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    done = semraft("train", "world-base", "--device", "cpu", "--output", str(run), check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("semraft train: this is a job of 4 SLURM tasks")

@@ -102,10 +102,3 @@ def test_configuration_pictures_and_files_are_there(session: zipfile.ZipFile) ->
 def test_nothing_is_left_in_the_home_folder(run: Path, session: zipfile.ZipFile) -> None:
     """Red when: every run leaves a copy of its session in ~/.clearml."""
     assert not list((run.parent / ".clearml").rglob("offline-*"))
-
-
-def test_who_asks_for_no_tracker_pays_for_none() -> None:
-    """A second of import. Red when: clearml is imported before it is asked for."""
-    code = "import sys, semraft.training.loop; print('clearml' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.stdout.strip() == "False"
