@@ -65,10 +65,10 @@ def test_the_page_keeps_its_promise_of_fewer_than_40_lines() -> None:
 
 def test_the_term_of_the_page_passes_its_test_and_the_laws(copy: Path) -> None:
     """Red when: an import, a name or a field of the page is not the package's, or the term breaks a law."""
-    own = run(copy, "pytest", "-q", "tests/unit/losses/test_smoothness.py", "-k", "divergence")
-    assert "1 passed" in own.stdout, own.stdout[-3000:]
-    laws = run(copy, "pytest", "-q", "tests/property/test_loss_laws.py", "-k", "divergence")
-    assert laws.returncode == 0, laws.stdout[-3000:]
+    tests = ("tests/unit/losses/test_smoothness.py", "tests/property/test_loss_laws.py")
+    done = run(copy, "pytest", "-q", "-rA", *tests, "-k", "divergence")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert all(f"PASSED {name}::" in done.stdout for name in tests), done.stdout[-3000:]
 
 
 def test_the_command_line_knows_the_term_of_the_page(copy: Path) -> None:

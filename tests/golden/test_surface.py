@@ -27,6 +27,7 @@ from semraft.models.weights import build_model
 from semraft.sample import FlowDataset, FlowSample, Pair
 from semraft.training.optim import make_optimizer
 from semraft.training.run_data import training_data
+from tests.e2e.test_training import semraft as called
 from tests.helpers import PATIENCE_S
 
 HERE = Path(__file__).parent
@@ -40,25 +41,14 @@ def compare(name: str, found: Any, request: pytest.FixtureRequest) -> Any:
     return json.loads(path.read_text())
 
 
-def help_of(*command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "semraft", *command, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_options_are_frozen(request: pytest.FixtureRequest) -> None:
     """An option more is a decision, not an accident."""
     options = {
-        command: sorted(set(re.findall(r"--[a-z][\w.-]*", help_of(*command.split()))))
+        command: sorted(set(re.findall(r"--[a-z][\w.-]*", called(*command.split(), "--help").stdout)))
         for command in COMMANDS
         if command != "train"
     }
-    every = help_of("train", "world-base", "--help-all")
+    every = called("train", "world-base", "--help-all").stdout
     options["train RECIPE"] = sorted(set(re.findall(r"(?m)^  (--[a-z][\w.-]*)", every)))
     assert compare("cli_options.json", options, request) == options
 
