@@ -2,37 +2,40 @@
 
     python benchmarks/soak.py kills --count 100     # SIGKILL; one and two processes, with and without workers
     python benchmarks/soak.py stops --count 50      # SIGTERM and Ctrl-C, to the process and to its group
-    python benchmarks/soak.py workers --count 4     # SIGKILL to a loader process
+    python benchmarks/soak.py workers --count 10    # SIGKILL to a loader process
     python benchmarks/soak.py study --count 10      # SIGKILL and SIGTERM to a study and to its trainings
 
-Trial k is the same in every session but for the machine's timing. A line of FOLDER/KIND.jsonl holds what it
+Trial k is the same in every session but for the machine's timing. A line of OUT/KIND.jsonl holds what it
 found; trials that are there are not repeated, so that the same command goes on. Exit code 1: a trial failed.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
-SEMRAFT = [sys.executable, "-m", "semraft"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-STEPS, VALIDATE_EVERY = 16, 6
+from semraft.cli import main as command_line
+from semraft.training import loop as loop  # Loaded once, for all trials.
+
+STEPS = 16
 OPTIONS = (
     f"world-base --optim.steps {STEPS} --optim.batch 2 --num-updates 2 --validation-updates 2 "
     "--saved-pairs 0 --data.world.size 64 96 --data.world.scenes 32 --data.crop 64 64 "
     "--data.validation-pairs 4 --device cpu --precision float32 "
-    f"--log-every 2 --validate-every {VALIDATE_EVERY} --checkpoint-every 4"
+    "--log-every 2 --validate-every 6 --checkpoint-every 4"
 ).split()
 STUDY = '''"""Two variants, one seed."""
 from dataclasses import replace
@@ -46,29 +49,58 @@ base = replace(base, num_updates=2, validation_updates=2, log_every=2, validate_
 v1 = replace(base, loss=LossConfig(terms=(TermConfig(name="semantic-v1", weight=0.1),)))
 study = Study(name="two", about="", variants={"base": base, "v1": v1}, base="base", seeds=(0,))
 '''
-PATIENCE_S = 600
+PATIENCE_S = 900
 RECORDS = ("metrics.jsonl", "pulse.jsonl", "per_sample.csv", "verdict.json")
+FORK = multiprocessing.get_context("fork")
+Record = dict[str, Any]
 
 
-def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """The command in a process group of its own; its output goes to `log`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "0"}
-    with open(log, "wb") as file:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=environment,
-            start_new_session=True,
-        )
+def start(arguments: Sequence[str], log: Path, count: int = 1) -> list[ForkProcess]:
+    """`semraft ARGUMENTS` as so many processes that train together, each in a group of its own.
+
+    Forked from this one, which has torch loaded and has used nothing of it: a start takes no time.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    log.unlink(missing_ok=True)
+    started = []
+    for rank in range(count):
+        together = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        process = FORK.Process(target=_run, args=(arguments, log, together if count > 1 else {}))
+        process.start()
+        started.append(process)
+    return started
 
 
-def finish(command: Sequence[str], log: Path) -> str:
+def _run(arguments: Sequence[str], log: Path, together: dict[str, str]) -> None:
+    os.setsid()
+    with open(log, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(together, TQDM_MININTERVAL="0")
+    sys.argv = ["semraft", *arguments]
+    command_line.main()
+
+
+def wait(started: Sequence[ForkProcess]) -> list[int | None]:
+    """The exit codes of processes, once they have ended; a process that hangs is killed."""
+    for process in started:
+        process.join(PATIENCE_S)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in started]
+
+
+def finish(arguments: Sequence[str], log: Path, count: int = 1) -> str:
     """Runs a command to its end; returns "" or how it failed."""
-    process = start(command, log)
-    code = process.wait(PATIENCE_S)
-    return "" if code == 0 else f"{' '.join(command[-2:])} ended with {code}: {last_line(log)}"
+    codes = wait(start(arguments, log, count))
+    return f"{arguments[:2]} ended with {codes}: {last_line(log)}" if any(codes) else ""
 
 
 def last_line(log: Path) -> str:
@@ -76,41 +108,39 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(said) if line.startswith("semraft")), (said or [""])[-1])
 
 
-def train(run: Path, processes: int, workers: int) -> list[str]:
-    launched = [*TORCHRUN, "-m", "semraft"] if processes > 1 else SEMRAFT
-    return [*launched, "train", *OPTIONS, "--data.workers", str(workers), "--output", str(run)]
+def train(run: Path, workers: int) -> list[str]:
+    return ["train", *OPTIONS, "--data.workers", str(workers), "--output", str(run)]
 
 
-def go_on(run: Path, processes: int, workers: int) -> list[str]:
+def go_on(run: Path, workers: int) -> list[str]:
     """--resume, or where there is no checkpoint the same command."""
-    if not (run / "checkpoints" / "last.pt").exists():
-        return train(run, processes, workers)
-    return [*train(run, processes, workers)[: -len(OPTIONS) - 4], "--resume", str(run)]
+    saved = (run / "checkpoints" / "last.pt").exists()
+    return ["train", "--resume", str(run)] if saved else train(run, workers)
 
 
 def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def instant(kind: str, rng: random.Random, run: Path, log: Path) -> Callable[[float], bool]:
-    """A function of the seconds since the start that is true from the chosen instant on."""
+def instant(kind: str, rng: random.Random, run: Path, log: Path) -> Callable[[], bool]:
+    """A function that is true from the chosen instant on."""
     if kind == "start":
-        after_s = rng.uniform(0, 6)
-        return lambda since_s: since_s > after_s
+        until_s = time.monotonic() + rng.uniform(0, 3)
+        return lambda: time.monotonic() > until_s
     if kind == "checkpoint":
-        return lambda since_s: any((run / "checkpoints").glob(".*.partial"))
+        return lambda: any((run / "checkpoints").glob(".*.partial"))
     if kind == "validation":
-        count = rng.randint(1, 2)
+        wanted = rng.randint(1, 2)
         seen = set[int]()
 
-        def validates(since_s: float) -> bool:
-            if "world val" in log.read_text(errors="replace")[-400:]:
-                seen.add(lines(run / "metrics.jsonl"))
-            return len(seen) >= count
+        def validates() -> bool:
+            if log.exists() and "world val" in log.read_text(errors="replace")[-400:]:
+                seen.add(lines(run / "pulse.jsonl"))
+            return len(seen) >= wanted
 
         return validates
-    wanted = rng.randint(1, STEPS - 1)
-    return lambda since_s: lines(run / "pulse.jsonl") >= wanted
+    step = rng.randint(1, STEPS - 1)
+    return lambda: lines(run / "pulse.jsonl") >= step
 
 
 def family(pid: int) -> list[int]:
@@ -121,14 +151,18 @@ def family(pid: int) -> list[int]:
     return []
 
 
-def wait_for(process: subprocess.Popen[bytes], is_due: Callable[[float], bool]) -> bool:
+def wait_for(process: ForkProcess, is_due: Callable[[], bool]) -> bool:
     """Waits for an instant; False if the process ends before."""
-    began_s = time.monotonic()
-    while process.poll() is None:
-        if is_due(time.monotonic() - began_s):
+    while process.is_alive():
+        if is_due():
             return True
         time.sleep(0.002)
     return False
+
+
+def send(number: int, pid: int, group: bool = False) -> None:
+    with suppress(ProcessLookupError):
+        (os.killpg if group else os.kill)(pid, number)
 
 
 def difference(run: Path, undisturbed: Path) -> str:
@@ -136,11 +170,10 @@ def difference(run: Path, undisturbed: Path) -> str:
     for name in RECORDS:
         if (run / name).read_bytes() != (undisturbed / name).read_bytes():
             return f"{name} differs"
-    found, expected = (
-        torch.load(at / "checkpoints" / "last.pt", weights_only=True) for at in (run, undisturbed)
-    )
-    for name, value in leaves(expected).items():
-        other = leaves(found).get(name)
+    last = [torch.load(at / "checkpoints" / "last.pt", weights_only=True) for at in (run, undisturbed)]
+    found, expected = map(leaves, last)
+    for name, value in expected.items():
+        other = found.get(name)
         same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
         if not same:
             return f"{name} of last.pt differs"
@@ -155,45 +188,24 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
     return {name: leaf for key, value in items for name, leaf in leaves(value, f"{path}/{key}").items()}
 
 
-def kill(trial: int, folder: Path) -> dict[str, Any]:
-    """SIGKILL to a training: of two processes to one of them or to torchrun."""
+def kill(trial: int, folder: Path) -> Record:
+    """SIGKILL to a training: of two processes to one of them."""
     rng = random.Random(trial)
     kind = ("step", "checkpoint", "validation", "start")[trial % 4]
-    processes, workers = (2 if trial % 5 == 4 else 1), rng.choice((0, 2))
+    count, workers = (2 if trial % 5 == 4 else 1), rng.choice((0, 2))
     run, log = folder / f"kill-{trial}", folder / "kill.log"
     shutil.rmtree(run, ignore_errors=True)
-    process = start(train(run, processes, workers), log)
-    due = wait_for(process, instant(kind, rng, run, log))
-    everyone = family(process.pid)
-    os.kill(rng.choice([process.pid, *everyone[:2]]) if processes > 1 else process.pid, signal.SIGKILL)
-    end(process, everyone)
+    started = start(train(run, workers), log, count)
+    due = wait_for(started[0], instant(kind, rng, run, log))
+    rng.choice(started).kill()
+    wait(started)
     step = lines(run / "pulse.jsonl")
-    wrong = finish(go_on(run, processes, workers), log) or difference(run, undisturbed(folder, processes))
-    shutil.rmtree(run)
-    return {
-        "kind": kind,
-        "processes": processes,
-        "workers": workers,
-        "hit": due,
-        "step": step,
-        "wrong": wrong,
-    }
+    wrong = finish(go_on(run, workers), log, count) or difference(run, undisturbed(folder, count))
+    at = kind if due else "end"
+    return {"at": at, "processes": count, "workers": workers, "step": step, "wrong": wrong}
 
 
-def end(process: subprocess.Popen[bytes], everyone: Sequence[int], grace_s: float = 60) -> None:
-    """Waits until a process and all that it had started are gone; loaders notice their parent's end."""
-    until_s = time.monotonic() + grace_s
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(grace_s)
-    while time.monotonic() < until_s and any(Path(f"/proc/{pid}").exists() for pid in everyone):
-        time.sleep(0.05)
-    for pid in (process.pid, *everyone):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-
-
-def stop(trial: int, folder: Path) -> dict[str, Any]:
+def stop(trial: int, folder: Path) -> Record:
     """SIGTERM or Ctrl-C to a training, or to all processes of its group."""
     rng = random.Random(trial)
     number, group = (signal.SIGTERM, signal.SIGINT)[trial % 2], trial // 2 % 2 == 1
@@ -201,86 +213,75 @@ def stop(trial: int, folder: Path) -> dict[str, Any]:
     workers = 2 if group else rng.choice((0, 2))
     run, log = folder / f"stop-{trial}", folder / "stop.log"
     shutil.rmtree(run, ignore_errors=True)
-    process = start(train(run, 1, workers), log)
-    due = wait_for(process, instant(kind, rng, run, log))
-    everyone, sent_s = family(process.pid), time.monotonic()
-    (os.killpg if group else os.kill)(process.pid, number)
-    code = process.wait(PATIENCE_S)
-    took_s, said, step = time.monotonic() - sent_s, last_line(log), lines(run / "pulse.jsonl")
-    end(process, everyone)
-    wrong = ""
-    if code != 0:  # 0: it was at its end.
+    (process,) = started = start(train(run, workers), log)
+    due, sent_s = wait_for(process, instant(kind, rng, run, log)), time.monotonic()
+    send(number, process.pid or 0, group)
+    (code,) = wait(started)
+    took_s, step = round(time.monotonic() - sent_s, 1), lines(run / "pulse.jsonl")
+    wrong = complaint(log, f"stopped after step {step}") if code else ""  # 0: it was at its end.
+    if code:
         saved = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"]
-        if (code, saved) != (1, step) or f"stopped after step {step}" not in said:
-            wrong = f"code {code}, step {step}, saved {saved}: {said}"
-        elif "Traceback" in log.read_text(errors="replace"):
-            wrong = "a traceback"
-    wrong = wrong or finish([*SEMRAFT, "train", "--resume", str(run)], log)
-    wrong = wrong or difference(run, undisturbed(folder, 1))
-    shutil.rmtree(run)
-    record = {
-        "signal": number.name,
-        "group": group,
-        "kind": kind,
-        "workers": workers,
-        "hit": due,
-        "step": step,
-    }
-    return record | {"took_s": round(took_s, 1), "wrong": wrong}
+        wrong = wrong or ("" if saved == step else f"step {step}, saved {saved}")
+    wrong = wrong or finish(go_on(run, workers), log) or difference(run, undisturbed(folder, 1))
+    record = {"signal": number.name, "group": group, "at": kind if due else "end", "workers": workers}
+    return record | {"step": step, "took_s": took_s, "wrong": wrong}
 
 
-def kill_worker(trial: int, folder: Path) -> dict[str, Any]:
+def kill_worker(trial: int, folder: Path) -> Record:
     """SIGKILL to one of two loader processes."""
     rng = random.Random(trial)
     run, log = folder / f"worker-{trial}", folder / "worker.log"
     shutil.rmtree(run, ignore_errors=True)
-    process = start(train(run, 1, 2), log)
+    (process,) = started = start(train(run, 2), log)
     due = wait_for(process, instant("step", rng, run, log))
-    os.kill(rng.choice(family(process.pid)), signal.SIGKILL)
-    code, step = process.wait(PATIENCE_S), lines(run / "pulse.jsonl")
-    said, wrong = last_line(log), ""
-    if code != 0 and ("a loader process was killed" not in said or f"ended after step {step}" not in said):
-        wrong = f"code {code}, step {step}: {said}"
-    wrong = wrong or finish([*SEMRAFT, "train", "--resume", str(run)], log)
-    wrong = wrong or difference(run, undisturbed(folder, 1))
-    shutil.rmtree(run)
-    return {"hit": due, "step": step, "code": code, "wrong": wrong}
+    send(signal.SIGKILL, rng.choice(family(process.pid or 0) or [process.pid or 0]))
+    (code,) = wait(started)
+    step = lines(run / "pulse.jsonl")
+    wrong = complaint(log, "a loader process was killed", f"ended after step {step}") if code else ""
+    wrong = wrong or finish(go_on(run, 2), log) or difference(run, undisturbed(folder, 1))
+    return {"at": "step" if due else "end", "step": step, "code": code, "wrong": wrong}
 
 
-def disturb_study(trial: int, folder: Path) -> dict[str, Any]:
-    """SIGKILL or SIGTERM to a study or to one of its trainings; the last trial's study is then finished."""
+def complaint(log: Path, *expected: str) -> str:
+    """The last line of a training that lacks one of the expected words or follows a traceback, or ""."""
+    said = last_line(log)
+    sound = all(words in said for words in expected) and "Traceback" not in log.read_text(errors="replace")
+    return "" if sound else said or "nothing said"
+
+
+def disturb_study(trial: int, folder: Path) -> Record:
+    """SIGKILL or SIGTERM to a study or one of its trainings; the tenth time it is finished and compared."""
     rng = random.Random(trial)
-    name = folder / "study.py"
-    name.write_text(STUDY)
-    command = [*SEMRAFT, "study", "run", str(name), "--jobs", "1", "--out"]
-    whole, study, log = folder / "study-undisturbed", folder / "study", folder / "study.log"
-    if not (whole / "summary.json").exists() and (wrong := finish([*command, str(whole)], log)):
+    description, log = folder / "study.py", folder / "study.log"
+    description.write_text(STUDY)
+    whole, study = (
+        ["study", "run", str(description), "--jobs", "1", "--out", str(folder / name)]
+        for name in ("study-undisturbed", "study")
+    )
+    expected, found = (folder / name / "summary.json" for name in ("study-undisturbed", "study"))
+    if not expected.exists() and (wrong := finish(whole, log)):
         return {"wrong": wrong}
-    process = start([*command, str(study)], log)
-    after_s = rng.uniform(1, 20)
-    due = wait_for(process, lambda since_s: since_s > after_s)
-    everyone, number = family(process.pid), rng.choice((signal.SIGKILL, signal.SIGTERM))
-    with suppress(ProcessLookupError):
-        os.kill(rng.choice([process.pid, *everyone]), number)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(60)
-    end(process, everyone)
-    record = {"signal": number.name, "after_s": round(after_s, 1), "hit": due, "wrong": ""}
-    if due and trial % 10 != 9:
+    (process,) = started = start(study, log)
+    after_s, number = rng.uniform(1, 30), rng.choice((signal.SIGKILL, signal.SIGTERM))
+    until_s = time.monotonic() + after_s
+    due = wait_for(process, lambda: time.monotonic() > until_s)
+    send(number, rng.choice([process.pid or 0, *family(process.pid or 0)]))
+    wait(started)  # A training that it leaves running is found and waited for by the next.
+    record = {"signal": number.name, "after_s": round(after_s, 1), "at": "run" if due else "end", "wrong": ""}
+    if trial % 10 != 9:
         return record
-    if wrong := finish([*command, str(study)], log):
-        return record | {"wrong": wrong}
-    same = (study / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
-    shutil.rmtree(study)
-    return record | {"finished": True, "wrong": "" if same else "summary.json differs"}
+    wrong = finish(study, log)
+    if not wrong and found.read_bytes() != expected.read_bytes():
+        wrong = "summary.json differs"
+    return record | {"finished": True, "wrong": wrong}
 
 
-def undisturbed(folder: Path, processes: int) -> Path:
-    """The run that nothing disturbed, made once."""
-    run = folder / f"undisturbed-{processes}"
+def undisturbed(folder: Path, count: int) -> Path:
+    """The run of so many processes that nothing disturbed, made once."""
+    run = folder / f"undisturbed-{count}"
     if not (run / "checkpoints" / f"step-{STEPS:06d}.pt").exists():
         shutil.rmtree(run, ignore_errors=True)
-        if wrong := finish(train(run, processes, 0), folder / "undisturbed.log"):
+        if wrong := finish(train(run, 0), folder / "undisturbed.log", count):
             raise SystemExit(wrong)
     return run
 
@@ -299,12 +300,17 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # In the background a shell has it ignored.
+    torch.set_num_threads(1)
     folder, results = options.out.resolve(), options.out / f"{options.kind}.jsonl"
     for trial in range(lines(results), options.count):
         record = {"trial": trial, **KINDS[options.kind](trial, folder)}
         print(json.dumps(record), flush=True)
         with open(results, "a") as file:
             file.write(json.dumps(record) + "\n")
+        if not record["wrong"]:  # The run of a failed trial stays.
+            for run in folder.glob(f"*-{trial}"):
+                if not run.name.startswith("undisturbed"):
+                    shutil.rmtree(run)
     found = [json.loads(line) for line in results.read_text().splitlines()]
     wrong = [record for record in found if record["wrong"]]
     print(f"{options.kind}: {len(found) - len(wrong)} of {len(found)} as undisturbed")

@@ -30,7 +30,7 @@ STOPPED = -signal.SIGTERM
 """The exit code of a job that was stopped because the study was."""
 GRACE_S = 40.0
 """Seconds that a training has to finish its step and save: more than the 30 after which torchrun kills its
-processes, or they would outlive it. A validation may take longer, and is repeated."""
+processes, or they would outlive it."""
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 """Variables of a process that is one of several: not passed on to a job, which is a training of its own."""
 
