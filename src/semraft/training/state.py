@@ -39,6 +39,7 @@ class WholeStep(NamedTuple):
     statistics: list[dict[str, Tensor]]
     shares: dict[str, Tensor]
     flow_level: Tensor
+    best: float
     buffers: tuple[Tensor, ...]
     """Statistics of batch norm, which the forward pass of a step moves; none where they are frozen."""
 
@@ -102,6 +103,7 @@ class TrainingState:
             statistics=list(self.statistics),
             shares=dict(weights.shares),
             flow_level=weights.flow_level,
+            best=self.best,
             buffers=() if frozen else tuple(buffer.clone() for buffer in self.model.buffers()),
         )
 
@@ -113,7 +115,7 @@ class TrainingState:
         whole = self.whole
         if whole is None or whole.step != self.step:
             return False
-        self.window, self.statistics = whole.window, whole.statistics
+        self.window, self.statistics, self.best = whole.window, whole.statistics, whole.best
         self.term_weights.shares, self.term_weights.flow_level = whole.shares, whole.flow_level
         for buffer, kept in zip(self.model.buffers(), whole.buffers, strict=False):
             buffer.copy_(kept)

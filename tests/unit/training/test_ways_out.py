@@ -176,8 +176,11 @@ def test_a_validation_that_left_lines_but_no_checkpoint_is_repeated(
 
 
 def test_a_step_that_failed_takes_back_what_it_moved() -> None:
-    """Batch norm's statistics, which the forward pass moves. Red when: they are saved as the failed step left
-    them; or a state whose weights have begun to move is taken for whole."""
+    """Batch norm's statistics, which the forward pass moves, and the best score, which a validation moves.
+
+    Red when: they are saved as the failed step left them; or a state whose weights have begun to move is
+    taken for whole.
+    """
     config = RunConfig(model=ModelConfig(arch="large"), precision="float32", device="cpu")
     found = state.initial_state(config, torch.device("cpu"))
     found.end_step()
@@ -185,7 +188,9 @@ def test_a_step_that_failed_takes_back_what_it_moved() -> None:
     assert before
     for buffer in found.model.buffers():
         buffer.add_(1)
+    found.best = 1.0
     assert found.go_back()
+    assert found.best == float("inf")
     assert all(torch.equal(*pair) for pair in zip(before, found.model.buffers(), strict=True))
     found.step += 1
     assert not found.go_back()
