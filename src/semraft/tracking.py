@@ -4,8 +4,9 @@ import filecmp
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
@@ -163,8 +164,21 @@ class Tracker:
                 writer.add_scalar(f"{group}-{name}", value, step)
 
     def __enter__(self) -> "Tracker":
+        self._hook, threading.excepthook = threading.excepthook, _without_curves
         return self
 
-    def __exit__(self, *error: object) -> None:
-        for writer in self._writers:
-            writer.close()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            for writer in self._writers:
+                # The error that ends a training is not replaced: a full disk refuses its curves too.
+                with suppress(OSError) if error else nullcontext():
+                    writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+
+def _without_curves(thrown: threading.ExceptHookArgs) -> None:
+    """Leaves out the traceback of TensorBoard's thread on a full disk: the training gets its error too."""
+    is_told = issubclass(thrown.exc_type, OSError) and type(thrown.thread).__name__ == "_AsyncWriterThread"
+    if not is_told:
+        threading.__excepthook__(thrown)

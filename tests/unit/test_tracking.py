@@ -1,6 +1,7 @@
 """The run directory: whole files, torn lines, names of scalars."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,38 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     tracking.append_line(file, {"step": 1, "epe": float("nan"), "fl": float("inf"), "1px": 0.5})
     assert json.loads(file.read_text()) == {"step": 1, "epe": None, "fl": None, "1px": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason", "shown"),
+    [(60, ValueError("the reason"), "the reason"), (60, None, "too large"), (3000, None, "too large")],
+    ids=["a reason", "at the end", "on the way"],
+)
+def test_curves_that_a_full_disk_refuses_hide_no_reason(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    numbers: int,
+    reason: Exception | None,
+    shown: str,
+) -> None:
+    """A limit on the size of files stands for the disk. Red when: the error that ends a training is replaced
+    by that of its curves, or comes with the traceback of a thread; or curves are lost in silence."""
+
+    def draw() -> None:
+        with tracking.Tracker(tmp_path, 1) as tracker:
+            for step in range(numbers):
+                tracker.draw(step, "group", {"name": 1.0})
+            if reason:
+                raise reason
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, before[1]))
+    try:
+        with pytest.raises((ValueError, OSError), match=shown):
+            draw()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
