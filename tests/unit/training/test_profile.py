@@ -65,7 +65,8 @@ def test_the_parts_of_a_step() -> None:
 
 def test_gradients_that_are_taken_apart_are_counted() -> None:
     """Red when: `--loss.combine gate` looks as cheap as the sum."""
-    parts = profiled(replace(VARIANT, loss=replace(VARIANT.loss, combine="gate")))
+    loss = replace(VARIANT.loss, terms=VARIANT.loss.terms[:3], combine="gate")
+    parts = profiled(replace(VARIANT, loss=loss))
     assert parts[APART] > parts["network backward"]
 
 
