@@ -20,9 +20,11 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 QUICKER = {
     "--pairs 50": "--pairs 1 --size 64 96",
-    "--optim.steps 200 --validate-every 100": "--optim.steps 2 --validate-every 2 --data.validation-pairs 1",
+    "--optim.steps 200 --validate-every 100": "--optim.steps 2 --optim.batch 1 --num-updates 1"
+    " --validate-every 2 --data.validation-pairs 1 --data.world.size 64 96 --data.crop 64 64",
     "steps=200": "steps=2, batch=2",
-    "replace(base, optim": "replace(base, data=replace(base.data, validation_pairs=2), optim",
+    "replace(base, optim": "replace(base, data=replace(base.data, validation_pairs=2, crop=(64, 64),"
+    " world=replace(base.data.world, size=(64, 96))), optim",
     "seeds=(0, 1, 2)": "seeds=(0,)",
     "validate_every=200": "validate_every=2, saved_pairs=1, num_updates=1, validation_updates=1",
 }
