@@ -27,11 +27,12 @@ QUICKER = HERE | {
     "world-decoder --seed 0": "world-decoder --seed 0 --optim.steps 2 --validate-every 2 --data.crop 64 64 "
     "--data.world.size 64 72 --data.world.scenes 2 --data.validation-pairs 1",
 }
-SLOWER = (
-    HERE
-    | {"--optim.steps 500 --validate-every 100": "--optim.steps 20 --validate-every 10"}
-    | {"world-decoder --seed 0": "world-decoder --seed 0 --optim.steps 20 --validate-every 20"}
-)
+SLOWER = HERE | {
+    "--optim.steps 500 --validate-every 100": "--optim.steps 20 --validate-every 10 --optim.batch 2 "
+    "--num-updates 4 --validation-updates 6",
+    "world-decoder --seed 0": "world-decoder --seed 0 --optim.steps 20 --validate-every 20 "
+    "--data.world.scenes 40 --data.validation-pairs 4",
+}
 
 
 def follow(folder: Path, pairs: int, size: tuple[int, int], changed: dict[str, str], left_out: str) -> None:

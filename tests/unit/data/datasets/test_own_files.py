@@ -15,10 +15,11 @@ from semraft.data.class_table import read_classes, write_classes
 from semraft.data.files import packed
 from semraft.data.files.formats import write_flow
 from semraft.data.files.pictures import write_ids, write_image, write_mask
+from semraft.data.requirements import refuse_doubtful_table
 from semraft.data.taxonomy import CITYSCAPES_TRAIN_CLASSES, read_labels
 from semraft.sample import DamagedFile, FlowDataset
 from semraft.training.run_data import fingerprint, training_data, validation_data
-from tests.unit.data.moving_trees import CAR, TRAIN_IDS, Sequence, make_sequence
+from tests.unit.data.moving_trees import CAR, LABEL_IDS, TRAIN_IDS, Sequence, make_sequence
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,19 @@ def test_files_that_are_wrong_are_named(tmp_path: Path, drive: Sequence) -> None
     rewrite(tmp_path, valid="small.png")
     (bad,) = check_dataset(index_dataset("files", tmp_path, "train", WorldConfig())).problems
     assert (bad.path.name, bad.kind) == ("small.png", "size")
+
+
+def test_another_label_table_than_the_files_hold_is_named(tmp_path: Path, drive: Sequence) -> None:
+    """Red when: classes.csv is believed against the files, or a table that was edited is accused."""
+    root = write(tmp_path, drive)
+    for number, classes in enumerate(drive.classes):
+        write_ids(root / "labels" / f"{number}.png", LABEL_IDS[classes])
+    with pytest.raises(ValueError, match=r"hold Cityscapes labelIds, but are read as .*labelTrainIds"):
+        refuse_doubtful_table(opened(root))
+    refuse_doubtful_table(open_dataset("files", root, "train", WorldConfig(), label_table="label-ids"))
+    text = (root / "classes.csv").read_text()
+    (root / "classes.csv").write_text(text.replace("0,road,road", "0,lawn,terrain"))
+    refuse_doubtful_table(opened(root))
 
 
 def test_what_is_not_there_has_a_way_out(tmp_path: Path, drive: Sequence) -> None:
