@@ -219,6 +219,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "predict": network_commands.predict,
     "weights": network_commands.weights,
     "convert": product_commands.convert,
+    "export": product_commands.export,
+    "submit": product_commands.submit,
     "report": report,
     "diagnose": diagnose,
     "data synthesize": data_commands.synthesize,

@@ -58,7 +58,8 @@ def lookup(
     for level, volume in enumerate(volumes):
         # grid_sample without align_corners puts pixel x at (2x + 1) / size - 1, sound down to one pixel;
         # with it at 2x / (size - 1) - 1: the NaN of public code on images below 128 pixels.
-        size = points.new_tensor([volume.shape[-1], volume.shape[-2]])
+        # new_tensor would fix the frame's size in an exported network.
+        size = torch.stack([points.new_ones(()) * volume.shape[side] for side in (-1, -2)])
         grid = ((2 * centres / 2**level + 1) / size - 1) + 2 * window / size
         sampled = F.grid_sample(volume, grid, align_corners=False)
         samples.append(sampled.view(batch, height, width, -1))

@@ -174,9 +174,9 @@ class RAFT(nn.Module):
         self, image1: Float[Tensor, "B 3 P Q"], image2: Float[Tensor, "B 3 P Q"], again: Again
     ) -> Sequence[Float[Tensor, "B C h w"]]:
         """The features of both frames: in two passes on the CPU, whose caches hold the activations of one
-        frame; else in one, because small kernels leave a GPU idle."""
+        frame; else in one, because small kernels leave a GPU idle and an exported graph is smaller."""
         at_ends = partial(recomputed, self, again != "nothing")
-        if image1.device.type == "cpu":
+        if image1.device.type == "cpu" and not torch.compiler.is_exporting():
             return at_ends(self.features, image1), at_ends(self.features, image2)
         features: Tensor = at_ends(self.features, torch.cat([image1, image2]))
         return features.chunk(2)

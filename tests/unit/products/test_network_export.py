@@ -1,0 +1,90 @@
+"""Exported networks: the flow of semraft without semraft, at any size."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+import semraft
+from semraft.cli.main import run
+from semraft.config import ModelConfig
+from semraft.models.weights import build_model
+from tests.helpers import REAL_DATA
+
+PARITY_PX = 1e-3
+PUBLIC_SMALL = REAL_DATA / "weights" / "raft-small.pth"
+
+
+@pytest.fixture(autouse=True)
+def sizes_stay_free() -> Iterator[None]:
+    """Shape checks compare sizes, which would fix them in the graph."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def frames(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    noise = np.random.default_rng(3).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    texture = cv2.resize(noise, (width + 4, height), interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(texture[:, 4:]), np.ascontiguousarray(texture[:, :-4])
+
+
+def flow_by_onnxruntime(file: Path, image1: np.ndarray, image2: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return session.run(["flow"], {"image1": image1[None], "image2": image2[None]})[0][0]
+
+
+def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RAFT small by the command, at a size that it was not exported with.
+
+    Red when: an operation fixes a size (`new_tensor` of a shape), or a compiled loop enters the graph.
+    """
+    weights, out = tmp_path / "small.pt", tmp_path / "small.onnx"
+    torch.save(build_model(ModelConfig(arch="small"), 1).state_dict(), weights)
+    assert run(["export", str(weights), str(out), "--num-updates", "1"]) == 0
+    assert "1 refinements, flow on a made pair differs by" in capsys.readouterr().out
+    image1, image2 = frames(72, 128)
+    expected = semraft.predict(semraft.load(weights), image1, image2, 1, "float32")
+    found = flow_by_onnxruntime(out, image1, image2)
+    assert np.abs(expected).max() > 0.1
+    assert np.abs(found - expected).max() < PARITY_PX
+
+
+@pytest.mark.slow
+def test_torch_export(tmp_path: Path) -> None:
+    """RAFT tiny, with convex upsampling. Red when: the graph needs semraft's classes, or has fixed sizes."""
+    weights, out = tmp_path / "tiny.pt", tmp_path / "tiny.pt2"
+    torch.save(build_model(ModelConfig(arch="tiny"), 1).state_dict(), weights)
+    assert run(["export", str(weights), str(out), "--format", "torch-export", "--num-updates", "2"]) == 0
+    image1, image2 = frames(72, 128)
+    expected = semraft.predict(semraft.load(weights), image1, image2, 2, "float32")
+    graph = torch.export.load(out).module()
+    found = graph(*(torch.from_numpy(image)[None] for image in (image1, image2)))[0].numpy()
+    assert np.abs(found - expected).max() < PARITY_PX
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PUBLIC_SMALL.exists(), reason=f"no public weights at {PUBLIC_SMALL}")
+def test_onnx_on_real_pairs(tmp_path: Path) -> None:
+    """The public RAFT small with 12 refinements on real pairs, cut to whole cells."""
+    out = tmp_path / "small.onnx"
+    assert run(["export", str(PUBLIC_SMALL), str(out), "--num-updates", "12"]) == 0
+    model = semraft.load(PUBLIC_SMALL)
+    pairs = sorted((REAL_DATA / "middlebury").glob("*/frame10.png"))[:2]
+    pairs += sorted((REAL_DATA / "kitti2015_pairs").rglob("image_2/*_10.png"))[:2]
+    assert pairs
+    for first in pairs:
+        names = first, first.with_name(first.name.replace("10.png", "11.png"))
+        image1, image2 = (cv2.imread(str(name))[..., ::-1] for name in names)
+        height, width = (side // 8 * 8 for side in image1.shape[:2])
+        image1, image2 = (np.ascontiguousarray(image[:height, :width]) for image in (image1, image2))
+        expected = semraft.predict(model, image1, image2, 12, "float32")
+        difference_px = np.abs(flow_by_onnxruntime(out, image1, image2) - expected).max()
+        print(f"{first.parent.name}/{first.name}: {difference_px:.1e} px")
+        assert difference_px < PARITY_PX
