@@ -17,7 +17,7 @@ FLOORS = [
     ["config"],
     ["ops"],
     ["data", "models", "losses", "metrics"],
-    ["runtime", "tracking", "frames", "run_lock"],
+    ["runtime", "tracking", "frames", "run_lock", "overlay"],
     ["inference", "clearml_session", "diagnosis", "agreement", "describe"],
     ["prediction", "step_result"],
     ["evaluation", "products"],

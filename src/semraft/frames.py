@@ -20,7 +20,7 @@ from semraft.sample import DamagedFile
 
 IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-OUTPUT_ENDINGS = ("_flow", "_kitti", "_labels", "_occlusion", "_sheet")
+OUTPUT_ENDINGS = ("_flow", "_kitti", "_labels", "_occlusion", "_sheet", "_untrusted")
 """Endings of the pictures that `semraft predict` writes, after the name of the pair."""
 TRUTH_FOLDERS = {
     *("flow_occ", "flow_noc", "disp_occ", "disp_noc", "disp_occ_0", "disp_noc_0", "disp_occ_1", "disp_noc_1"),
@@ -57,6 +57,19 @@ class FramePairs:
     """One line for each frame that forms no pair and should; grows while `pairs` is read."""
     damaged: int = 0
     """Number of frames that could not be decoded; grows while `pairs` is read."""
+    frames_per_s: float | None = None
+    """Frame rate of a video, of the frames that are used."""
+
+
+class Cut(NamedTuple):
+    """Which frames of a video are used, by their numbers from 0 on."""
+
+    first: int = 0
+    last: int | None = None
+    every: int = 1
+
+
+WHOLE = Cut()
 
 
 class Picture(NamedTuple):
@@ -66,16 +79,20 @@ class Picture(NamedTuple):
     path: Path
 
 
-def frame_pairs(inputs: Sequence[Path]) -> FramePairs:
-    """The pairs of two pictures, of a folder, or of a video.
+def frame_pairs(inputs: Sequence[Path], cut: Cut = WHOLE) -> FramePairs:
+    """The pairs of two pictures, of a folder, or of the frames in `cut` of a video.
 
     In a folder, the numbers in the file names give the sequences and the order of their pictures
     (`sequences_of`); a folder that holds folders of pictures is taken as one sequence or more for
     each of them. A video's pairs are its consecutive frames.
 
     Raises:
-        ValueError: Another kind of input, a folder without pictures, or a video without frames.
+        ValueError: Another kind of input, a folder without pictures, a video without frames, or a cut of
+            anything but a video.
     """
+    is_video = len(inputs) == 1 and inputs[0].suffix.lower() in VIDEOS
+    if cut != WHOLE and not is_video:
+        raise ValueError("--frames and --every are for a video")
     for path in inputs:
         if not path.exists():
             raise ValueError(f"{path} is not there")
@@ -85,8 +102,8 @@ def frame_pairs(inputs: Sequence[Path]) -> FramePairs:
         return found
     if len(inputs) == 1 and inputs[0].is_dir():
         return _pairs_of_folder(inputs[0])
-    if len(inputs) == 1 and inputs[0].suffix.lower() in VIDEOS:
-        return _pairs_of_video(inputs[0])
+    if is_video:
+        return _pairs_of_video(inputs[0], cut)
     raise ValueError(
         "give two images, one folder of images, or one video "
         f"({', '.join(VIDEOS)}); got {', '.join(map(str, inputs)) or 'nothing'}"
@@ -243,33 +260,53 @@ def _read(pairs: Sequence[tuple[str, Path, Path]], found: FramePairs) -> Iterato
         yield FramePair(name, image1, image2, str(Path(name).with_name(path2.stem)))
 
 
-def _pairs_of_video(path: Path) -> FramePairs:
+def _pairs_of_video(path: Path, cut: Cut) -> FramePairs:
     video = cv2.VideoCapture(str(path))
     announced = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     if not video.isOpened():
         raise ValueError(f"{path} can't be decoded as a video")
-    found = FramePairs(frames=announced, count=max(announced - 1, 0))
-    found.pairs = _decode(video, path, found)
+    end = announced if cut.last is None else min(announced, cut.last + 1)
+    used = len(range(cut.first, end, cut.every))
+    if cut != WHOLE and used < 2:
+        raise ValueError(f"{path} has {announced} frames: --frames and --every leave {used}, two are needed")
+    found = FramePairs(frames=used, count=max(used - 1, 0))
+    found.frames_per_s = (video.get(cv2.CAP_PROP_FPS) or 25.0) / cut.every
+    found.pairs = _decode(video, path, cut, found)
     return found
 
 
-def _decode(video: cv2.VideoCapture, path: Path, found: FramePairs) -> Iterator[FramePair]:
-    """Consecutive frames up to the end that the header announces, past frames that can't be decoded."""
+def _decode(video: cv2.VideoCapture, path: Path, cut: Cut, found: FramePairs) -> Iterator[FramePair]:
+    """Consecutive used frames up to the end that the header announces, past frames that can't be decoded."""
     before: UInt8[np.ndarray, "H W 3"] | None = None
-    number, missing = 0, []
-    while True:
-        there, frame = video.read()
-        if not there and number >= found.frames:
+    announced = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    if cut.first:
+        video.set(cv2.CAP_PROP_POS_FRAMES, cut.first)
+    number, missing, read = cut.first, [], 0
+    while cut.last is None or number <= cut.last:
+        is_used = (number - cut.first) % cut.every == 0
+        there = video.grab()
+        if not there and number >= announced:
             break
-        after = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if there else None
-        if after is None:
-            missing.append(number)
-        elif before is not None:
-            yield FramePair(f"{path.stem}_{number - 1:06d}", before, after, f"{path.stem}_{number:06d}")
-        before, number = after, number + 1
+        if is_used:
+            after = cv2.cvtColor(video.retrieve()[1], cv2.COLOR_BGR2RGB) if there else None
+            if after is None:
+                missing.append(number)
+            elif before is not None:
+                names = (f"{path.stem}_{at:06d}" for at in (number - cut.every, number))
+                yield FramePair(next(names), before, after, next(names))
+            before, read = after, read + 1
+        number += 1
     video.release()
-    found.frames, found.damaged = number, len(missing)
+    found.frames, found.damaged = read, len(missing)
     if missing:
         found.left_out.append(
-            f"{path}: {len(missing)} of {number} frames can't be decoded, from number {missing[0]} on"
+            f"{path}: {len(missing)} of {read} frames can't be decoded, from number {missing[0]} on"
         )
+
+
+def spread_pairs(path: Path, cut: Cut, count: int) -> Iterator[FramePair]:
+    """At most `count` pairs of used frames, spread evenly over a video."""
+    whole = _pairs_of_video(path, cut)
+    for place in np.linspace(0, whole.count - 1, min(count, whole.count)).astype(int).tolist():
+        first = cut.first + place * cut.every
+        yield from _pairs_of_video(path, Cut(first, first + cut.every, cut.every)).pairs

@@ -11,14 +11,26 @@ from torch.nn import functional as F
 
 from semraft import runtime
 from semraft.config import CorrelationKind, Precision
+from semraft.data.files.pictures import encode
 from semraft.models.encoder import STRIDE
 from semraft.models.raft import RAFT
 from semraft.models.weights import load_model
+from semraft.ops.color import flow_to_color
 from semraft.ops.occlusion import predicted
 from semraft.sample import Estimate, Prediction
 
 TopPadding = Literal["half", "none"]
 """Above an image half of the padding that its height needs, or none: the Sintel and KITTI ways of RAFT."""
+
+
+class FlowArray(np.ndarray):
+    """A flow H W 2 in pixels that a notebook shows in the Middlebury colour code; else a plain array."""
+
+    def _repr_png_(self) -> bytes | None:
+        """The picture as PNG; None for parts of a flow, such as one component."""
+        if self.ndim != 3 or self.shape[2] != 2:
+            return None
+        return encode(".png", flow_to_color(np.asarray(self))[..., ::-1])
 
 
 def load(
@@ -79,7 +91,7 @@ def predict(
         keep="last",
         top_padding=top_padding,
     )
-    return decided(prediction).flows[0]
+    return decided(prediction).flows[0].view(FlowArray)
 
 
 def validated_precision(model: RAFT) -> Precision:

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,9 +22,12 @@ from semraft.models.raft import RAFT
 from semraft.ops.color import color_wheel_legend, flow_to_color
 from semraft.ops.occlusion import forward_backward, out_of_frame
 from semraft.ops.warp import warp
+from semraft.overlay import Overlay
 from semraft.sample import Estimate
 
-Format = Literal["flo", "kitti", "color", "sheet", "labels"]
+Format = Literal["flo", "kitti", "color", "sheet", "labels", "backward", "untrusted"]
+BOTH_WAYS: set[Format] = {"sheet", "backward", "untrusted"}
+"""Formats for which the flow from frame 2 to frame 1 is computed too."""
 SHEET_WIDTH_PX = 960
 """Width of one of the four pictures of a contact sheet; narrower frames are not enlarged."""
 UNDONE_RESIDUAL = 1.05
@@ -48,12 +51,13 @@ class Undone(NamedTuple):
 def predict_pairs(
     model: RAFT,
     found: FramePairs,
-    out: Path,
+    out: Path | None,
     num_updates: int,
     precision: Precision,
     formats: Sequence[Format],
+    overlay: Overlay | None = None,
 ) -> int:
-    """Predicts every pair, writes its files, and returns the number of pairs that were written.
+    """Predicts every pair, writes its files and its frame of the overlay, and returns the number of pairs.
 
     The first pair, and every pair with a contact sheet, is checked: a warning names late refinements that
     undo earlier ones.
@@ -68,7 +72,7 @@ def predict_pairs(
             num_updates,
             precision=precision,
             keep="all" if is_checked else "last",
-            backward="sheet" in formats,
+            backward=bool(BOTH_WAYS & set(formats)),
         )
         if is_checked and (undone := undone_refinements(pair, estimated.flows)):
             tqdm.write(
@@ -77,9 +81,21 @@ def predict_pairs(
                 f"off): these weights may run away here, try --num-updates {undone.best}",
                 file=sys.stderr,
             )
-        write_prediction(out, pair, estimated, formats)
+        if out is not None:
+            write_prediction(out, pair, estimated, formats)
+        if overlay is not None:
+            overlay.write(pair.image1, estimated.flows[-1])
         written += 1
     return written
+
+
+def fastest_px(model: RAFT, pairs: Iterable[FramePair], num_updates: int, precision: Precision) -> float:
+    """A speed for the full colour of all pairs: the 99th percentile of the flow of some, 1 px at least."""
+    speeds_px = []
+    for pair in pairs:
+        found = estimate(model, pair.image1, pair.image2, num_updates, precision=precision, keep="last")
+        speeds_px.append(np.hypot(*np.moveaxis(found.flows[-1], -1, 0)))
+    return max(float(np.percentile(np.stack(speeds_px), 99)), 1.0)
 
 
 def undone_refinements(pair: FramePair, flows: Sequence[Float32[np.ndarray, "H W 2"]]) -> Undone | None:
@@ -134,9 +150,10 @@ def untrusted(
 def write_prediction(out: Path, pair: FramePair, found: Estimate, formats: Sequence[Format]) -> None:
     """Writes the last flow as `flo` (NAME.flo), `kitti` (NAME_kitti.png) and `color` (NAME_flow.png).
 
-    `sheet` (NAME_sheet.png) shows the frames, the flow and where it can't be trusted. Heads: the classes of
-    frame 1 (NAME_labels.png, ids with a palette) and, with `labels`, of frame 2 by its own name; occluded
-    pixels (NAME_occlusion.png, 255 where occluded).
+    `backward` (NAME_backward.flo) is the flow from frame 2 to frame 1, `untrusted` (NAME_untrusted.png) the
+    mask of `untrusted`, 255 where it is set. `sheet` (NAME_sheet.png) shows the frames, the flow and where
+    it can't be trusted. Heads: the classes of frame 1 (NAME_labels.png, ids with a palette) and, with
+    `labels`, of frame 2 by its own name; occluded pixels (NAME_occlusion.png, 255 where occluded).
     """
     place = out / pair.name
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +171,10 @@ def write_prediction(out: Path, pair: FramePair, found: Estimate, formats: Seque
             warnings.warn(f"{path}: {lost} pixels beyond +-512 px are marked invalid", stacklevel=2)
     if "color" in formats:
         write_image(named("_flow.png"), flow_to_color(flow))
+    if "backward" in formats and found.backward_flow is not None:
+        write_flow(named("_backward.flo"), found.backward_flow)
+    if "untrusted" in formats and found.backward_flow is not None:
+        write_mask(named("_untrusted.png"), untrusted(flow, found.backward_flow))
     if "sheet" in formats and found.backward_flow is not None:
         write_image(named("_sheet.png"), contact_sheet(pair, flow, untrusted(flow, found.backward_flow)))
     if found.labels1 is not None:

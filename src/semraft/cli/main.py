@@ -222,6 +222,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "export": product_commands.export,
     "submit": product_commands.submit,
     "report": report,
+    "view": product_commands.view,
     "diagnose": diagnose,
     "data synthesize": data_commands.synthesize,
     "data describe": data_commands.describe,
@@ -230,6 +231,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "recipes": recipes,
     "losses": losses,
     "datasets": datasets,
+    "completion": product_commands.completion,
 }
 """Command -> function. One that returns a number means it as the exit code."""
 GROUPS = ("data", "study")

@@ -89,10 +89,14 @@ def evaluate(
 def predict(
     inputs: Positional[tuple[Path, ...]],
     /,
-    out: Path,
+    out: Path | None = None,
     weights: str = "",
     num_updates: int | None = None,
-    formats: tuple[Literal["flo", "kitti", "color", "sheet", "labels"], ...] | None = None,
+    formats: tuple[Literal["flo", "kitti", "color", "sheet", "labels", "backward", "untrusted"], ...]
+    | None = None,
+    overlay: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None,
+    frames: tuple[int, int] | None = None,
+    every: int = 1,
     device: str = "auto",
     precision: Literal["as-validated", "auto", "float32", "bfloat16", "float16"] = "as-validated",
 ) -> int:
@@ -104,25 +108,41 @@ def predict(
     Args:
         inputs: Two images, one folder, or one video. In a folder the numbers in the file names give the
             order of the frames. A file of weights may stand first.
-        out: The folder to write into.
+        out: The folder to write into; not needed with an overlay.
         weights: A name that `semraft weights` lists, or a file: of semraft, public RAFT or torchvision.
         num_updates: Refinements; those the weights were validated with, or 24, without it.
         formats: What to write: .flo, KITTI 16-bit png, colour picture, contact sheet (frames, flow, and where
-            it can't be trusted; twice the work), labels (of both frames, by a decoder). The first four of a
-            single pair, the first three of several.
+            it can't be trusted; twice the work), labels (of both frames, by a decoder), backward flow (.flo),
+            mask of untrusted pixels. The first four of a single pair, the first three of several.
+        overlay: Of a video: write it with the flow over its frames, in one colour scale and at its frame
+            rate; .mp4, .webm or .avi.
+        frames: Of a video: numbers of the first and last frame, from 0 on.
+        every: Of a video: use every so many frames; flow leads from one used frame to the next.
         device: auto, cpu, cuda or cuda:N.
         precision: Arithmetic of the network; as-validated: that of the weights' validation, if this device
             computes in that at speed, else float32.
     """
-    from semraft import frames, inference, prediction, runtime
+    from semraft import inference, prediction, runtime
+    from semraft.frames import Cut, frame_pairs, spread_pairs
+    from semraft.overlay import Overlay
 
+    if out is None and overlay is None:
+        raise ValueError("give --out DIR for files, or --overlay FILE.mp4 for a video")
+    if every < 1:
+        raise ValueError(f"--every is {every}: expected 1 or more")
+    if overlay is not None:
+        require_writable(overlay)
     if inputs and inputs[0].suffix in (".pt", ".pth", ".safetensors"):
         if weights:
             raise ValueError(f"two weights are named, {inputs[0]} and --weights {weights}: take one out")
         weights, inputs = str(inputs[0]), inputs[1:]
     where = runtime.choose_device(device)
     runtime.keep_freed_memory()
-    found = frames.frame_pairs(inputs)
+    first, last = frames or (0, None)
+    cut = Cut(first, last, every)
+    found = frame_pairs(inputs, cut)
+    if overlay is not None and found.frames_per_s is None:
+        raise ValueError("--overlay is for a video: of pictures take --out DIR")
     model = inference.load(weights or None).to(where)
     if model.conditioning == "truth":
         raise ValueError(
@@ -133,17 +153,27 @@ def predict(
         raise ValueError(
             "--formats labels needs a network with a decoder (--model.heads decoder in training)"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    require_writable_folder(out)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        require_writable_folder(out)
     own = precision == "as-validated"
     chosen = inference.validated_precision(model) if own else runtime.choose_precision(precision, where)
     asked = formats or (("flo", "kitti", "color", "sheet") if found.count == 1 else ("flo", "kitti", "color"))
     updates = num_updates or model.validation_updates
-    written = prediction.predict_pairs(model, found, out, updates, chosen, asked)
+    video = None
+    if overlay is not None and found.frames_per_s is not None:
+        scale_px = prediction.fastest_px(model, spread_pairs(inputs[0], cut, 5), updates, chosen)
+        video = Overlay(overlay, found.frames_per_s, scale_px)
+    written = prediction.predict_pairs(model, found, out, updates, chosen, asked if out else (), video)
+    if video is not None:
+        video.close()
+        print(
+            f"overlay: {overlay} ({found.frames_per_s:.5g} frames/s, full colour {video.fastest_px:.1f} px)"
+        )
     for line in shortened(found.left_out):
         print(f"! {line}", file=sys.stderr)
     left_out = f", {len(found.left_out)} left out" if found.left_out else ""
-    print(f"flow: {out} ({written} of {found.count} pairs, {found.frames} frames{left_out})")
+    print(f"flow: {out or overlay} ({written} of {found.count} pairs, {found.frames} frames{left_out})")
     return 1 if found.damaged or not written else 0
 
 

@@ -95,3 +95,25 @@ def submit(
     print(f"submission: {out} ({count} files)")
     if packer := PACKED_BY[benchmark].format(out=out):
         print(f"pack it with the benchmark's own program: {packer}")
+
+
+def view(folder: Positional[Path], /, port: int = 8000) -> None:
+    """Show a run, a study or a folder of predictions in a browser, refreshed while it grows.
+
+    Args:
+        folder: Of a run, of a study, or with pictures.
+        port: Port on 127.0.0.1, which other machines don't reach; 0 takes a free one.
+    """
+    from semraft.report.viewer import make_server
+
+    with make_server(folder, port) as server:
+        print(f"view: http://127.0.0.1:{server.server_address[1]}/ (Ctrl-C ends)", flush=True)
+        server.serve_forever()
+
+
+def completion() -> None:
+    """Print a script that completes commands and options in bash and zsh."""
+    from semraft.cli.completion import completion_script
+    from semraft.cli.main import COMMANDS
+
+    print(completion_script(COMMANDS), end="")

@@ -1,6 +1,7 @@
 """A network as a graph of tensor operations, for programs without semraft: torch.export and ONNX."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ class FlowOfFrames(nn.Module):
 
     def __init__(self, model: RAFT, num_updates: int) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
+        self.model = copy.deepcopy(model).requires_grad_(False)
         self.model.correlation = "all-pairs"  # The windows on demand are compiled loops.
         self.num_updates = num_updates
 
@@ -48,13 +49,18 @@ def export_network(model: RAFT, out: Path, kind: ExportFormat, num_updates: int)
     """
     if model.conditioning == "truth":
         raise ValueError("the network is conditioned on true labels, which an exported one has no input for")
-    program = graph_of(model, num_updates)
     image1, image2 = (image[None] for image in made_pair())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Those of torch about its own code.
+        program = graph_of(model, num_updates)
+        if kind == "onnx":
+            write_onnx(program, out)
+        else:
+            torch.export.save(program, out)
+            graph = torch.export.load(out).module()
     if kind == "torch-export":
-        torch.export.save(program, out)
-        flow = torch.export.load(out).module()(torch.from_numpy(image1), torch.from_numpy(image2)).numpy()
+        flow = graph(torch.from_numpy(image1), torch.from_numpy(image2)).numpy()
     else:
-        write_onnx(program, out)
         try:
             import onnxruntime
         except ImportError:

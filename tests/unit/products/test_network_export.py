@@ -1,5 +1,6 @@
 """Exported networks: the flow of semraft without semraft, at any size."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,11 @@ PUBLIC_SMALL = REAL_DATA / "weights" / "raft-small.pth"
 
 @pytest.fixture(autouse=True)
 def sizes_stay_free() -> Iterator[None]:
-    """Shape checks compare sizes, which would fix them in the graph."""
+    """Shape checks would fix sizes in the graph by comparing them; torch's traces would fill the log."""
     jaxtyping.config.update("jaxtyping_disable", True)
+    logging.disable(logging.DEBUG)
     yield
+    logging.disable(logging.NOTSET)
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
@@ -57,6 +60,7 @@ def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, when it reads the graph.
 def test_torch_export(tmp_path: Path) -> None:
     """RAFT tiny, with convex upsampling. Red when: the graph needs semraft's classes, or has fixed sizes."""
     weights, out = tmp_path / "tiny.pt", tmp_path / "tiny.pt2"
