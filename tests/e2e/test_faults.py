@@ -14,7 +14,11 @@ SHORT = [
     *("--validate-every", "30", "--checkpoint-every", "10", "--health-every", "10", "--saved-pairs", "0"),
     *("--device", "cpu", "--precision", "float32"),
 ]
-SMALL = [*SHORT, "--optim.batch", "2"]
+SMALL = [
+    *SHORT,
+    *("--optim.batch", "2", "--num-updates", "1", "--validation-updates", "1"),
+    *("--data.world.size", "64", "96", "--data.crop", "64", "72"),
+]
 NAMED = {"v1-weight": "term-too-heavy", "v1-constant": "term-biased"}
 
 

@@ -28,13 +28,13 @@ SCORES = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "heads"
-    options = ("--model.heads", "occlusion", "decoder-down", "--loss.terms", *TERMS, "--optim.steps", "6")
+    options = ("--model.heads", "occlusion", "decoder-down", "--loss.terms", *TERMS, "--optim.steps", "4")
     semraft("train", "world-base", *SMALL, *options, "--output", str(run))
     return run
 
 
 def test_heads_are_trained_and_scored(run: Path, tmp_path: Path) -> None:
-    """6 steps with every term that reads a head. Red when: a term or a head is left out, a head does not
+    """4 steps with every term that reads a head. Red when: a term or a head is left out, a head does not
     learn, or what it says is not scored."""
     *_, last = [line for line in lines(run) if line["split"] == "train"]
     scalars = {"segmentation_loss", "temporal_consistency_loss", "occlusion_loss", "label_warp_loss"}
@@ -68,7 +68,7 @@ def test_two_processes_train_heads_as_one(tmp_path: Path) -> None:
 
 def test_a_network_conditioned_on_labels(tmp_path: Path) -> None:
     """Red when: labels do not reach training, validation or scoring, or their lack is found late."""
-    run, options = tmp_path / "run", ("--model.conditioning", "truth", "--optim.steps", "6")
+    run, options = tmp_path / "run", ("--model.conditioning", "truth", "--optim.steps", "4")
     semraft("train", "world-base", *SMALL, *options, "--output", str(run))
     *_, validated = [line for line in lines(run) if line["split"] == "world-val"]
     checkpoint, scores = str(run / "checkpoints" / "last.pt"), tmp_path / "scores.json"
