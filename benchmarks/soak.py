@@ -3,6 +3,7 @@
     python benchmarks/soak.py kills --count 100     # SIGKILL; one and two processes, with and without workers
     python benchmarks/soak.py stops --count 50      # SIGTERM and Ctrl-C, to the process and to its group
     python benchmarks/soak.py workers --count 10    # SIGKILL to a loader process
+    python benchmarks/soak.py disks --count 10      # full disks; they are mounted, which needs root
     python benchmarks/soak.py study --count 10      # SIGKILL and SIGTERM to a study and to its trainings
 
 Trial k is the same in every session but for the machine's timing. A line of OUT/KIND.jsonl holds what it
@@ -17,6 +18,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -242,6 +244,26 @@ def kill_worker(trial: int, folder: Path) -> Record:
     return {"at": "step" if due else "end", "step": step, "code": code, "wrong": wrong}
 
 
+def fill(trial: int, folder: Path) -> Record:
+    """A disk of a random size that gets full, and has room later. It is mounted, which needs root."""
+    rng = random.Random(trial)
+    size_kb, workers = round(20 * 1500 ** rng.random()), rng.choice((0, 2))
+    disk, log = folder / "disk", folder / "fill.log"
+    disk.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs", str(disk)], check=True)
+    try:
+        (code,) = wait(start(train(disk / "run", workers), log))
+        wrong = complaint(log, str(disk)) if code else ""
+        partial = [path.name for path in disk.rglob(".*")]
+        subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
+        wrong = wrong or (f"left on the full disk: {partial}" if partial else "")
+        wrong = wrong or finish(go_on(disk / "run", workers), log)
+        wrong = wrong or difference(disk / "run", undisturbed(folder, 1))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    return {"size_kb": size_kb, "workers": workers, "code": code, "wrong": wrong}
+
+
 def complaint(log: Path, *expected: str) -> str:
     """The last line of a training that lacks one of the expected words or follows a traceback, or ""."""
     said = last_line(log)
@@ -286,7 +308,7 @@ def undisturbed(folder: Path, count: int) -> Path:
     return run
 
 
-KINDS = {"kills": kill, "stops": stop, "workers": kill_worker, "study": disturb_study}
+KINDS = {"kills": kill, "stops": stop, "workers": kill_worker, "disks": fill, "study": disturb_study}
 
 
 def main() -> None:
