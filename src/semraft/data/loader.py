@@ -245,8 +245,11 @@ def _next_loaded(
     """The next batch or the error in it, None after the last; a worker's death is an error too."""
     try:
         return next(batches, None)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, OSError, EOFError) as error:
+        # DataLoader's own error, or that of the socket which a batch comes by: errors of reading are values.
+        if isinstance(error, RuntimeError) and all(
+            worker.is_alive() for worker in getattr(batches, "_workers", ())
+        ):
             raise
         return ChildProcessError(f"a loader process was killed, for lack of memory perhaps ({error})")
 

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from semraft.data import open_dataset
 from semraft.data.augment import resize
 from semraft.data.loader import (
     TrainingBatch,
+    _next_loaded,
     _on_their_way,
     _Steps,
     collate,
@@ -376,6 +378,20 @@ def test_the_death_of_a_worker_is_an_error_of_the_next_batch() -> None:
     with pytest.raises(ChildProcessError, match=r"^a loader process was killed, for lack of mem"):
         list(batches)
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_a_socket_that_a_dead_worker_leaves_is_its_death() -> None:
+    """Red when: a worker that dies while its batch is fetched is told as a lost connection; or a fault of
+    ours passes for a death."""
+
+    def failing(error: Exception) -> Iterator[Any]:
+        raise error
+        yield
+
+    for lost in (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), EOFError()):
+        assert isinstance(_next_loaded(failing(lost)), ChildProcessError)
+    with pytest.raises(RuntimeError, match="shapes"):
+        _next_loaded(failing(RuntimeError("shapes do not fit")))
 
 
 def test_a_data_set_that_is_damaged_throughout_stops_the_run() -> None:
