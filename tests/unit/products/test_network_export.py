@@ -9,10 +9,13 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import semraft
 from semraft.cli.main import run
 from semraft.config import ModelConfig
+from semraft.models.correlation import lookup, pyramid
+from semraft.models.lookup import make_lookup
 from semraft.models.weights import build_model
 from tests.helpers import REAL_DATA
 
@@ -43,6 +46,33 @@ def flow_by_onnxruntime(file: Path, image1: np.ndarray, image2: np.ndarray) -> n
     return session.run(["flow"], {"image1": image1[None], "image2": image2[None]})[0][0]
 
 
+class Lookup(nn.Module):
+    """The lookup of a network between two feature maps."""
+
+    def forward(self, features1: torch.Tensor, features2: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        return make_lookup(features1, features2, levels=2, radius=1, num_updates=1)(points)
+
+
+def test_the_graph_of_a_lookup() -> None:
+    """The part of the graph that depends on the frames' size most, at another size than the exported one.
+
+    Red when: `new_tensor` of a shape fixes a size, or the compiled loops are taken.
+    """
+    rng = torch.Generator().manual_seed(0)
+
+    def inputs(height: int, width: int) -> tuple[torch.Tensor, ...]:
+        maps = (torch.randn(1, 4, height, width, generator=rng) for _ in range(2))
+        return *maps, 8 * torch.rand(1, 2, height, width, generator=rng)
+
+    rows, columns = (torch.export.Dim(name, min=4, max=64) for name in ("rows", "columns"))
+    sizes = ({2: rows, 3: columns},) * 3
+    graph = torch.export.export(Lookup(), inputs(8, 9), dynamic_shapes=sizes, strict=False)
+    given = inputs(11, 6)
+    expected = lookup(pyramid(given[0], given[1], 2), given[2], 1)
+    torch.testing.assert_close(graph.module()(*given), expected)
+
+
+@pytest.mark.slow
 def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """RAFT small by the command, at a size that it was not exported with.
 
