@@ -30,7 +30,7 @@ def evaluate(
     held_out: str = "",
     label_table: IdTable | None = None,
     size: tuple[int, int] | None = None,
-    flow: tuple[Path, ...] = (),
+    flow: Path | None = None,
 ) -> None:
     """Score checkpoints, or flow files that exist, on a data set.
 
@@ -50,7 +50,7 @@ def evaluate(
         missing: A file that a pair lacks costs that pair, or stops the work.
         held_out: Score the pairs that the data.split of a training held out: the same share, or file.
         label_table: The table of the ids in label files, if not the data set's own.
-        flow: Folders of flow files, named after the first frames: .flo, .pfm, .npy, .npz, KITTI's png.
+        flow: A folder of flow files named after the first frames: .flo, .pfm, .npy, .npz, KITTI's png.
         size: Height and width of the scenes of `world` or `shapes`, if not the data set's own.
     """
     from semraft.evaluation import evaluate_command

@@ -96,6 +96,7 @@ def describe(folder: Path) -> Description:
     }
     used = {id(family) for family in chosen.values()} | {id(paired.fit.family if paired.fit else None)}
     sparse = paired.fit is not None and _is_sparse(folder, paired.fit.family)
+    of_none = [f"{len(alone)} files that belong to no frame, the first {alone[0]}"] if alone else []
     return Description(
         folder=folder,
         files=sum(map(len, series.values())),
@@ -106,7 +107,7 @@ def describe(folder: Path) -> Description:
             *(f"{family.name}: {family.kind.name}" for family in families if id(family) not in used),
             *_unused_frames(series, kinds, needed),
             *(f"{name}: {kind.why}" for name, kind in kinds.items() if kind.name == "other"),
-            *([f"{alone[0]} and {len(alone) - 1} more: of no frame, by their names"] if alone else []),
+            *of_none,
         ],
         crop=_crop(folder, _spread(sorted(needed), 8)),
     )

@@ -44,11 +44,11 @@ def score(
     missing: Literal["skip", "refuse"] = "skip",
     held_out: str = "",
     label_table: IdTable | None = None,
-    flow: Sequence[Path] = (),
+    flow: Path | None = None,
     world: WorldConfig,
     shapes: ShapesConfig,
 ) -> dict[str, Evaluation]:
-    """Scores each checkpoint, baseline and folder of flow files on the same pairs; names every pair left out.
+    """Scores each checkpoint, each baseline and a folder of flow files on the same pairs; names each left out.
 
     With `held_out` (see `part_of_split`) those pairs of the training split.
     """
@@ -67,11 +67,10 @@ def score(
     where = runtime.choose_device(device)
     runtime.keep_freed_memory()
     evaluations = {}
-    folders = {str(folder): folder for folder in flow}
-    for checkpoint in (*checkpoints, *folders):
+    for checkpoint in (*checkpoints, *([] if flow is None else [str(flow)])):
         chosen, updates, unlike = None, None, ""
-        if checkpoint in folders:
-            predict = flow_files(folders[checkpoint], dataset, indices)
+        if flow is not None and checkpoint == str(flow):
+            predict = flow_files(flow, dataset, indices)
         elif checkpoint in BASELINES:
             predict = baseline(checkpoint, dataset, indices, damaged)
         else:
