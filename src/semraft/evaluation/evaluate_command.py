@@ -48,7 +48,7 @@ def score(
     world: WorldConfig,
     shapes: ShapesConfig,
 ) -> dict[str, Evaluation]:
-    """Scores each checkpoint, each baseline and a folder of flow files on the same pairs; names each left out.
+    """Scores checkpoints, baselines and a folder of flow files on the same pairs; names every pair left out.
 
     With `held_out` (see `part_of_split`) those pairs of the training split.
     """

@@ -243,6 +243,7 @@ def test_folders_without_a_pair_are_named(tmp_path: Path) -> None:
             ["image_2/000003_10.png", "image_2/000003_11.png"],
             ["image_2/000003_10.png"],
         ),
+        ("flow/0002.flo", ["f/0002.png", "f/0002_1.png"], ["f/0002.png"]),
         ("flow/0007.flo", ["f/0001.png"], []),
         ("readme.npy", ["f/0001.png"], []),
     ],
