@@ -51,6 +51,7 @@ def load(
     Raises:
         ValueError: No such weights, no RAFT, or another architecture than `arch`.
     """
+    runtime.bound_kernel_caches()
     model = load_model("" if path_or_state_dict is None else path_or_state_dict, arch=arch).eval()
     model.correlation = correlation
     return model

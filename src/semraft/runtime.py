@@ -34,6 +34,8 @@ MOST_WORKERS, MOST_WORKERS_ON_CPU = 16, 2
 TRIAL_TOLERANCE = 0.05
 """Relative distance of flow and gradient from the CPU's; rounding to TF32 stays well below it."""
 
+KEPT_KERNELS = 128
+"""Kernels that oneDNN keeps: those of one size of frames are 15 to 30."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of mallopt(3)'s parameters in malloc.h."""
 _LARGEST_THRESHOLD = 32 << 20
@@ -117,6 +119,16 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
         library.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def bound_kernel_caches() -> None:
+    """Has oneDNN keep KEPT_KERNELS kernels on the CPU instead of 1024, if no convolution ran yet.
+
+    It keeps a kernel for each layer and size of frames: frames of ever new sizes took 25 to 55 MB more memory
+    for every 100 (docs/reliability.md). A size needs some 30, a training step fewer than all.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KEPT_KERNELS))
 
 
 def choose_device(name: str) -> torch.device:
