@@ -60,6 +60,7 @@ soak: setup
 	$(BIN)/python benchmarks/soak.py workers --count 10 --out $(SOAK)
 	$(BIN)/python benchmarks/soak.py study --count 10 --out $(SOAK)
 	test "$$(id -u)" -ne 0 || $(BIN)/python benchmarks/soak.py disks --count 10 --out $(SOAK)
+	$(BIN)/python -m tests.mutations --count 20000
 
 lint: setup
 	$(BIN)/ruff check .

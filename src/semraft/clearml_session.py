@@ -15,7 +15,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from jaxtyping import UInt8
 
+from semraft.npz import read_npz
 from semraft.ops.color import flow_to_color
+from semraft.records import read_text
+from semraft.run_records import PAIR_LAYOUT, PAIR_MAY_LACK
 from semraft.tracking import CONFIG, ENVIRONMENT, METRICS, PAIRS, PER_SAMPLE
 
 PROJECT = "semraft"
@@ -61,7 +64,7 @@ class ClearMLSession:
         )
         for name in (CONFIG, ENVIRONMENT):
             if (run / name).exists():
-                text = (run / name).read_text()
+                text = read_text(run / name)
                 self._task.set_configuration_object(Path(name).stem, config_text=text, config_type="json")
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
@@ -106,8 +109,8 @@ def server_answers() -> bool:
 
 def _picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """A kept pair: frame 1, ground truth and the run's flow, one above the other, in one scale of colours."""
-    with np.load(path, allow_pickle=False) as pair:
-        truth, flow = pair["flow_gt"].astype(np.float32), pair["flow"].astype(np.float32)
-        longest_px = max(float(np.hypot(*np.moveaxis(truth, -1, 0)).max()), 1.0)
-        parts = [pair["image1"], flow_to_color(truth, pair["valid"], longest_px)]
-        return np.concatenate([*parts, flow_to_color(flow, max_px=longest_px)])
+    pair = read_npz(path, PAIR_LAYOUT, may_lack=PAIR_MAY_LACK)
+    truth, flow = pair["flow_gt"].astype(np.float32), pair["flow"].astype(np.float32)
+    longest_px = max(float(np.hypot(*np.moveaxis(truth, -1, 0)).max()), 1.0)
+    parts = [pair["image1"], flow_to_color(truth, pair["valid"], longest_px)]
+    return np.concatenate([*parts, flow_to_color(flow, max_px=longest_px)])

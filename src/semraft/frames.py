@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from semraft.data.files.pictures import read_image
+from semraft.npz import require_size
 from semraft.sample import DamagedFile
 
 IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp")
@@ -265,6 +266,7 @@ def _pairs_of_video(path: Path, cut: Cut) -> FramePairs:
     announced = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     if not video.isOpened():
         raise ValueError(f"{path} can't be decoded as a video")
+    require_size(path, int(video.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(video.get(cv2.CAP_PROP_FRAME_WIDTH)))
     end = announced if cut.last is None else min(announced, cut.last + 1)
     used = len(range(cut.first, end, cut.every))
     if cut != WHOLE and used < 2:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 
+from semraft.records import DamagedFile as DamagedFile
+
 LabelTable = Literal["label-ids", "train-ids", "viper-ids", "virtual-kitti-colours"]
 """Names of the tables by which label files are read (`data.taxonomy.LABEL_TABLES`)."""
 
@@ -49,23 +51,8 @@ MAX_FLOW_PX = 400.0
 """Ground truth at least so long is not trained on (RAFT's own limit)."""
 
 
-class DamagedFile(ValueError):
-    """A file that does not hold what it should (truncated, wrong type, wrong size) or can't be read."""
-
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = Path(path)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DamagedFile, (self.path, self.reason)  # Raised in loader workers: must survive pickling.
-
-
 class WrongSize(DamagedFile):
     """A file that is sound by itself, but whose height and width are not those of its pair."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return WrongSize, (self.path, self.reason)  # Raised in loader workers: must survive pickling.
 
 
 class Window(NamedTuple):

@@ -2,13 +2,17 @@
 
 import filecmp
 import json
-import math
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+from semraft.records import read_lines
+from semraft.run_records import StepLine
+from semraft.writing import append_line as append_line
+from semraft.writing import whole_file as whole_file
+from semraft.writing import write_text as write_text
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -27,26 +31,9 @@ QUEUED = 1000
 CHECKPOINTS = "checkpoints"
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when it is complete: a killed process leaves the old one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def is_same_file(one: Path, other: Path) -> bool:
     """Whether two names are of one file, or of a file and its copy."""
     return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with whole_file(path) as file:
-        file.write(text.encode())
 
 
 def create_run(run: Path, config: str) -> None:
@@ -78,13 +65,7 @@ def forget_after(path: Path, step: int) -> None:
     """Drops the lines of a .jsonl file whose step is later than `step`, and a torn last line."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except json.JSONDecodeError:
-            break  # The process was killed while it wrote this line.
+    kept = [json.dumps(line) for line in read_lines(path, StepLine).records if line["step"] <= step]
     write_text(path, "".join(line + "\n" for line in kept))
 
 
@@ -92,23 +73,12 @@ def forget_validation(path: Path, step: int) -> None:
     """Drops what the validation of a step wrote into metrics.jsonl or skipped.jsonl: it is to be repeated."""
     if not path.exists():
         return
-    lines = [(line, json.loads(line)) for line in path.read_text().splitlines()]
     kept = [
-        line
-        for line, record in lines
-        if record["step"] != step or record.get("split") == "train" or "sample_number" in record
+        json.dumps(line)
+        for line in read_lines(path, StepLine).records
+        if line["step"] != step or line.get("split") == "train" or "sample_number" in line
     ]
     write_text(path, "".join(line + "\n" for line in kept))
-
-
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Appends one object to a .jsonl file; numbers that JSON does not have become null."""
-    clean = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
-    with open(path, "a") as file:
-        file.write(json.dumps(clean) + "\n")
 
 
 def scalar_name(split: str, metric: str) -> str:

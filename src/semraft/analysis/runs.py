@@ -3,8 +3,6 @@
 Reads files only and never imports torch. Runs are compared in comparability.py and paired_effects.py.
 """
 
-import csv
-import json
 import math
 import zipfile
 from collections.abc import Iterable
@@ -17,7 +15,18 @@ from jaxtyping import Bool, Float16, Float64, UInt8
 
 from semraft.analysis.scene_conditions import metrics_by_condition, rows_by_condition
 from semraft.config import flat
-from semraft.config.earlier_versions import upgraded
+from semraft.config.earlier_versions import read_upgraded
+from semraft.npz import read_npz
+from semraft.records import DamagedFile, read_json, read_lines, read_table, shaped
+from semraft.run_records import (
+    PAIR_LAYOUT,
+    PAIR_MAY_LACK,
+    Environment,
+    MetricsLine,
+    RunFields,
+    SkippedLine,
+    VerdictFile,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,22 +103,21 @@ class SavedPair:
     found_occluded1: Bool[np.ndarray, "H W"] | None = None
 
 
-_MAY_LACK = ("labels1", "occluded1", "found_labels1", "found_occluded1")
-
-
 def load_run(path: Path) -> Run:
     """Reads one run directory.
 
     Raises:
-        ValueError: A file that a run directory has is missing, or does not hold what it should.
+        ValueError: A file that a run directory has is missing.
+        DamagedFile: One does not hold what it should.
     """
-    config = flat(upgraded(_read_object(path, "config.json")))
-    environment = _read_object(path, "environment.json")
-    absent = {"recipe", "seed", "optim.steps"} - config.keys()
-    if absent:
-        raise ValueError(f"{path / 'config.json'} is not a run configuration: it lacks {sorted(absent)}")
-    rows, notes = _read_lines(path / "metrics.jsonl")
-    skipped, skipped_notes = _read_lines(path / "skipped.jsonl")
+    for name in ("config.json", "environment.json"):
+        if not (path / name).is_file():
+            raise ValueError(f"{path} is not a run directory: {name} is missing")
+    config_file, verdict_file = path / "config.json", path / "verdict.json"
+    config = shaped(config_file, flat(read_upgraded(config_file)), RunFields)
+    environment = read_json(path / "environment.json", Environment)
+    rows, notes = _read_lines(path / "metrics.jsonl", MetricsLine)
+    skipped, skipped_notes = _read_lines(path / "skipped.jsonl", SkippedLine)
     if not rows:
         notes.append("nothing was logged yet")
     pair_files, torn_pairs = _find_pairs(path / "pairs")
@@ -121,15 +129,15 @@ def load_run(path: Path) -> Run:
             final |= metrics_by_condition(per_sample, split, final)
     return Run(
         path=path,
-        recipe=str(config["recipe"]),
-        seed=int(config["seed"]),
-        steps=int(config["optim.steps"]),
-        config=config,
-        environment=environment,
+        recipe=config["recipe"],
+        seed=config["seed"],
+        steps=config["optim.steps"],
+        config=dict(config),
+        environment=dict(environment),
         logged=logged,
         per_sample=per_sample,
         scenes=scenes,
-        verdict=_read_object(path, "verdict.json") if (path / "verdict.json").is_file() else {},
+        verdict=dict(read_json(verdict_file, VerdictFile)) if verdict_file.is_file() else {},
         pair_files=pair_files,
         skipped=tuple(skipped),
         notes=(*notes, *skipped_notes, *torn_pairs),
@@ -168,15 +176,13 @@ def health_of(run: Run) -> Health:
                 for metric, _, count in broken
             ),
         )
-    first = run.verdict.get("first_step")
     return Health(
         run=run.name,
-        state=str(run.verdict.get("state", "unknown")),
-        first_step=int(first) if isinstance(first, int | float) and math.isfinite(first) else None,
+        state=run.verdict["state"],
+        first_step=run.verdict.get("first_step"),
         causes=tuple(
-            Cause(name=str(cause.get("name", "")).replace("-", " "), evidence=str(cause.get("evidence", "")))
+            Cause(name=cause["name"].replace("-", " "), evidence=cause.get("evidence", ""))
             for cause in run.verdict.get("causes") or ()
-            if isinstance(cause, dict)
         ),
     )
 
@@ -193,60 +199,28 @@ def load_pair(path: Path) -> SavedPair:
     """Reads one saved validation pair.
 
     Raises:
-        ValueError: The file is damaged or lacks an array.
+        DamagedFile: No such file, or an array that is missing or of another kind.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return SavedPair(
-                id=str(arrays["id"]),
-                **{name: arrays[name] for name in ("image1", "image2", "flow_gt", "valid", "flow")},
-                **{name: arrays[name] for name in _MAY_LACK if name in arrays},
-            )
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a saved validation pair: {error}") from error
+    arrays = read_npz(path, PAIR_LAYOUT, may_lack=PAIR_MAY_LACK)
+    return SavedPair(**arrays | {"id": str(arrays["id"])})
 
 
-def _read_object(path: Path, name: str) -> dict[str, Any]:
-    if not (path / name).is_file():
-        raise ValueError(f"{path} is not a run directory: {name} is missing")
-    try:
-        value = json.loads((path / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path / name} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path / name} should hold a JSON object, holds a {type(value).__name__}")
-    return value
-
-
-def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _read_lines(path: Path, shape: type) -> tuple[list[dict[str, Any]], list[str]]:
     """Objects of a .jsonl file and notes on lines that a killed process left torn; no file is no lines."""
-    objects: list[dict[str, Any]] = []
-    notes: list[str] = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            objects.append(value)
-        elif line.strip():
-            notes.append(f"line {number} of {path.name} is torn and was ignored")
-    return objects, notes
+    lines = read_lines(path, shape)
+    return lines.records, [f"line {number} of {path.name} is torn and was ignored" for number in lines.torn]
 
 
 def _by_split(path: Path, rows: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, float]]]:
     """Later lines win: a resumed run logs the steps after its last checkpoint a second time."""
     logged: dict[str, dict[int, dict[str, float]]] = {}
     for row in rows:
-        if "step" not in row or "split" not in row:
-            raise ValueError(f"{path / 'metrics.jsonl'}: a line lacks step or split: {row}")
         values = {
             name: math.nan if value is None else float(value)
             for name, value in row.items()
             if name not in ("step", "split") and (value is None or isinstance(value, int | float))
         }
-        logged.setdefault(str(row["split"]), {}).setdefault(int(row["step"]), {}).update(values)
+        logged.setdefault(row["split"], {}).setdefault(row["step"], {}).update(values)
     return {split: dict(sorted(steps.items())) for split, steps in logged.items()}
 
 
@@ -270,12 +244,11 @@ def _read_per_sample(
     scenes: dict[tuple[str, str], str] = {}
     if not path.is_file():
         return scores, scenes
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            try:
-                pair = row.pop("split"), row.pop("id")
-                scenes[pair] = row.pop("scene", "")
-                scores[pair] = {name: float(value) if value else math.nan for name, value in row.items()}
-            except (KeyError, ValueError) as error:
-                raise ValueError(f"{path} is not a table of scores by pair: {error} in {row}") from error
+    for row in read_table(path):
+        try:
+            pair = row.pop("split"), row.pop("id")
+            scenes[pair] = row.pop("scene", "")
+            scores[pair] = {name: float(value) if value else math.nan for name, value in row.items()}
+        except (KeyError, ValueError) as error:
+            raise DamagedFile(path, f"is not a table of scores by pair: {error}") from error
     return scores, scenes

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from semraft.cli.options import Json, require_writable, require_writable_folder
 from semraft.config import WorldConfig
 from semraft.config.data import IdTable
+from semraft.writing import write_text
 
 
 def synthesize(
@@ -79,7 +80,7 @@ def check(
     )
     print(dumps(report.to_json(), indent=2) if json else as_text(report))
     if list_bad:
-        Path(list_bad).write_text("".join(f"{name}\n" for name in report.bad_ids))
+        write_text(list_bad, "".join(f"{name}\n" for name in report.bad_ids))
     return 0 if report.sound else 1
 
 

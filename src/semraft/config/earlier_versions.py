@@ -4,7 +4,10 @@ Fields that are no options any more become alterations; fields of every loss ter
 alone become its own options.
 """
 
+from pathlib import Path
 from typing import Any
+
+from semraft.records import DamagedFile, read_json
 
 RETIRED = {
     ("data", "draws"): {"fixed": "fixed-draws"},
@@ -27,6 +30,18 @@ OWN_OPTIONS: dict[str, str | int | float] = {
     "prior": 0.05,
 }
 """Former fields of every loss term, which only some terms read, with their defaults."""
+
+
+def read_upgraded(path: Path) -> dict[str, Any]:
+    """The contents of a config.json as this version writes them; values are not checked.
+
+    Raises:
+        DamagedFile: No object of JSON, or one that no version has written.
+    """
+    try:
+        return upgraded(read_json(path, dict))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DamagedFile(path, f"is no run configuration: {error}") from error
 
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:

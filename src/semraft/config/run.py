@@ -7,16 +7,16 @@ docstring under a field is its help text on the command line.
 import dataclasses
 import json
 import math
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Literal
 
 from semraft.config.data import DataConfig, require, require_range
-from semraft.config.earlier_versions import upgraded
+from semraft.config.earlier_versions import read_upgraded
 from semraft.config.term import TermConfig
+from semraft.records import shaped
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -214,22 +214,6 @@ def load_config(path: Path) -> RunConfig:
     """Reads what `to_json` wrote.
 
     Raises:
-        ValueError: A name or value that no RunConfig has.
+        DamagedFile: A name or value that no RunConfig has.
     """
-    try:
-        return typing.cast(RunConfig, _build(RunConfig, upgraded(json.loads(path.read_text()))))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a run configuration: {error}") from error
-
-
-def _build(kind: Any, value: Any) -> Any:
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return kind(**{name: _build(hints[name], part) for name, part in value.items()})
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
-        return tuple(_build(part, item) for part, item in zip(kinds, value, strict=True))
-    if origin in (Union, types.UnionType):
-        return None if value is None else _build(parts[0], value)
-    return float(value) if kind is float else value
+    return shaped(path, read_upgraded(path), RunConfig)

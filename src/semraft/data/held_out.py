@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Literal
 
+from semraft.records import read_text
 from semraft.sample import FlowDataset
 
 
@@ -59,7 +60,7 @@ def _listed(dataset: FlowDataset, path: Path) -> set[str]:
         scenes[pair.id].add(pair.id)
     unusable = {problem.pair_id for problem in dataset.problems}
     held_out: set[str] = set()
-    for line in filter(None, map(str.strip, path.read_text().splitlines())):
+    for line in filter(None, map(str.strip, read_text(path).splitlines())):
         if line not in scenes and line not in unusable:
             example = dataset.pairs[0]
             raise ValueError(

@@ -13,8 +13,9 @@ from jaxtyping import Shaped
 
 from semraft.data.files import png
 from semraft.data.files.formats import Encoding, read_flow
-from semraft.data.files.pictures import read_bytes, read_colors, read_ids, read_image, stored_pixels
+from semraft.data.files.pictures import read_colors, read_ids, read_image, stored_pixels
 from semraft.frames import IMAGES
+from semraft.records import read_bytes
 from semraft.sample import DamagedFile, Window
 
 FLOW_SUFFIXES = (".flo", ".pfm", ".npy", ".npz")

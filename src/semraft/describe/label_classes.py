@@ -9,7 +9,6 @@ import numpy as np
 
 from semraft.config.data import ID_TABLES
 from semraft.data.files import png
-from semraft.data.files.pictures import read_bytes
 from semraft.data.label_tables import count_ids, recognised
 from semraft.data.taxonomy import (
     CLASSES,
@@ -20,6 +19,7 @@ from semraft.data.taxonomy import (
     SourceClass,
     packed_colors,
 )
+from semraft.records import read_bytes
 from semraft.sample import IGNORE_LABEL
 
 Sure = Literal["sure", "likely", "guess"]

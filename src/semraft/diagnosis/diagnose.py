@@ -1,7 +1,6 @@
 """The diagnosis of a run from its folder: `semraft diagnose`."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from semraft.diagnosis.ranking import RankedCause, ranked_causes
-from semraft.diagnosis.record import Line, Record, Series, read_lines, read_record, series
+from semraft.diagnosis.record import Line, Record, Series, read_record, read_whole_lines, series
 from semraft.diagnosis.rollback import read_rollbacks
 from semraft.diagnosis.run_diff import Comparison, compare_records
 from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict, judge, validation_notes
+from semraft.records import read_json
+from semraft.run_records import MetricsLine, VerdictFile
 from semraft.tracking import HEALTH, METRICS, PULSE, VERDICT
 
 
@@ -98,7 +99,7 @@ def _read(run: Path) -> tuple[Record, tuple[str, ...]]:
     record = read_record(run)
     lacks = []
     if not len(record.pulse.steps):
-        lines = [line for line in read_lines(run / METRICS) if line.get("split") == "train"]
+        lines = [line for line in read_whole_lines(run / METRICS, MetricsLine) if line["split"] == "train"]
         record = dataclasses.replace(record, pulse=pulse_of_metrics(lines))
         lacks.append(
             f"no {PULSE}: it is judged by the {len(lines)} training lines of {METRICS}, and what its "
@@ -132,11 +133,8 @@ def pulse_of_metrics(lines: Iterable[Line]) -> Series:
 
 def _was_stopped(run: Path) -> bool:
     """Whether the training gave up, which stands in verdict.json alone."""
-    try:
-        said = json.loads((run / VERDICT).read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(said, dict) and said.get("state") == "stopped"
+    file = run / VERDICT
+    return file.is_file() and read_json(file, VerdictFile)["state"] == "stopped"
 
 
 def _ready(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """The record of a run: its .jsonl files as arrays over steps."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from semraft.config import RunConfig, load_config
+from semraft.records import DamagedFile, lines_of
+from semraft.run_records import MetricsLine, StepLine
 from semraft.tracking import CONFIG, HEALTH, METRICS, PULSE
 
 Line = dict[str, Any]
@@ -111,11 +112,11 @@ class RecordReader:
 
     def read(self) -> Record:
         """The record so far; files that are not there are empty."""
-        for line in self._new(PULSE):
+        for line in self._new(PULSE, StepLine):
             self._pulse.add(line)
-        for line in self._new(HEALTH):
+        for line in self._new(HEALTH, StepLine):
             self._health.add(line)
-        for line in self._new(METRICS):
+        for line in self._new(METRICS, MetricsLine):
             if line["split"] != "train":
                 self._validation.setdefault(line["split"], Columns()).add(line)
         return Record(
@@ -125,7 +126,7 @@ class RecordReader:
             validation={split: found.series() for split, found in self._validation.items()},
         )
 
-    def _new(self, name: str) -> list[Line]:
+    def _new(self, name: str, shape: type) -> list[Line]:
         """The whole lines of a file that were not read yet."""
         if not (self._run / name).exists():
             return []
@@ -133,7 +134,7 @@ class RecordReader:
             file.seek(self._read_bytes.get(name, 0))
             whole = file.read().rpartition(b"\n")[0]
         self._read_bytes[name] = self._read_bytes.get(name, 0) + len(whole) + bool(whole)
-        return _parsed(whole, self._run / name)
+        return whole_lines(self._run / name, whole, shape)
 
 
 def read_record(run: Path) -> Record:
@@ -153,21 +154,21 @@ def series(lines: Iterable[Line]) -> Series:
     return columns.series()
 
 
-def read_lines(path: Path) -> list[Line]:
-    """The objects of a .jsonl file in their order, without a last line that is torn; none without a file.
+def read_whole_lines(path: Path, shape: type) -> list[Any]:
+    """The records of a .jsonl file in their order, without a last line that is torn; none without a file.
 
     Raises:
-        ValueError: A whole line is no JSON.
+        DamagedFile: A whole line is no JSON, or of another shape.
     """
-    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-    return _parsed(whole, path)
+    return whole_lines(path, path.read_bytes().rpartition(b"\n")[0] if path.exists() else b"", shape)
 
 
-def _parsed(whole: bytes, path: Path) -> list[Line]:
-    try:
-        return [json.loads(text) for text in whole.splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: a line of it is no JSON ({error})") from error
+def whole_lines(path: Path, content: bytes, shape: type) -> list[Any]:
+    """The records of whole lines; as `read_whole_lines`."""
+    lines = lines_of(path, content, shape)
+    if lines.torn:
+        raise DamagedFile(path, f"line {lines.torn[0]} is no JSON")
+    return lines.records
 
 
 def _number(value: Any) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from semraft.config import RunConfig
-from semraft.diagnosis.record import read_lines
+from semraft.diagnosis.record import read_whole_lines
 from semraft.diagnosis.symptoms import Finding
 from semraft.diagnosis.verdict import Verdict
 from semraft.tracking import CHECKPOINTS, ROLLBACKS
@@ -99,7 +99,7 @@ def apply_rollbacks(config: RunConfig, rollbacks: Sequence[Rollback]) -> RunConf
 
 def read_rollbacks(run: Path) -> list[Rollback]:
     """Those of a run, the first one first."""
-    return [Rollback(**line) for line in read_lines(run / ROLLBACKS)]
+    return read_whole_lines(run / ROLLBACKS, Rollback)
 
 
 def sound_checkpoints(run: Path) -> dict[int, Path]:

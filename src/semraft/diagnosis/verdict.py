@@ -22,6 +22,8 @@ from semraft.diagnosis.symptoms import (
     worsening,
 )
 from semraft.diagnosis.validation_symptoms import VALIDATION_SYMPTOMS
+from semraft.records import read_json
+from semraft.run_records import Environment
 from semraft.tracking import ENVIRONMENT, VERDICT, write_text
 
 State = Literal["healthy", "worse", "diverged", "stopped"]
@@ -106,14 +108,12 @@ def write_verdict(run: Path, verdict: Verdict, rollbacks: Sequence[str] = ()) ->
 
 def validation_notes(run: Path) -> tuple[str, ...]:
     """A sentence for each validation set with pairs that the run trains on (environment.json)."""
-    try:
-        validation = json.loads((run / ENVIRONMENT).read_text())["data"]["validation"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
+    file = run / ENVIRONMENT
+    recorded = read_json(file, Environment) if file.is_file() else Environment()
     return tuple(
         f"{split}: {count} of {len(entry.get('ids', ()))} validation pairs are trained on: their error says "
         "nothing of other pairs"
-        for split, entry in validation.items()
+        for split, entry in recorded.get("data", {}).get("validation", {}).items()
         if (count := entry.get("trained_on", 0))
     )
 

@@ -21,6 +21,7 @@ from semraft.inference import validated_precision
 from semraft.metrics import METRICS, OF_HEADS
 from semraft.models.raft import RAFT
 from semraft.models.weights import load_model
+from semraft.writing import write_text
 
 SHOWN = ("epe", "epe_image_mean", "1px", "3px", "5px", "fl", "wauc")
 """The columns of the printed table; the rest is in the files."""
@@ -162,4 +163,4 @@ def write_json(path: str, evaluations: dict[str, Evaluation]) -> None:
     if path == "-":
         print(text)
     else:
-        Path(path).write_text(text + "\n")
+        write_text(path, text + "\n")

@@ -10,23 +10,38 @@ import argparse
 import functools
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Required, TypedDict, TypeVar
 
+import msgspec
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from semraft.config import Conditioning, Head, ModelConfig
+from semraft.config import Conditioning, Head, ModelConfig, Precision
 from semraft.models.conditioning import conditioning_of
 from semraft.models.heads import is_of_head
 from semraft.models.raft import ARCHITECTURES, RAFT
-from semraft.sample import DamagedFile
+from semraft.records import DamagedFile, shaped
 from semraft.shipped import weights_file
 
 CHECKPOINT_VERSION = 1
+
+
+class Checkpoint(TypedDict, total=False):
+    """The entries of a semraft checkpoint that a network is made of."""
+
+    semraft: Required[int]
+    arch: Required[Literal["large", "small", "tiny"]]
+    model: Required[dict[str, Tensor]]
+    validation_updates: Annotated[int, msgspec.Meta(ge=1)]
+    precision: Precision
+
+
+C = TypeVar("C")
 
 
 class Extras(NamedTuple):
@@ -157,7 +172,15 @@ def load_model(source: Path | str | Mapping[str, Any], arch: str | None = None) 
         DamagedFile: See `load_state`.
         ValueError: See `load_state`; or the weights are of another architecture than `arch`, or not finite.
     """
-    tensors = read_tensors(weights_file(str(source))) if isinstance(source, str | Path) else source
+    file = weights_file(str(source)) if isinstance(source, str | Path) else None
+    tensors = source if file is None else read_tensors(file)
+    try:
+        return _model_of(tensors, arch)
+    except ValueError as error:
+        raise error if file is None else DamagedFile(file, str(error)) from error
+
+
+def _model_of(tensors: Any, arch: str | None) -> RAFT:
     found, state = load_state(tensors)
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise ValueError(f"the weights hold NaN or Inf, in {shorten(broken)}: take an earlier checkpoint")
@@ -202,12 +225,23 @@ def load_state(source: Path | str | Mapping[str, Any]) -> tuple[str, dict[str, T
         raise ValueError(f"expected a dictionary of tensors, got {type(source).__name__}")
     if "semraft" not in source:
         return convert(unwrapped(source))
+    checkpoint = checked_checkpoint("the checkpoint", source, Checkpoint)
+    check(checkpoint["model"], "semraft", checkpoint["arch"])
+    return checkpoint["arch"], dict(checkpoint["model"])
+
+
+def checked_checkpoint(path: Path | str, source: Any, shape: type[C]) -> C:
+    """The content of a checkpoint, of this version and shape.
+
+    Raises:
+        DamagedFile: Another version or shape.
+    """
+    if not isinstance(source, Mapping) or "semraft" not in source:
+        raise DamagedFile(path, "is no semraft checkpoint")
     if source["semraft"] != CHECKPOINT_VERSION:
-        raise ValueError(
-            f"checkpoint version is {source['semraft']}, this semraft reads {CHECKPOINT_VERSION}: update it"
-        )
-    check(source["model"], "semraft", source["arch"])
-    return source["arch"], dict(source["model"])
+        found = f"is of version {source['semraft']}"
+        raise DamagedFile(path, f"{found}, this semraft reads {CHECKPOINT_VERSION}: update it")
+    return shaped(Path(path), source, shape)
 
 
 def read_tensors(path: Path | str) -> Any:
@@ -223,13 +257,32 @@ def read_tensors(path: Path | str) -> Any:
     if Path(path).suffix == ".safetensors":
         return _read_safetensors(Path(path))
     try:
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # Options that torchvision's training adds.
+        _refuse_deflated(Path(path))
+        # Options that torchvision's training adds.
+        with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (
+        *(pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, AttributeError),
+        *(LookupError, ArithmeticError, AssertionError, MemoryError, OSError, zipfile.BadZipFile),
+    ) as error:  # All of them seen of altered files.
+        if isinstance(error, DamagedFile) or (isinstance(error, OSError) and error.filename is not None):
+            raise
         reason = next(iter(str(error).splitlines()), "it is empty")
         raise DamagedFile(path, f"not a file of tensors: {reason}") from error
+
+
+def _refuse_deflated(path: Path) -> None:
+    """Refuses an archive with deflated parts, which torch never writes: a few bytes could become gigabytes.
+
+    Raises:
+        DamagedFile: It has such a part.
+        BadZipFile, OSError: Its list of parts is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise DamagedFile(path, "not a file of tensors: torch does not deflate what it writes")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -241,7 +294,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise DamagedFile(path, f"not a file of tensors: {error}") from error
     if "semraft" not in notes:
         return tensors
-    return {**notes, "semraft": int(notes["semraft"]), "model": tensors}
+    values = {name: int(text) if text.isdecimal() else text for name, text in notes.items()}
+    return {**values, "model": tensors}
 
 
 def unwrapped(source: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -338,11 +392,20 @@ def check(state: Mapping[str, Tensor], layout: Layout, arch: str) -> None:
     for name in sorted(expected.keys() & state.keys()):
         if state[name].shape != expected[name]:
             faults.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name])}")
+        elif not _is_plain(name, state[name]):
+            faults.append(f"{name} is {state[name].dtype}, {state[name].layout}, {state[name].device}")
     for alias, name in aliases(layout, arch).items():
         if not faults and not torch.equal(state[alias], state[name]):
             faults.append(f"{alias} and {name} are one tensor of the network but differ")
     if faults:
         raise ValueError(f"weights of RAFT {arch} in the {layout} layout: " + "; ".join(faults))
+
+
+def _is_plain(name: str, tensor: Tensor) -> bool:
+    """Whether it has values here, real ones; counts of batches are whole numbers."""
+    is_count = name.endswith("num_batches_tracked")
+    has_values = tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_quantized
+    return has_values and not tensor.is_complex() and tensor.is_floating_point() != is_count
 
 
 def shorten(keys: Any) -> str:

@@ -1,5 +1,6 @@
 """Weights in another layout or file format, read back and compared."""
 
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from semraft.inference import load, predict
 from semraft.models.raft import RAFT
 from semraft.models.weights import CHECKPOINT_VERSION, Layout, revert
+from semraft.writing import write_bytes
 
 ENDINGS = (".pt", ".pth", ".safetensors")
 PARITY_PX = 1e-3
@@ -47,9 +49,11 @@ def convert_weights(source: str, out: Path, layout: Layout) -> Conversion:
     }
     if out.suffix == ".safetensors":
         metadata = {name: str(note) for name, note in notes.items()} if layout == "semraft" else None
-        safetensors.torch.save_file(tensors, out, metadata=metadata)
+        write_bytes(out, safetensors.torch.save(tensors, metadata=metadata))
     else:
-        torch.save({**notes, "model": tensors} if layout == "semraft" else tensors, out)
+        packed = io.BytesIO()  # torch turns the error of a full disk into one that does not name it.
+        torch.save({**notes, "model": tensors} if layout == "semraft" else tensors, packed)
+        write_bytes(out, packed.getvalue())
     image1, image2 = made_pair()
     copy, updates = load(out), model.validation_updates
     flows = [predict(network, image1, image2, updates, "float32") for network in (model, copy)]

@@ -5,9 +5,10 @@ data, hours and scores of its training.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from semraft.records import read_json
 
 HERE = Path(__file__).parent
 DEFAULT = "small"
@@ -79,8 +80,7 @@ def shipped_names() -> list[str]:
 
 def card(name: str) -> dict[str, Any]:
     """The description of shipped weights."""
-    found: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text())
-    return found
+    return read_json(HERE / f"{name}.json", dict)
 
 
 def weights_file(named: str) -> Path:

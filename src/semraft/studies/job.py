@@ -7,7 +7,6 @@ another machine left running is found and waited for.
 
 import errno
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import IO
 
 from semraft.analysis.study_file import RUNS
+from semraft.records import lines_of
+from semraft.run_records import MetricsLine
 from semraft.studies.study import JOBS
 from semraft.tracking import CHECKPOINTS, CONFIG, METRICS, is_same_file
 
@@ -96,14 +97,9 @@ def last_step(job: Job) -> int:
         return 0
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 65536))  # A few lines: a validation's are some kilobytes each.
-        lines = file.read().splitlines()
-    for line in reversed(lines):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # Being written, or cut by the seek.
-        return int(record["step"])
-    return 0
+        # A line that is being written, or cut by the seek, counts as torn.
+        records = lines_of(path, file.read(), MetricsLine).records
+    return records[-1]["step"] if records else 0
 
 
 def is_running(job: Job) -> bool:

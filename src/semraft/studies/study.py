@@ -11,7 +11,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
-from semraft.analysis.study_file import STUDY, read_study
+from semraft.analysis.study_file import STUDY, VARIANT, read_study
 from semraft.config import RunConfig, flat, load_config, to_json
 from semraft.tracking import write_text
 
@@ -53,7 +53,7 @@ class Study:
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.variants):
-            if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+            if not re.fullmatch(VARIANT, name):
                 raise ValueError(f"study or variant {name!r}: expected letters, digits, - _ . + in a name")
         if self.base not in self.variants:
             raise ValueError(f"study {self.name}: base {self.base!r} is none of {', '.join(self.variants)}")

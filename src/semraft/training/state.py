@@ -3,11 +3,10 @@
 import copy
 import io
 import os
-import pickle
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Required
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +19,36 @@ from semraft.losses.reduction import process_count
 from semraft.losses.term_weights import TermWeights
 from semraft.losses.terms import taught_heads
 from semraft.models.raft import RAFT
-from semraft.models.weights import build_model, settle_batch_norm
-from semraft.sample import DamagedFile
+from semraft.models.weights import (
+    Checkpoint,
+    build_model,
+    checked_checkpoint,
+    read_tensors,
+    settle_batch_norm,
+)
+from semraft.records import Count, DamagedFile
 from semraft.step_result import StepResult
 from semraft.training.optim import average_decay, make_optimizer, move_average
 
 FORMAT = 1
 """Version of a checkpoint's layout, under the key that marks a file as semraft's."""
+
+
+class TrainingCheckpoint(Checkpoint, total=False):
+    """The content of a checkpoint of a training."""
+
+    step: Required[Count]
+    optimizer: Required[dict[str, Any]]
+    scaler: Required[dict[str, Any]]
+    window: Required[dict[str, Any]]
+    best: Required[float]
+    unaveraged: dict[str, Tensor]
+    measured: dict[str, Tensor]
+    flow_level: Tensor
+    log_variances: dict[str, Tensor]
+    pulses: list[dict[str, Tensor]]
+
+
 RECORDS = (tracking.METRICS, tracking.HEALTH, tracking.PULSE, tracking.SKIPPED, tracking.WEIGHTS)
 """Files of a run that a resumed run truncates to the step of its checkpoint."""
 
@@ -44,8 +66,8 @@ class WholeStep(NamedTuple):
     """Statistics of batch norm, which the forward pass of a step moves; none where they are frozen."""
 
 
-UNREADABLE = (ValueError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError)
-"""Errors of `load_checkpoint` on a file that is damaged, torch's own among them."""
+UNREADABLE = (DamagedFile, OSError)
+"""Errors of `load_checkpoint` on a file that is damaged, for whatever reason."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -153,12 +175,22 @@ class TrainingState:
 
     def restore(self, run: Path, device: torch.device, leads: bool) -> None:
         """Restores a run's last checkpoint; the leading process truncates its records to that step."""
-        saved = load_last_checkpoint(run)
+        saved, path = load_last_checkpoint(run), run / tracking.CHECKPOINTS / "last.pt"
+        try:
+            self._restore(saved, device)
+        except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DamagedFile(path, f"is not of the run in {run / tracking.CONFIG}: {reason}") from error
+        for name in RECORDS if leads else ():
+            tracking.forget_after(run / name, self.step)
+
+    def _restore(self, saved: TrainingCheckpoint, device: torch.device) -> None:
         if self.average is not None:
             self.average.load_state_dict(saved["model"])
         self.model.load_state_dict(saved["model" if self.average is None else "unaveraged"])
         # AdamW reads its step counters on the CPU: on the device each would be a wait, twice a step.
         self.optimizer.load_state_dict(saved["optimizer"])
+        _require_moments(self.optimizer)
         self.scaler.load_state_dict(saved["scaler"])
         self.step, self.best = saved["step"], saved["best"]
         self.window = {
@@ -171,8 +203,17 @@ class TrainingState:
         with torch.no_grad():
             for term, log_variance in weights.log_variances.items():
                 log_variance.copy_(saved["log_variances"][term])
-        for name in RECORDS if leads else ():
-            tracking.forget_after(run / name, self.step)
+
+
+def _require_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Checks the moments that an optimiser has of its parameters: torch does not.
+
+    Raises:
+        ValueError: Some are of another shape than their parameter.
+    """
+    for weight, moments in optimizer.state.items():
+        if any(moments[name].shape != weight.shape for name in ("exp_avg", "exp_avg_sq")):
+            raise ValueError("the optimiser has moments of another shape than their parameter")
 
 
 def resolve_config(config: RunConfig, device: torch.device) -> RunConfig:
@@ -205,21 +246,16 @@ def initial_state(config: RunConfig, device: torch.device) -> TrainingState:
     )
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> TrainingCheckpoint:
     """The contents of a checkpoint of `TrainingState.save`; all of its tensors are on the CPU.
 
     Raises:
-        ValueError: The file is no semraft checkpoint.
+        DamagedFile: The file is no semraft checkpoint of a training.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(saved, dict) or saved.get("semraft") != FORMAT:
-        raise ValueError(
-            f"{path} is no semraft checkpoint of format {FORMAT}: a run can't be resumed from it"
-        )
-    return saved
+    return checked_checkpoint(path, read_tensors(path), TrainingCheckpoint)
 
 
-def load_last_checkpoint(run: Path) -> dict[str, Any]:
+def load_last_checkpoint(run: Path) -> TrainingCheckpoint:
     """The contents of a run's last checkpoint.
 
     Raises:

@@ -13,6 +13,7 @@ import pytest
 
 from semraft.analysis.runs import Cause, Health, health_of, load_pair, load_run
 from semraft.config import TermConfig
+from semraft.records import DamagedFile
 from tests.unit.analysis.fake_runs import IDS, SPLIT, make_run
 
 
@@ -27,10 +28,10 @@ def test_a_folder_without_its_files_is_refused_by_name(tmp_path: Path, missing: 
 def test_a_config_that_is_no_run_configuration_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "config.json").write_text('{"recipe": "x"}')
-    with pytest.raises(ValueError, match=r"lacks \['optim.steps', 'seed'\]"):
+    with pytest.raises(ValueError, match=r"config\.json: .* missing required field `seed`"):
         load_run(run)
     (run / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: is no JSON"):
         load_run(run)
 
 
@@ -92,14 +93,14 @@ def test_an_interrupted_run_is_read_as_far_as_it_came(tmp_path: Path) -> None:
 def test_a_line_without_a_step_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "metrics.jsonl").write_text('{"split": "train", "epe": 1.0}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: a line lacks step or split"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 1: .* missing required field `step`"):
         load_run(run)
 
 
 def test_per_sample_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "per_sample.csv").write_text("split,id,scene,epe\nworld-val,a,s,many\n")
-    with pytest.raises(ValueError, match=r"per_sample\.csv is not a table of scores"):
+    with pytest.raises(ValueError, match=r"per_sample\.csv: is not a table of scores"):
         load_run(run)
 
 
@@ -115,7 +116,7 @@ def test_a_pair_round_trips_and_optional_arrays_may_lack(tmp_path: Path) -> None
     assert load_pair(path).labels1 is None
     del arrays["flow_gt"]
     np.savez_compressed(path, **arrays)
-    with pytest.raises(ValueError, match="not a saved validation pair: 'flow_gt"):
+    with pytest.raises(ValueError, match=r"000011\.npz: .* it lacks \['flow_gt'\]"):
         load_pair(path)
 
 
@@ -156,12 +157,17 @@ def test_a_verdict_as_the_design_has_it(tmp_path: Path) -> None:
     [
         {"state": "stopped"},
         {"state": "stopped", "first_step": None, "causes": None},
-        {"state": "stopped", "first_step": "soon", "causes": ["a word"]},
     ],
 )
-def test_a_verdict_that_says_little_or_strange_things(tmp_path: Path, verdict: Any) -> None:
+def test_a_verdict_that_says_little(tmp_path: Path, verdict: Any) -> None:
     """Red when: the page of a whole study can't be written for it."""
     assert with_verdict(tmp_path, verdict) == Health(run="run", state="stopped", first_step=None, causes=())
+
+
+def test_a_verdict_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+    """Red when: it is read as if it said little."""
+    with pytest.raises(DamagedFile, match=r"verdict\.json: Expected `int \| null`, got `str` - at `\$.first"):
+        with_verdict(tmp_path, {"state": "stopped", "first_step": "soon", "causes": []})
 
 
 def test_a_run_that_did_not_watch_itself(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_unfinished_runs_are_missing_and_what_is_none_is_refused(tmp_path: Path)
         shutil.rmtree(study / "runs" / name)
     with pytest.raises(ValueError, match="no run is finished"):
         summarize_study(study)
-    with pytest.raises(ValueError, match=r"is no study: study\.json"):
+    with pytest.raises(ValueError, match=r"is no study: it has no study\.json"):
         summarize_study(tmp_path / "nothing")
     with pytest.raises(ValueError, match="no run of 'other' to compare with: there are base"):
         compare([load_run(make_run(tmp_path / "base-seed9", seed=9))], {}, "other")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from semraft.config import RunConfig, to_json
-from semraft.diagnosis.record import RecordReader, read_lines, read_record
+from semraft.diagnosis.record import RecordReader, read_record, read_whole_lines
+from semraft.run_records import StepLine
 from semraft.tracking import append_line
 
 
@@ -56,8 +57,8 @@ def test_validations_by_split_and_no_training_lines(run: Path) -> None:
 
 def test_a_torn_last_line_is_no_line(run: Path) -> None:
     (run / "health.jsonl").write_text(json.dumps({"step": 1}) + '\n{"step"')
-    assert read_lines(run / "health.jsonl") == [{"step": 1}]
-    assert read_lines(run / "none.jsonl") == []
+    assert read_whole_lines(run / "health.jsonl", StepLine) == [{"step": 1}]
+    assert read_whole_lines(run / "none.jsonl", StepLine) == []
     (run / "pulse.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"pulse\.jsonl is damaged"):
+    with pytest.raises(ValueError, match=r"pulse\.jsonl: line 2 is no JSON"):
         read_record(run)

@@ -99,7 +99,7 @@ def test_the_two_names_of_a_shortcut_norm_must_agree() -> None:
         ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "not the weights of a RAFT .* conv1.weight$"),
         ({}, "not the weights of a RAFT"),
         ({"weights": {}, "epoch": 3}, "its keys are epoch, weights$"),
-        ({"semraft": 2, "arch": "tiny", "model": {}}, "checkpoint version is 2, this semraft reads 1"),
+        ({"semraft": 2, "arch": "tiny", "model": {}}, "is of version 2, this semraft reads 1"),
     ],
 )
 def test_other_dictionaries_are_refused(state: dict[str, object], message: str) -> None:

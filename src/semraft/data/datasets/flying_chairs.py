@@ -10,6 +10,7 @@ from semraft.data.datasets.pairs import (
     new_listing,
     read_frames,
 )
+from semraft.records import read_text
 from semraft.sample import Choose, DamagedFile, FlowDataset, FlowSample, Pair
 
 SPLIT_FILES = ("FlyingChairs_train_val.txt", "chairs_split.txt")
@@ -44,7 +45,7 @@ def index(root: Path, split: str) -> FlowDataset:
 def _read_split(folders: tuple[Path, ...]) -> list[str]:
     for path in (folder / name for folder in folders for name in SPLIT_FILES):
         if path.is_file():
-            parts = path.read_text().split()
+            parts = read_text(path).split()
             if strange := sorted(set(parts) - {"1", "2"}):
                 raise DamagedFile(path, f"must have 1 or 2 on each line, but has {strange[0]!r}")
             return parts

@@ -20,6 +20,7 @@ from semraft.data.datasets.pairs import (
 )
 from semraft.data.files.formats import read_flow
 from semraft.data.taxonomy import LabelTable, read_labels, virtual_kitti_instances
+from semraft.records import read_text
 from semraft.sample import Choose, DamagedFile, FlowDataset, FlowSample, Pair
 
 VALIDATION_SCENES = ("Scene02",)
@@ -145,7 +146,7 @@ def read_moving_tracks(path: Path) -> dict[tuple[int, int], frozenset[int]]:
     Raises:
         DamagedFile: It lacks a column, or a row that is not numbers and True or False.
     """
-    header, *rows = path.read_text().splitlines() or [""]
+    header, *rows = read_text(path).splitlines() or [""]
     columns = header.split()
     moving: dict[tuple[int, int], set[int]] = {}
     try:

@@ -6,20 +6,20 @@ Every reader raises FileNotFoundError for a file that is not there and DamagedFi
 what it should; a wrong call is a ValueError.
 """
 
-import io
 import re
 import struct
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt16
 
 from semraft.data.files import png
-from semraft.data.files.pictures import chosen, encode, read_bytes, stored_pixels
+from semraft.data.files.pictures import chosen, encode, stored_pixels
+from semraft.npz import npz_keys, read_npy, read_npz, require_size
+from semraft.records import read_bytes
 from semraft.sample import DamagedFile, FramePart
+from semraft.writing import whole_file, write_bytes
 
 Encoding = Literal["kitti", "virtual-kitti"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
@@ -30,7 +30,9 @@ UNKNOWN_FLOW_PX = 1e9
 VIPER_LIMIT_PX = 512.0
 """A VIPER component this large or larger is invalid, as is NaN or Inf (the rule of its benchmark)."""
 
-_PFM_HEADER = re.compile(rb"(PF|Pf)\s+(\d+)\s+(\d+)\s+(-?)[\d.]\S*\s")
+_VIPER = {"u": ("float", "H W"), "v": ("float", "H W")}
+_ALONE = ("float", "A B C")
+_PFM_HEADER = re.compile(rb"(PF|Pf)\s+(\d{1,9})\s+(\d{1,9})\s+(-?)[\d.]\S*\s")
 
 
 def read_flow(
@@ -104,20 +106,20 @@ def write_flow(
             valid &= _largest_component(flow) <= UNKNOWN_FLOW_PX
             height, width = valid.shape
             known = np.where(valid[..., None], flow, np.float32(1e10))
-            path.write_bytes(b"PIEH" + struct.pack("<ii", width, height) + known.astype("<f4").tobytes())
+            write_bytes(path, b"PIEH" + struct.pack("<ii", width, height) + known.astype("<f4").tobytes())
         case ".pfm":
             valid &= _largest_component(flow) <= UNKNOWN_FLOW_PX
             known = np.where(valid[..., None], flow, np.float32(np.nan))
             write_pfm(path, np.dstack([known, np.zeros(valid.shape, np.float32)]))
         case ".png":
             raw, valid = _encode_flow_png(flow, valid, _require_encoding(path, encoding))
-            path.write_bytes(encode(".png", raw))
+            write_bytes(path, encode(".png", raw))
         case ".npz":
             valid &= _largest_component(flow) < VIPER_LIMIT_PX
             half = np.where(valid[..., None], flow, np.float32(np.nan)).astype(np.float16)
             valid &= _largest_component(half) < VIPER_LIMIT_PX  # 511.9 rounds to 512.
             half[~valid] = np.nan
-            with path.open("wb") as file:
+            with whole_file(path) as file:
                 np.savez_compressed(file, u=half[..., 0], v=half[..., 1])
         case _:
             raise ValueError(f"{path}: flow is written to .flo, .pfm, .png or .npz, not {path.suffix!r}")
@@ -151,7 +153,7 @@ def write_pfm(path: Path | str, values: Float[np.ndarray, "H W ..."]) -> None:
         raise ValueError(f"values: shape {values.shape}, expected (H, W) or (H, W, 3)")
     height, width = values.shape[:2]
     header = f"{'PF' if values.ndim == 3 else 'Pf'}\n{width} {height}\n-1.0\n".encode()
-    Path(path).write_bytes(header + np.flipud(values).astype("<f4").tobytes())
+    write_bytes(path, header + np.flipud(values).astype("<f4").tobytes())
 
 
 def _read_flo(path: Path) -> Float32[np.ndarray, "H W 2"]:
@@ -164,38 +166,27 @@ def _read_flo(path: Path) -> Float32[np.ndarray, "H W 2"]:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file by key, or that of a .npy file."""
-    data = read_bytes(path)
-    kind, magic = ("npz archive", b"PK") if path.suffix.lower() == ".npz" else ("npy file", b"\x93NUMPY")
-    if not data.startswith(magic):
-        raise DamagedFile(path, f"is no {kind}")
-    try:
-        found: Any = np.load(io.BytesIO(data))
-        return {key: found[key] for key in found.files} if kind == "npz archive" else {"": found}
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedFile(path, f"the {kind} can't be read: {error}") from error
+    """The arrays of flow in a .npz file by key, or that of a .npy file."""
+    if path.suffix.lower() == ".npy":
+        return {"": read_npy(path, _ALONE)}
+    keys = npz_keys(path)
+    is_alone = len(keys) == 1 and not {"u", "v"} & set(keys)
+    return read_npz(path, {keys[0]: _ALONE} if is_alone else _VIPER)
 
 
 def _channels_last(path: Path, array: np.ndarray) -> Float[np.ndarray, "H W 2"]:
     """Flow stored as `H W 2` or `2 H W`, the latter turned round."""
-    if array.dtype.kind != "f" or array.ndim != 3 or 2 not in (array.shape[0], array.shape[2]):
-        found = f"{array.dtype}{array.shape}"
-        raise DamagedFile(path, f"has {found}, expected floats of shape (H, W, 2) or (2, H, W)")
+    if 2 not in (array.shape[0], array.shape[2]):
+        raise DamagedFile(path, f"has shape {array.shape}, expected floats of shape (H, W, 2) or (2, H, W)")
     return array if array.shape[2] == 2 else np.moveaxis(array, 0, 2)
 
 
 def _viper_flow(
     path: Path, arrays: dict[str, np.ndarray], part: FramePart | None
 ) -> Float32[np.ndarray, "H W 2"]:
-    if not {"u", "v"} <= arrays.keys():
-        raise DamagedFile(path, f"has the keys {sorted(arrays)}, expected u and v, or a single array")
-    u, v = arrays["u"], arrays["v"]
-    if u.ndim != 2 or u.size == 0 or u.shape != v.shape or u.dtype.kind != "f" or v.dtype.kind != "f":
-        found = f"u {u.dtype}{u.shape} and v {v.dtype}{v.shape}"
-        raise DamagedFile(path, f"has {found}, expected two float arrays of one height and width")
-    if part is not None:
-        u, v = part.of(path, u), part.of(path, v)
-    return np.stack([u, v], axis=-1).astype(np.float32)
+    u, v = (array if part is None else part.of(path, array) for array in (arrays["u"], arrays["v"]))
+    with np.errstate(over="ignore"):  # Of float64 beyond float32: infinite, which is no flow.
+        return np.stack([u, v], axis=-1).astype(np.float32)
 
 
 def _read_flow_png(
@@ -275,5 +266,6 @@ def _require_encoding(path: Path, encoding: Encoding | None) -> Encoding:
 
 
 def _check_size(path: Path, width: int, height: int, size: int, expected: int) -> None:
-    if width <= 0 or height <= 0 or size != expected:
+    require_size(path, height, width)
+    if size != expected:
         raise DamagedFile(path, f"says {width}x{height}, which takes {expected} bytes; the file has {size}")

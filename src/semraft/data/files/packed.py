@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from semraft.data.datasets.pairs import Listing, new_listing
 from semraft.data.files.packed_arrays import PackedFile, Stored, to_bytes
+from semraft.records import Count, DamagedFile, read_json
 from semraft.sample import (
     OPTIONAL_FIELDS,
     Choose,
-    DamagedFile,
     FlowDataset,
     FlowSample,
     Origin,
@@ -31,6 +31,7 @@ from semraft.sample import (
     Problem,
     Window,
 )
+from semraft.writing import write_bytes, write_text
 
 MANIFEST = "manifest.json"
 UNFINISHED = "packing.json"
@@ -38,7 +39,44 @@ _FORMAT = 1
 _OF_A_FRAME = ("image", "labels", "instances")
 """Fields of one frame, in one file: `labels` of a frame is `labels1` of one pair and `labels2` of another."""
 
+ROLES: tuple[Literal["flow", "image1", "image2"], ...] = ("flow", "image1", "image2")
+"""Files of a pair in a pack."""
 Images = Literal["pixels", "files"]
+
+
+class PackedFiles(TypedDict):
+    """Path and bytes of the files of a pair in a pack."""
+
+    flow: tuple[str, Count]
+    image1: tuple[str, Count]
+    image2: tuple[str, Count]
+
+
+class PackedPair(TypedDict):
+    """A pair in a manifest."""
+
+    id: str
+    scene: str
+    files: PackedFiles
+    sizes: dict[str, Count]
+    image1_sha256: str
+
+
+class PackedSplit(TypedDict):
+    """A split in a manifest."""
+
+    dataset: str
+    sparse: bool
+    provides: list[str]
+    problems: list[tuple[str, str, Literal["missing", "empty", "damaged", "size"], str]]
+    pairs: list[PackedPair]
+
+
+class Manifest(TypedDict):
+    """The content of manifest.json."""
+
+    format: int
+    splits: dict[str, PackedSplit]
 
 
 def pack(
@@ -86,7 +124,7 @@ def pack(
             "pairs": entries,
         }
     manifest = {"format": _FORMAT, "images": images, "sources": sources, "splits": packed}
-    _write_whole(out / MANIFEST, json.dumps(manifest).encode())
+    write_text(out / MANIFEST, json.dumps(manifest))
     (out / UNFINISHED).unlink(missing_ok=True)
     return {split: len(entry["pairs"]) for split, entry in packed.items()}
 
@@ -104,7 +142,7 @@ def index(name: str, root: Path, split: str) -> FlowDataset:
     """
     if not (root / MANIFEST).exists():
         raise ValueError(f"{root} is a pack that was interrupted: the same `semraft data pack` finishes it")
-    manifest = json.loads((root / MANIFEST).read_text())
+    manifest = read_json(root / MANIFEST, Manifest)
     if manifest["format"] != _FORMAT:
         raise ValueError(
             f"{root} has format {manifest['format']}, this semraft reads {_FORMAT}: pack it anew"
@@ -116,14 +154,17 @@ def index(name: str, root: Path, split: str) -> FlowDataset:
     entry = manifest["splits"][split]
     if entry["dataset"] != name:
         raise ValueError(f"{root} is a pack of {entry['dataset']}, not of {name}")
+    if unknown := set(entry["provides"]) - set(OPTIONAL_FIELDS):
+        raise DamagedFile(root / MANIFEST, f"{unknown} are no fields of a sample")
     listing = new_listing()
     pairs, origins = [], {}
     problems = [Problem(pair, Path(path), kind, detail) for pair, path, kind, detail in entry["problems"]]
     for row in entry["pairs"]:
-        files = {role: root / path for role, (path, _) in row["files"].items()}
+        stored: dict[str, tuple[str, int]] = {role: row["files"][role] for role in ROLES}
+        files = {role: root / path for role, (path, _) in stored.items()}
         wrong = [
             Problem(row["id"], files[role], "damaged", detail)
-            for role, (_, size) in row["files"].items()
+            for role, (_, size) in stored.items()
             if (detail := _file_problem(files[role], size, listing))
         ]
         problems.extend(wrong)
@@ -185,7 +226,7 @@ def _begin(out: Path, begun: dict[str, Any]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not empty: give a new folder, nothing is overwritten")
     out.mkdir(parents=True, exist_ok=True)
-    _write_whole(out / UNFINISHED, text.encode())
+    write_text(out / UNFINISHED, text)
 
 
 def _pack_split(
@@ -222,7 +263,7 @@ def _pack_pair(dataset: FlowDataset, pair: Pair, root: Path, out: Path, images: 
     """Writes the files of a pair that are not there yet, and returns its entry in the manifest."""
     if not pair.files:
         raise ValueError(f"{dataset.name} has no files to pack: it is made, not read")
-    paths = {role: _place(pair, role, root, dataset.provides) for role in ("flow", "image1", "image2")}
+    paths = {role: _place(pair, role, root, dataset.provides) for role in ROLES}
     if not all((out / path).exists() for path in paths.values()):
         sample = dataset.read(pair)
         contents: dict[str, dict[str, Stored]] = {role: {} for role in paths}
@@ -241,7 +282,7 @@ def _pack_pair(dataset: FlowDataset, pair: Pair, root: Path, out: Path, images: 
         for role, path in paths.items():
             if not (out / path).exists():
                 (out / path).parent.mkdir(parents=True, exist_ok=True)
-                _write_whole(out / path, to_bytes((height, width), contents[role]))
+                write_bytes(out / path, to_bytes((height, width), contents[role]))
     return {
         "id": pair.id,
         "scene": pair.scene,
@@ -275,9 +316,3 @@ def _digest(dataset: FlowDataset) -> str:
     for pair in dataset.pairs:
         digest.update(repr((pair.id, pair.sizes())).encode())
     return digest.hexdigest()[:16]
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    partial.write_bytes(data)
-    partial.replace(path)

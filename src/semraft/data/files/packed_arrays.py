@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import cv2
 import numpy as np
@@ -18,7 +18,37 @@ from jaxtyping import Shaped
 
 from semraft.data.files.pictures import decode_image
 from semraft.data.files.png import InflateError
-from semraft.sample import DamagedFile, Window
+from semraft.npz import require_size
+from semraft.records import Count, DamagedFile, parsed, shaped
+from semraft.sample import Window
+
+LARGEST_FILE = 2**30
+"""Bytes of the largest image file that is read from a pack."""
+_KINDS: dict[str, tuple[str | int, ...]] = {
+    **dict.fromkeys(("image",), ("uint8", 3)),
+    **dict.fromkeys(("labels", "labels1", "labels2"), ("uint8",)),
+    **dict.fromkeys(("instances", "instances1", "instances2"), ("int32",)),
+    **dict.fromkeys(("flow", "backward_flow"), ("float32", 2)),
+    **dict.fromkeys(("valid", "valid_noc", "backward_valid", "occluded1", "occluded2", "moving1"), ("bool",)),
+}
+"""Array of a pack -> its type and channels."""
+
+
+class StoredArray(TypedDict):
+    """An array in the header of a file of a pack."""
+
+    stored: Literal["file", "bool", "uint8", "uint16", "int32", "float16", "float32"]
+    dtype: NotRequired[str]
+    channels: NotRequired[list[int]]
+    bodies: list[Count]
+
+
+class Header(TypedDict):
+    """The header of a file of a pack."""
+
+    frame: tuple[int, int]
+    arrays: dict[str, StoredArray]
+
 
 Array = Shaped[np.ndarray, "H W *channels"]
 Stored = Array | bytes
@@ -70,10 +100,13 @@ class PackedFile:
             text = file.read(int.from_bytes(start[-8:-4]))
         if not start.startswith(_MAGIC) or zlib.crc32(text) != int.from_bytes(start[-4:]):
             raise DamagedFile(path, "is no file of a pack, or its header is damaged")
-        header = json.loads(text)
-        self._arrays: dict[str, dict[str, Any]] = header["arrays"]
+        header = shaped(path, parsed(path, text), Header)
         self._first_body = len(start) + len(text)
         self.frame: tuple[int, int] = (header["frame"][0], header["frame"][1])
+        require_size(path, *self.frame)
+        self._arrays = header["arrays"]
+        for name, entry in self._arrays.items():
+            _require_layout(path, name, entry, self.frame)
 
     def read(self, window: Window) -> dict[str, Array]:
         """The window of every array, as it was before packing.
@@ -92,7 +125,7 @@ class PackedFile:
                 bodies = [file.read(length) for length in lengths[bands]]
                 try:
                     if as_file:
-                        arrays[name] = decode_image(self.path, isal_zlib.decompress(bodies[0]), window)
+                        arrays[name] = decode_image(self.path, _inflated(bodies[0], LARGEST_FILE), window)
                     else:
                         arrays[name] = _join(bodies, first * _BAND_ROWS, entry, self.frame, window)
                 except (InflateError, ValueError) as error:
@@ -101,16 +134,15 @@ class PackedFile:
         return arrays
 
 
-def _join(
-    bands: list[bytes], top: int, entry: dict[str, Any], frame: tuple[int, int], window: Window
-) -> Array:
+def _join(bands: list[bytes], top: int, entry: StoredArray, frame: tuple[int, int], window: Window) -> Array:
     stored = np.dtype(entry["stored"])
+    row_bytes = frame[1] * stored.itemsize * int(np.prod(entry["channels"], initial=1))
     count = int(np.prod(entry["channels"], initial=1)) if stored.itemsize == 1 else 0
     result = np.empty((window.height, window.width, *entry["channels"]), stored)
     planes = result.view(np.uint8).reshape(window.height, window.width, -1)
     for row, band in enumerate(bands):
         rows = slice(top + row * _BAND_ROWS, min(top + (row + 1) * _BAND_ROWS, frame[0]))
-        raw = np.frombuffer(isal_zlib.decompress(band), np.uint8)
+        raw = np.frombuffer(_inflated(band, (rows.stop - rows.start) * row_bytes), np.uint8)
         start, end = max(rows.start, window.top), min(rows.stop, window.top + window.height)
         inside = slice(start - rows.start, end - rows.start), slice(window.left, window.left + window.width)
         target = planes[start - window.top : end - window.top]
@@ -120,6 +152,30 @@ def _join(
             split = raw.reshape(planes.shape[2], rows.stop - rows.start, frame[1])
             cv2.merge([plane[inside] for plane in split], target)
     return result.astype(entry["dtype"], copy=False)
+
+
+def _inflated(deflated: bytes, most: int) -> bytes:
+    """The content of a band; more than it should hold is not inflated.
+
+    Raises:
+        ValueError: It holds more.
+    """
+    stream = isal_zlib.decompressobj()
+    content: bytes = stream.decompress(deflated, most + 1)
+    if len(content) > most or not stream.eof:
+        raise ValueError(f"it is cut off, or inflates to more than {most} bytes")
+    return content
+
+
+def _require_layout(path: Path, name: str, entry: StoredArray, frame: tuple[int, int]) -> None:
+    """Checks a header's entry: the type and channels of its field, and the number of its bands."""
+    kind = _KINDS.get(name)
+    is_file = entry["stored"] == "file" and name == "image"
+    bands = 1 if is_file else -(-frame[0] // _BAND_ROWS)
+    if kind is None or len(entry["bodies"]) != bands:
+        raise DamagedFile(path, f"its header has no sound entry of {name}")
+    if not is_file and (entry.get("dtype"), *entry.get("channels", ["?"])) != kind:
+        raise DamagedFile(path, f"{name} is {entry.get('dtype')} {entry.get('channels')}, expected {kind}")
 
 
 def _planes(band: Array) -> bytes:

@@ -15,17 +15,20 @@ import numpy as np
 from jaxtyping import Bool, Int32, Integer, Shaped, UInt8, UInt16
 
 from semraft.data.files import png
+from semraft.data.files.picture_size import require_possible_size
+from semraft.records import read_bytes
 from semraft.sample import Choose, DamagedFile, FramePart, Window
+from semraft.writing import write_bytes
 
 
 def read_image(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndarray, "H W 3"]:
-    """Reads a picture (jpg, png, ppm) as RGB 0..255, whole or a part; grey is repeated, alpha dropped.
+    """Reads a picture (jpg, png, ppm, bmp) as RGB 0..255, whole or a part; grey is repeated, alpha dropped.
 
     The grid is the file's own: an EXIF orientation is not applied, as flow and labels have none.
 
     Raises:
         WrongSize: Not of the frame's size.
-        DamagedFile: Undecodable, cut off, or not 8 bits a channel.
+        DamagedFile: Undecodable, cut off, not 8 bits a channel, of another kind, or larger than MOST_PIXELS.
     """
     path = Path(path)
     return _decode_image(path, read_bytes(path), chosen(path, part))
@@ -66,6 +69,8 @@ def _decode_image(path: Path, data: bytes, choose: Choose) -> UInt8[np.ndarray, 
         header = png.header_of(chunks)
         if (header.depth, header.color_type) == (8, png.RGB):
             return stored_pixels(path, chunks, choose)
+    else:
+        require_possible_size(path, data)
     # Older OpenCV fills the missing part of a cut file with grey and returns it as if it were whole.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise DamagedFile(path, "the JPEG data is cut off: no end marker after the last scan")
@@ -85,7 +90,7 @@ def write_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in (".png", ".ppm", ".jpg", ".jpeg"):
         raise ValueError(f"{path}: a picture is written to .png, .ppm or .jpg, not {suffix!r}")
-    Path(path).write_bytes(encode(suffix, _swap_red_blue(image)))
+    write_bytes(path, encode(suffix, _swap_red_blue(image)))
 
 
 def holds_ids(path: Path | str) -> bool:
@@ -132,7 +137,7 @@ def write_ids(path: Path | str, ids: Integer[np.ndarray, "H W"]) -> None:
         if ids.min() < 0 or ids.max() > 65535:
             raise ValueError(f"ids: from {ids.min()} to {ids.max()}, a 16-bit png holds 0..65535")
         ids = ids.astype(np.uint16)
-    Path(path).write_bytes(encode(".png", ids))
+    write_bytes(path, encode(".png", ids))
 
 
 def write_palette(path: Path | str, ids: UInt8[np.ndarray, "H W"], palette: UInt8[np.ndarray, "K 3"]) -> None:
@@ -147,7 +152,7 @@ def write_palette(path: Path | str, ids: UInt8[np.ndarray, "H W"], palette: UInt
     chunks = png.split_png(Path(path), encode(".png", ids))
     recast = png.header_of(chunks)._replace(color_type=png.PALETTE)
     parts = [(b"IHDR", bytes(recast)), (b"PLTE", palette.tobytes()), *chunks[1:]]
-    Path(path).write_bytes(png.join_png(parts))
+    write_bytes(path, png.join_png(parts))
 
 
 def read_colors(path: Path | str, part: FramePart | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -204,14 +209,6 @@ def stored_pixels(
     if header.depth < 8:
         pixels //= 255 // (2**header.depth - 1)  # Undoes the stretch of 1, 2 and 4 bits to 0..255.
     return _swap_red_blue(pixels) if pixels.ndim == 3 else pixels[..., None]
-
-
-def read_bytes(path: Path) -> bytes:
-    """A file's bytes; a file that has none is damaged."""
-    data = path.read_bytes()
-    if not data:
-        raise DamagedFile(path, "is empty (0 bytes)")
-    return data
 
 
 def decode(path: Path, data: bytes, flags: int) -> Shaped[np.ndarray, "H W ..."]:

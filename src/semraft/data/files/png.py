@@ -16,6 +16,7 @@ from isal import isal_zlib
 from jaxtyping import UInt8, UInt16
 
 from semraft.kernels.compiled import njit
+from semraft.npz import MOST_INFLATED, require_size
 from semraft.sample import DamagedFile, Window
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -65,7 +66,8 @@ def split_png(path: Path, data: bytes) -> Chunks:
     """The chunks of a file's bytes.
 
     Raises:
-        DamagedFile: No png, cut off, a checksum that fails, or no header.
+        DamagedFile: No png, cut off, a checksum that fails, no header, or a size that semraft does not
+            read or the file's data can't have.
     """
     if not data.startswith(SIGNATURE):
         raise DamagedFile(path, f"starts with {data[:8]!r}, which is no png signature")
@@ -81,6 +83,10 @@ def split_png(path: Path, data: bytes) -> Chunks:
         at = body_end + 4
     if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != _HEADER.size:
         raise DamagedFile(path, "the png does not begin with its header")
+    header = header_of(chunks)
+    inflated_bits = 8 * MOST_INFLATED * (64 + sum(len(body) for kind, body in chunks if kind == b"IDAT"))
+    bits_per_pixel = header.depth * _CHANNELS.get(header.color_type, 1)
+    require_size(path, *header.size, inflated_bits // max(1, bits_per_pixel))
     return chunks
 
 

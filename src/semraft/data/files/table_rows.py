@@ -1,10 +1,11 @@
 """Rows of a table that a user writes: CSV with a header, or JSON lines with the same names."""
 
 import csv
-import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from semraft.records import parsed
 
 
 class Row(NamedTuple):
@@ -29,7 +30,10 @@ def read_rows(path: Path, columns: Collection[str], needed: Collection[str]) -> 
         text = path.read_text(encoding="utf-8-sig")  # Spreadsheets begin a file with a mark.
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is no UTF-8 text ({error.reason}): save it as CSV in UTF-8") from error
-    found = list(_json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text))
+    try:
+        found = list(_json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text))
+    except csv.Error as error:
+        raise ValueError(f"{path}: is no table: {error}") from error
     if not found:
         raise ValueError(f"{path}: has no row")
     for row in found:
@@ -65,10 +69,7 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         place = f"{path} line {number}"
-        try:
-            found = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: is no JSON: {error}") from error
+        found = parsed(Path(place), line.encode())
         if not isinstance(found, dict):
             raise ValueError(f'{place}: expected an object such as {{"image1": "a.png"}}')
         yield Row(place, {name: _text(value) for name, value in found.items() if value not in (None, "")})

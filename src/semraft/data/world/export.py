@@ -30,6 +30,7 @@ from semraft.data.world.bodies import CAR, LARGE_VEHICLE
 from semraft.data.world.driving_scene import scene, stage
 from semraft.data.world.textures import Split
 from semraft.sample import FlowSample
+from semraft.writing import whole_file, write_text
 
 Mask = Bool[np.ndarray, "H W"]
 Labels = UInt8[np.ndarray, "H W"]
@@ -119,7 +120,7 @@ def _write_all(
         "pairs_are": "independent two-frame scenes",
         "splits": {split: tally.answers() for split, tally in tallies.items()},
     }
-    (folder / ANSWERS).write_text(json.dumps(answers, indent=2) + "\n")
+    write_text(folder / ANSWERS, json.dumps(answers, indent=2) + "\n")
     return answers
 
 
@@ -203,7 +204,8 @@ def _write_viper(
     half = np.where(valid[..., None], sample.flow, np.nan).astype(np.float16)
     half.reshape(-1, 2)[np.flatnonzero(~valid)[:3]] = (np.inf, -np.inf)  # Real files have some among the NaN.
     path = _folder(root, split, "flow", sequence) / f"{sequence}_{number:05d}.npz"
-    np.savez_compressed(path, u=half[..., 0], v=half[..., 1])
+    with whole_file(path) as file:
+        np.savez_compressed(file, u=half[..., 0], v=half[..., 1])
     return valid, labels[0]
 
 
@@ -233,9 +235,9 @@ def _write_virtual_kitti(
     write_flow(modality("forwardFlow") / "flow_00000.png", sample.flow, valid, "virtual-kitti")
     backward = modality("backwardFlow") / "backwardFlow_00001.png"
     write_flow(backward, _given(sample.backward_flow), sample.backward_valid, "virtual-kitti")
-    (drive / "bbox.txt").write_text("\n".join(boxes) + "\n")
+    write_text(drive / "bbox.txt", "\n".join(boxes) + "\n")
     colors = [" ".join([entry.name, *map(str, entry.color)]) for entry in VIRTUAL_KITTI_CLASSES]
-    (drive / "colors.txt").write_text("\n".join(["Category r g b", *colors]) + "\n")
+    write_text(drive / "colors.txt", "\n".join(["Category r g b", *colors]) + "\n")
     return valid, labels[0]
 
 

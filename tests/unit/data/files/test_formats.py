@@ -374,11 +374,14 @@ def test_flow_png_must_be_16_bit_rgb(tmp_path: Path, shape: tuple[int, ...], dty
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"u": np.ones((3, 4), np.float16)}, r"has the keys \['u'\], expected u and v"),
-        ({"u": np.ones((3, 4)), "v": np.ones((4, 3))}, "one height and width"),
-        ({"u": np.ones((3, 4), int), "v": np.ones((3, 4), int)}, "two float arrays"),
-        ({"u": np.ones((3, 4, 1)), "v": np.ones((3, 4, 1))}, "one height and width"),
-        ({"u": np.array([{}]), "v": np.array([{}])}, "can't be read"),
+        ({"u": np.ones((3, 4), np.float16)}, r"it lacks \['v'\]"),
+        (
+            {"u": np.ones((3, 4)), "v": np.ones((4, 3))},
+            r"v is float64\(4, 3\), expected .* \(3 4\)",
+        ),
+        ({"u": np.ones((3, 4), int), "v": np.ones((3, 4), int)}, "u is int64"),
+        ({"u": np.ones((3, 4, 1)), "v": np.ones((3, 4, 1))}, r"u is float64\(3, 4, 1\)"),
+        ({"u": np.array([{}]), "v": np.array([{}])}, "u is objects"),
     ],
 )
 def test_npz_must_hold_u_and_v(tmp_path: Path, arrays: dict[str, np.ndarray], reason: str) -> None:
@@ -391,7 +394,7 @@ def test_a_bare_npy_is_no_npz(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.ones((3, 4)))
     (tmp_path / "a.npz").write_bytes(buffer.getvalue())
-    with pytest.raises(DamagedFile, match="is no npz archive"):
+    with pytest.raises(DamagedFile, match="its arrays can't be read: File is not a zip file"):
         read_flow(tmp_path / "a.npz")
 
 
@@ -407,5 +410,5 @@ def test_an_array_is_flow_in_either_order(tmp_path: Path, rng: np.random.Generat
         np.testing.assert_array_equal(read, np.where(valid[..., None], flow, 0))
         assert np.argwhere(~valid).tolist() == [[0, 1]]
     np.save(tmp_path / "d.npy", flow[..., 0])
-    with pytest.raises(DamagedFile, match=r"float32\(5, 7\), expected floats of shape \(H, W, 2\) or"):
+    with pytest.raises(DamagedFile, match=r"float32\(5, 7\), expected float of shape"):
         read_flow(tmp_path / "d.npy")

@@ -260,11 +260,11 @@ def test_any_window_of_any_array_comes_back(window: Window, tmp_path: Path) -> N
     arrays = {
         "image": rng.integers(0, 256, (70, 33, 3), dtype=np.uint8),
         "flow": flow,
-        "half": np.where(flow > 0, np.float32(-0.0), flow.astype(np.float16)).astype(np.float32),
-        "mask": rng.random((70, 33)) > 0.5,
-        "few": rng.integers(0, 200, (70, 33)).astype(np.int32),
-        "more": rng.integers(0, 60000, (70, 33)).astype(np.int32),
-        "most": rng.integers(-5, 2**31 - 1, (70, 33)).astype(np.int32),
+        "backward_flow": np.where(flow > 0, np.float32(-0.0), flow.astype(np.float16)).astype(np.float32),
+        "valid": rng.random((70, 33)) > 0.5,
+        "instances1": rng.integers(0, 200, (70, 33)).astype(np.int32),
+        "instances2": rng.integers(0, 60000, (70, 33)).astype(np.int32),
+        "instances": rng.integers(-5, 2**31 - 1, (70, 33)).astype(np.int32),
     }
     path = tmp_path / "one.pack"
     path.write_bytes(to_bytes((70, 33), arrays))
