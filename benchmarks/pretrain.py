@@ -116,7 +116,7 @@ def write_milestone(out: Path, stages: list[str], sitting: dict[str, float]) -> 
         "seed": config.seed,
         "arch": saved["arch"],
         "refinements": saved["validation_updates"],
-        "layout": "official",
+        "layout": "princeton",
         **{name: round(hours, 3) for name, hours in sitting.items()},
         "commit": environment["commit"],
         "data": environment["data"]["train"],

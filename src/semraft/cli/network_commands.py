@@ -122,7 +122,7 @@ def predict(
         precision: Arithmetic of the network; as-validated: that of the weights' validation, if this device
             computes in that at speed, else float32.
     """
-    from semraft import inference, prediction, runtime
+    from semraft import inference, prediction, runtime, shipped
     from semraft.frames import Cut, frame_pairs, spread_pairs
     from semraft.overlay import Overlay
 
@@ -144,6 +144,8 @@ def predict(
     if overlay is not None and found.frames_per_s is None:
         raise ValueError("--overlay is for a video: of pictures take --out DIR")
     model = inference.load(weights or None).to(where)
+    if said := shipped.warning(weights):
+        print(f"! {said}", file=sys.stderr)
     if model.conditioning == "truth":
         raise ValueError(
             f"{weights}: the network is conditioned on true labels (--model.conditioning truth), and frames "

@@ -83,6 +83,12 @@ def card(name: str) -> dict[str, Any]:
     return read_json(HERE / f"{name}.json", dict)
 
 
+def warning(named: str) -> str:
+    """A sentence on shipped weights that are not good yet; "" for good ones and for files."""
+    name = named or DEFAULT
+    return str(card(name).get("warning", "")) if name in shipped_names() else ""
+
+
 def weights_file(named: str) -> Path:
     """The file of the weights called `named`: shipped ones by name, any other by its path; the default of "".
 
