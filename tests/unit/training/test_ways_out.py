@@ -129,11 +129,21 @@ def asked_in_validation(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     [
         (in_step(3, ask, "predict"), 3, "stopped after step 3: go on with `semraft train --resume"),
         (asked_in_validation, 2, "stopped after step 2, before its validation was done: go on with"),
-        (lost_worker, 3, "a loader process was killed: ended after step 3: go on with"),
-        (in_step(4, raising(KeyboardInterrupt()), "predict"), 3, "stopped after step 3: go on with"),
         (in_step(4, raising(RuntimeError(GLOO)), "backward"), 3, "has lost another"),
+        pytest.param(
+            lost_worker,
+            3,
+            "a loader process was killed: ended after step 3: go on with",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            in_step(4, raising(KeyboardInterrupt()), "predict"),
+            3,
+            "stopped after step 3: go on with",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["asked", "asked in validation", "lost worker", "interrupted", "lost process"],
+    ids=["asked", "asked in validation", "lost process", "lost worker", "interrupted"],
 )
 def test_the_last_whole_step_is_saved_whatever_ends_the_training(
     tmp_path: Path,
@@ -156,6 +166,7 @@ def test_the_last_whole_step_is_saved_whatever_ends_the_training(
     assert_same(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_validation_that_left_lines_but_no_checkpoint_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
 ) -> None:
