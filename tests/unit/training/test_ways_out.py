@@ -4,6 +4,7 @@ Runs are compared with one that nothing disturbs: weights, optimiser, metrics, p
 """
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -205,6 +206,19 @@ def test_a_step_that_failed_takes_back_what_it_moved() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, found.model.buffers(), strict=True))
     found.step += 1
     assert not found.go_back()
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk. Red when: the message lacks the file or the disk, or
+    half a checkpoint stays and fills the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"step-000002\.pt can't be written: .* \(the disk at .* MB free\)"):
+            loop.train(CONFIG, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def killed_before_a_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
