@@ -304,9 +304,13 @@ def _place(pair: Pair, role: str, root: Path, provides: frozenset[str]) -> Path:
         raise ValueError(f"{source} lies outside of {root}: only files in the data set's folder are packed")
     if role == "flow":
         return Path("pairs", path.with_name(f"{path.name}.pack"))
-    # Frames that are known better in one pair than in another are two files.
-    fields = provides | pair.files.keys()
-    known = "".join(kind[0] for kind in _OF_A_FRAME if f"{kind}{role[-1]}" in fields)
+    # Frames that are known better in one pair than in another are two files; "u": there, but unknown.
+    fields = {f"{kind}{role[-1]}": kind[0] for kind in _OF_A_FRAME}
+    known = "".join(
+        letter if field in pair.files else f"u{letter}"
+        for field, letter in fields.items()
+        if field in pair.files or field in provides
+    )
     return Path("frames", path.with_name(f"{path.name}.{known}.pack"))
 
 
