@@ -6,11 +6,8 @@ not at all. A semraft checkpoint is a dictionary with `semraft` (the version, 1)
 state dict), and the entries that training adds.
 """
 
-import argparse
 import functools
-import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +22,7 @@ from semraft.config import Conditioning, Head, ModelConfig, Precision
 from semraft.models.conditioning import conditioning_of
 from semraft.models.heads import is_of_head
 from semraft.models.raft import ARCHITECTURES, RAFT
+from semraft.models.tensor_files import read_tensors as read_tensors
 from semraft.records import DamagedFile, shaped
 from semraft.shipped import weights_file
 
@@ -242,60 +240,6 @@ def checked_checkpoint(path: Path | str, source: Any, shape: type[C]) -> C:
         found = f"is of version {source['semraft']}"
         raise DamagedFile(path, f"{found}, this semraft reads {CHECKPOINT_VERSION}: update it")
     return shaped(Path(path), source, shape)
-
-
-def read_tensors(path: Path | str) -> Any:
-    """The content of a file of tensors and plain values; of .safetensors tensors alone.
-
-    Raises:
-        DamagedFile: A file that torch can't read, or that holds more than that.
-        ValueError: A folder; the message lists the files of tensors in it.
-    """
-    if Path(path).is_dir():
-        inside = sorted(str(file) for file in Path(path).rglob("*.pt"))
-        raise ValueError(f"{path} is a folder, give a file of weights: {', '.join(inside) or 'it has none'}")
-    if Path(path).suffix == ".safetensors":
-        return _read_safetensors(Path(path))
-    try:
-        _refuse_deflated(Path(path))
-        # Options that torchvision's training adds.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        *(pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, AttributeError),
-        *(LookupError, ArithmeticError, AssertionError, MemoryError, OSError, zipfile.BadZipFile),
-    ) as error:  # All of them seen of altered files.
-        if isinstance(error, DamagedFile) or (isinstance(error, OSError) and error.filename is not None):
-            raise
-        reason = next(iter(str(error).splitlines()), "it is empty")
-        raise DamagedFile(path, f"not a file of tensors: {reason}") from error
-
-
-def _refuse_deflated(path: Path) -> None:
-    """Refuses an archive with deflated parts, which torch never writes: a few bytes could become gigabytes.
-
-    Raises:
-        DamagedFile: It has such a part.
-        BadZipFile, OSError: Its list of parts is damaged.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-            raise DamagedFile(path, "not a file of tensors: torch does not deflate what it writes")
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    """The tensors of a file; a checkpoint of ours where its metadata say so (`products.conversion`)."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            notes, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise DamagedFile(path, f"not a file of tensors: {error}") from error
-    if "semraft" not in notes:
-        return tensors
-    values = {name: int(text) if text.isdecimal() else text for name, text in notes.items()}
-    return {**values, "model": tensors}
 
 
 def unwrapped(source: Mapping[str, Any]) -> Mapping[str, Any]:
