@@ -33,11 +33,13 @@ from benchmarks.fault_data import Layout, data_root
 from semraft.agreement import TrainingStopped
 from semraft.config import ModelConfig, RunConfig, load_config, parse_term
 from semraft.config.recipes import RECIPES
-from semraft.diagnosis.record import read_lines, read_record
+from semraft.diagnosis.record import read_record
 from semraft.diagnosis.verdict import judge
 from semraft.faults.altered_recipes import ALTERED_RECIPES
 from semraft.faults.altered_training import train
 from semraft.faults.fault_config import FAULTS, Fault, FaultConfig, fault_of
+from semraft.records import read_lines
+from semraft.run_records import StepLine
 from semraft.tracking import HEALTH, VERDICT
 
 NAMED = {"v1-weight": "term-too-heavy", "v1-constant": "term-biased"}
@@ -252,7 +254,7 @@ def judged(run: Path, fault: Fault) -> dict[str, Any]:
         "found": verdict.state != "healthy",
         "named": cause == NAMED.get(fault, fault),
         "near": verdict.first_step is not None and abs(verdict.first_step - planted) <= NEAR_FRAC * planted,
-        "watching_pct": read_lines(run / HEALTH)[-1]["watching_pct"],
+        "watching_pct": read_lines(run / HEALTH, StepLine).records[-1]["watching_pct"],
     }
 
 

@@ -33,8 +33,9 @@ from semraft import tracking
 from semraft.cli.main import OUT_OF_TIME
 from semraft.config import load_config
 from semraft.config.pretraining import CHAINS
-from semraft.diagnosis.record import read_lines
 from semraft.models.weights import half_precision
+from semraft.records import read_lines
+from semraft.run_records import MetricsLine
 
 CARD, MILESTONE = "milestone.json", "milestone.safetensors"
 CARRIED_FILES = (tracking.CONFIG, tracking.ENVIRONMENT, tracking.METRICS)
@@ -105,7 +106,7 @@ def write_milestone(out: Path, stages: list[str], sitting: dict[str, float]) -> 
         load_config(run / tracking.CONFIG),
         json.loads((run / tracking.ENVIRONMENT).read_text()),
     )
-    metrics = read_lines(run / tracking.METRICS)
+    metrics = read_lines(run / tracking.METRICS, MetricsLine).records
     scored = {line["split"]: line for line in metrics if line["split"] != "train"}
     kept = ("step", "epe", "1px", "fl")
     card = {
