@@ -36,7 +36,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "environment.json").write_text('{"torch": "2"}')
     (run / "per_sample.csv").write_text("split,id,epe\nkitti,000010_10,1.5\n")
     sample = make_sample(np.random.default_rng(1))
-    arrays = {"image1": sample.image1, "flow_gt": sample.flow, "valid": sample.valid, "flow": sample.flow}
+    arrays = {
+        "id": np.str_("000010_10"),
+        "image1": sample.image1,
+        "image2": sample.image2,
+        "flow_gt": sample.flow.astype(np.float16),
+        "valid": sample.valid,
+        "flow": sample.flow.astype(np.float16),
+    }
     np.savez(run / "pairs" / "kitti" / "000010_10.npz", **arrays)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLEARML")}
     environment |= {

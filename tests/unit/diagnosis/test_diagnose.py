@@ -13,6 +13,7 @@ from semraft.config import load_config
 from semraft.diagnosis.diagnose import diagnose
 from semraft.diagnosis.rollback import plan
 from semraft.diagnosis.symptoms import Finding
+from semraft.records import DamagedFile
 from semraft.report.diagnosis_section import charts
 from semraft.tracking import append_line
 from tests.helpers import PATIENCE_S
@@ -136,11 +137,12 @@ def test_runs_that_have_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_stopped_run_stays_stopped(run: Path) -> None:
-    """That training gave up stands in verdict.json alone."""
+    """That training gave up stands in verdict.json alone. Red when: a torn file is taken for "it did not"."""
     (run / "verdict.json").write_text('{"state": "stopped"}')
     assert diagnose(run).verdict.state == "stopped"
     (run / "verdict.json").write_text("[torn")
-    assert diagnose(run).verdict.state == "worse"
+    with pytest.raises(DamagedFile, match=r"verdict\.json: is no JSON"):
+        diagnose(run)
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

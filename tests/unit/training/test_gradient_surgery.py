@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from semraft.agreement import TrainingStopped
 from semraft.config import LossConfig, RunConfig, parse_term
 from semraft.losses.objective import Objective, objective
 from semraft.training import loop, step
@@ -122,7 +123,7 @@ def test_a_resumed_run_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         stopped.left = steps_more
         with monkeypatch.context() as patch:
             patch.setattr(step, "objective", stopped)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(TrainingStopped):
                 loop.train(config, cut_short, resume=(cut_short / "config.json").exists())
     loop.train(config, cut_short, resume=True)
     assert (cut_short / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()

@@ -371,7 +371,7 @@ def test_the_data_set_reads_scenes_in_any_order() -> None:
     assert [sample.id for sample in (first, last)] == [train.pairs[0].id, train.pairs[4].id]
     copied = pickle.loads(pickle.dumps(val))
     np.testing.assert_array_equal(copied[3].image2, driving_scene.scene(7, 3, (64, 96), "val").image2)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="scenes is 0: expected 1 or more"):
         world_dataset.index(WorldConfig(scenes=0), "train")
 
 
