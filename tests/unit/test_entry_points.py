@@ -66,7 +66,7 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def completed(script: Path, *words: str) -> list[str]:
-    """What bash offers for the last word."""
+    """Completions that bash offers for the last word."""
     line = " ".join(f"'{word}'" for word in ("semraft", *words))
     program = (
         f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _semraft; echo ${{COMPREPLY[@]}}"

@@ -97,6 +97,8 @@ def describe(folder: Positional[Path], /, out: Path | None = None) -> None:
     from semraft.describe import folder as described
 
     where = out or folder
+    if out is not None and folder.is_dir():
+        out.mkdir(parents=True, exist_ok=True)
     require_writable_folder(where)
     described.refuse_tables(where)
     found = described.describe(folder)

@@ -191,7 +191,6 @@ def test_nothing_is_overwritten(
     assert main.run(["data", "describe", str(tmp_path / "own")]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
     assert table.read_text() == "mine\n"
-    (tmp_path / "tables").mkdir()
     assert main.run(["data", "describe", str(tmp_path / "own"), "--out", str(tmp_path / "tables")]) == 0
     with (tmp_path / "tables" / "pairs.csv").open() as file:
         row = next(csv.DictReader(file))

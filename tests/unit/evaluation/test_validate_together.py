@@ -23,7 +23,7 @@ from tests.unit.evaluation.test_evaluate import make_dataset
 
 SKIP = DataConfig(damaged="skip")
 BROKEN: dict[Literal["skip", "refuse"], int] = {"skip": 2, "refuse": 1}
-"""What is done about damaged files -> the pair that can't be read."""
+"""Way with damaged files -> the pair that can't be read."""
 CONFIG = RunConfig(validation_updates=2, saved_pairs=2, precision="float32", data=SKIP)
 
 
