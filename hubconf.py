@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-dependencies = ["torch", "numpy", "numba", "scipy", "cv2", "isal", "safetensors", "jaxtyping"]
+dependencies = ["torch", "numpy", "numba", "scipy", "cv2", "isal", "safetensors", "jaxtyping", "msgspec"]
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 

@@ -39,9 +39,10 @@ def words_of(command: str, function: Callable[..., object]) -> list[str]:
         from semraft.config.recipes import RECIPES
         from semraft.studies.catalog import STUDIES
 
-        names, own = (RECIPES, ["resume", "from", "profile", "max-minutes"])
-        if command == "study run":
-            names, own = STUDIES, ["out", "jobs", "first-seed", "ray", "launcher"]  # type: ignore[assignment]
+        if command == "train":
+            names, own = list(RECIPES), ["resume", "from", "profile", "max-minutes"]
+        else:
+            names, own = list(STUDIES), ["out", "jobs", "first-seed", "ray", "launcher"]
         options = [*own, *(option.name for option in options_of(RunConfig()))]
         return [*names, *(f"--{option}" for option in options)]
     parameters = inspect.signature(function).parameters.values()

@@ -33,7 +33,7 @@ def _stage(
     steps: int,
     rate: float,
     matching: float,
-    occluded: Literal["keep", "leave-out"],
+    occluded: Literal["keep", "leave-out"] = "leave-out",
     warm_up_frac: float = 0.05,
 ) -> RunConfig:
     """Shapes of one size and about so much motion. Geometry is random in the scenes: it is not augmented."""
@@ -79,38 +79,18 @@ def _with_the_world(config: RunConfig) -> RunConfig:
 CHAINS: dict[str, dict[str, RunConfig]] = {
     "cpu": {
         "pretrain-1": _stage(
-            (96, 160),
-            5.0,
-            4,
-            batch=8,
-            steps=2000,
-            rate=4e-4,
-            matching=0.5,
-            occluded="leave-out",
-            warm_up_frac=0.15,
+            (96, 160), 5.0, 4, batch=8, steps=2000, rate=4e-4, matching=0.5, warm_up_frac=0.15
         ),
-        "pretrain-2": _stage(
-            (160, 224), 10.0, 8, batch=4, steps=6000, rate=4e-4, matching=0.3, occluded="leave-out"
-        ),
+        "pretrain-2": _stage((160, 224), 10.0, 8, batch=4, steps=6000, rate=4e-4, matching=0.3),
         "pretrain-3": _with_the_world(
             _stage((224, 320), 18.0, 12, batch=2, steps=20_000, rate=2.5e-4, matching=0.1, occluded="keep")
         ),
     },
     "gpu": {
         "pretrain-gpu-1": _stage(
-            (128, 192),
-            7.0,
-            6,
-            batch=32,
-            steps=3000,
-            rate=6e-4,
-            matching=0.5,
-            occluded="leave-out",
-            warm_up_frac=0.2,
+            (128, 192), 7.0, 6, batch=32, steps=3000, rate=6e-4, matching=0.5, warm_up_frac=0.2
         ),
-        "pretrain-gpu-2": _stage(
-            (256, 320), 16.0, 12, batch=32, steps=8000, rate=6e-4, matching=0.2, occluded="leave-out"
-        ),
+        "pretrain-gpu-2": _stage((256, 320), 16.0, 12, batch=32, steps=8000, rate=6e-4, matching=0.2),
         "pretrain-gpu-3": _with_the_world(
             _stage((288, 448), 24.0, 12, batch=24, steps=10_000, rate=3e-4, matching=0.1, occluded="keep")
         ),
